@@ -1,0 +1,60 @@
+"""Config of data sources, row limits and the set as a whole."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from alignflow.config import Config
+
+DataKind = Literal["sft", "preference", "steerlm"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RowLimits(Config):
+    """Bounds that a single row must keep; a row past one is refused."""
+
+    max_field_chars: PositiveInt = 32768
+    max_word_chars: PositiveInt = 4096
+    max_line_bytes: PositiveInt = 4 * 1024 * 1024
+    max_json_depth: PositiveInt = 64
+
+
+class SetExpectations(Config):
+    """What the accepted rows must look like as a set; judged by Great Expectations."""
+
+    min_rows: PositiveInt = 1
+    max_refused_share: Share = 0.2
+    """Largest share of refused rows; more is critical and stops the run."""
+    max_duplicate_prompt_share: Share = 0.5
+    """Largest share of rows whose prompt occurs more than once; more is a warning."""
+
+
+class DatasetConfig(Config):
+    """One training set: where it comes from, how it is split and judged."""
+
+    sources: Annotated[list[str], Field(min_length=1)]
+    """Files, folders, globs, `s3://…` or hub ids (`hf://datasets/OWNER/NAME[/FILE]`)."""
+    max_rows: PositiveInt | None = None
+    """Take only the first so many accepted rows."""
+    held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the rows kept from training; rows of one prompt stay together."""
+    max_held_out_rows: PositiveInt | None = None
+    seed: NonNegativeInt = 1234
+    """Seed of the split."""
+    limits: RowLimits = RowLimits()
+    expectations: SetExpectations = SetExpectations()
+
+
+class DataConfig(Config):
+    """The training sets of a pipeline."""
+
+    demonstrations: DatasetConfig
+    preferences: DatasetConfig
+    decontaminate: bool = True
+    """Refuse rows that hold an item of a benchmark the model is judged on."""
+
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> Self:
+        if self.preferences.held_out_share == 0:
+            raise ValueError("preferences.held_out_share must be above 0, for evaluation")
+        return self

@@ -1,0 +1,1 @@
+"""Benchmark suites, their scorers and the gate."""

@@ -1,0 +1,83 @@
+"""Configs of the evaluation job and of the gate."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from alignflow.config import Config
+
+SuiteName = Literal["truthfulqa", "toxigen"]
+
+
+class SuiteConfig(Config):
+    """One benchmark: its scorer and its files."""
+
+    suite: SuiteName
+    """Which scorer reads the files."""
+    data: str
+    """File in the benchmark's own format: a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
+    limit: PositiveInt | None = None
+    """Judge only the first so many items."""
+
+
+class EvaluationConfig(Config):
+    """What is measured on the base, the SFT and the aligned model."""
+
+    suites: dict[str, SuiteConfig] = {}
+    """Benchmarks by the name under which scores and gate rules know them."""
+    max_length: PositiveInt = 1024
+    """Tokens of a scored sequence; longer ones are cut at the end and counted."""
+    max_preference_pairs: PositiveInt | None = 500
+    """Held-out pairs for pairwise accuracy, perplexity and KL."""
+    implicit_reward_beta: Annotated[float, Field(gt=0)] = 0.1
+    """Scale of the implicit reward, eq. 5 of arXiv:2305.18290; margins are in its unit."""
+    microbatch_tokens: PositiveInt = 4096
+    precision: Literal["fp32", "bf16"] = "bf16"
+    num_samples: int = Field(default=6, ge=0)
+    """Held-out prompts answered by every model for the report."""
+    max_new_tokens: PositiveInt = 128
+    """Length of a sample answer."""
+
+
+class EvaluationJob(Config):
+    """Config of `python -m alignflow.evaluation`: one model, judged on every suite."""
+
+    evaluation: EvaluationConfig
+    """Suites whose `data` are local files."""
+    model: Path
+    """Hugging Face folder of the model to judge."""
+    parent: Path | None = None
+    """Hugging Face folder of the model it was trained from: KL and implicit reward."""
+    reward_model: Path | None = None
+    """Reward model folder that scores held-out pairs and sample answers."""
+    preferences: Path | None = None
+    """Dataset artifact whose `held_out/` pairs are used."""
+
+
+class GateRule(Config):
+    """One condition on one score; it needs a bound, a comparison, or both."""
+
+    score: str
+    """Name of a score, such as `truthfulness/mc2`."""
+    at_least: float | None = None
+    at_most: float | None = None
+    compared_with: Literal["base", "sft", "champion"] | None = None
+    """Model whose score this one must not fall behind; without a champion the rule passes."""
+    max_drop: NonNegativeFloat = 0.0
+    """How far the score may be worse than the other model's."""
+    higher_is_better: bool = True
+    """Direction in which `compared_with` reads a score as worse."""
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> Self:
+        if self.at_least is None and self.at_most is None and self.compared_with is None:
+            raise ValueError("a rule needs at_least, at_most or compared_with")
+        return self
+
+
+class GateConfig(Config):
+    """The rules that turn scores into a verdict."""
+
+    rules: dict[str, GateRule] = {}
+    """Rules by name; every one must pass."""

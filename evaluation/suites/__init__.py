@@ -1,0 +1,1 @@
+"""One module a benchmark: its file format, its prompts, its scorer."""

@@ -1,0 +1,1 @@
+"""Pipelines: each composes tasks into one DAG."""

@@ -1,0 +1,219 @@
+"""The base class of every config, and the one way configs are read from YAML.
+
+A config file is data: includes, tags and code are refused. Values may name environment variables
+as `${NAME}` or `${NAME:-default}`; an override is `key.path=value`, its value read as YAML.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alignflow.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+class Config(BaseModel):
+    """Frozen; unknown keys are refused; the string under a field documents it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    def replaced(self, **changes: Any) -> Self:
+        """Return a validated copy with some fields changed."""
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def load_config(
+    model: type[ConfigT],
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> ConfigT:
+    """Read a YAML file into a config, with overrides applied and variables filled in.
+
+    Raises:
+        ConfigError: The file can't be read, isn't YAML, or doesn't fit the model. The message names
+            file, line and field, and the nearest known name of an unknown key.
+    """
+    text = _read_text(path)
+    data, lines = _parse_yaml(text, path)
+    for override in overrides:
+        _apply_override(data, override)
+    data = _expand(data, environ, (), path, lines)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, model, path, lines)) from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a recipe.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't be read as a UTF-8 text file ({error}).") from None
+
+
+def _parse_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """Return the mapping and the line, 1-based, on which each key path stands."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        problem = getattr(error, "problem", None) or "it can't be parsed"
+        raise ConfigError(f"{where}: not valid YAML: {problem}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: a recipe is a YAML mapping, but this is {_kind(data)}.")
+    lines: dict[tuple[str, ...], int] = {}
+    _collect_lines(node, (), lines, path)
+    return data, lines
+
+
+def _collect_lines(
+    node: yaml.Node | None, at: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
+) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*at, str(key.value))
+            if inner in lines:
+                line = key.start_mark.line + 1
+                raise ConfigError(
+                    f"{path}:{line}: {'.'.join(inner)} stands here a second time "
+                    f"(first on line {lines[inner]}); keep one."
+                )
+            lines[inner] = key.start_mark.line + 1
+            _collect_lines(value, inner, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            inner = (*at, str(index))
+            lines[inner] = value.start_mark.line + 1
+            _collect_lines(value, inner, lines, path)
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one `a.b.c=value` in place; list items are named by index."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: an override looks like sft.learning_rate=1e-5.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML; quote it.") from None
+    at: Any = data
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(at, list):
+            if not key.isdigit() or int(key) >= len(at):
+                where = ".".join(keys[:depth])
+                raise ConfigError(
+                    f"--set {override}: {where} is a list of {len(at)}; use an index below that."
+                )
+            if last:
+                at[int(key)] = value
+            else:
+                at = at[int(key)]
+        elif isinstance(at, dict):
+            if last:
+                at[key] = value
+            else:
+                if at.get(key) is None:
+                    at[key] = {}
+                at = at[key]
+        else:
+            where = ".".join(keys[:depth])
+            raise ConfigError(f"--set {override}: {where} is {_kind(at)}, it has no keys.")
+
+
+def _expand(
+    value: Any,
+    environ: Mapping[str, str],
+    at: tuple[str, ...],
+    path: Path,
+    lines: Mapping[tuple[str, ...], int],
+) -> Any:
+    """Return the value with every `${NAME}` in its strings filled in."""
+    if isinstance(value, dict):
+        return {k: _expand(v, environ, (*at, str(k)), path, lines) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, environ, (*at, str(i)), path, lines) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def fill(match: re.Match[str]) -> str:
+        found = environ.get(match["name"], match["default"])
+        if found is None:
+            raise ConfigError(
+                f"{_place(path, at, lines)}: the environment variable {match['name']} is not set; "
+                f"set it, or write ${{{match['name']}:-default}}."
+            )
+        return found
+
+    return _VARIABLE.sub(fill, value)
+
+
+def _explain(
+    error: ValidationError, model: type[Config], path: Path, lines: Mapping[tuple[str, ...], int]
+) -> str:
+    """Return one sentence for each thing that is wrong, one a line."""
+    sentences = []
+    for item in error.errors(include_url=False):
+        at = tuple(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(model, at[:-1])
+            near = difflib.get_close_matches(at[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
+            sentences.append(f"{_place(path, at, lines)}: unknown key; {hint}")
+        elif item["type"] == "missing":
+            sentences.append(f"{_place(path, at, lines)}: this key is required.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            given = item.get("input")
+            shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+            sentences.append(f"{_place(path, at, lines)}: {message}{shown}.")
+    return "\n".join(sentences)
+
+
+def _place(path: Path, at: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
+    """Return `file:line: key.path`; the line is that of the nearest key that stands in the file."""
+    for length in range(len(at), 0, -1):
+        if at[:length] in lines:
+            return f"{path}:{lines[at[:length]]}: {'.'.join(at)}"
+    return f"{path}: {'.'.join(at)}" if at else str(path)
+
+
+def _known_keys(model: type[Config], at: tuple[str, ...]) -> list[str]:
+    """Return the field names of the model that the key path leads to."""
+    models = [model]
+    for part in at:
+        inner = [field.annotation for m in models if (field := m.model_fields.get(part))]
+        nested = [m for annotation in inner for m in _models_in(annotation)]
+        # Below a dict or in a union, the path holds a key or a tag that is no field: stay.
+        models = nested or models
+    return sorted({name for m in models for name in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [m for argument in get_args(annotation) for m in _models_in(argument)]
+
+
+def _kind(value: object) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", type(None): "empty"}
+    return names.get(type(value), f"the value {value!r}")

@@ -1,0 +1,67 @@
+"""Every error that alignflow raises on purpose.
+
+AlignflowError
+├── InputError            bad input or configuration; exit code 2
+│   ├── ConfigError       a recipe, an override, an environment variable
+│   ├── DataError         a data file, a model folder, a benchmark file
+│   └── StoreError        an artifact store that can't be read or written as configured
+├── CorruptArtifactError  an artifact whose files disagree with its manifest; exit code 1
+├── JobError              a job that failed, with its kind; exit code 1 (2 where the input was bad)
+└── SafetyGateError       a verdict that refuses; exit code 3
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alignflow.jobs.spec import JobFailure
+
+
+class AlignflowError(Exception):
+    """Base of all; its message is one sentence for the person at the terminal."""
+
+    exit_code = 1
+
+
+class InputError(AlignflowError, ValueError):
+    """Something the caller gave is wrong: says what, where, and what to do."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A recipe, an override or an environment variable is wrong."""
+
+
+class DataError(InputError):
+    """A data file, a model folder or a benchmark file is wrong.
+
+    Attributes:
+        reason: The reason code of the refusal, such as `empty_file`, where there is one.
+    """
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StoreError(InputError):
+    """The artifact store can't be read or written as configured."""
+
+
+class CorruptArtifactError(AlignflowError, RuntimeError):
+    """The files of an artifact disagree with its manifest."""
+
+
+class JobError(AlignflowError, RuntimeError):
+    """A job failed; `failure` holds its kind, its message and whether a retry may help."""
+
+    def __init__(self, failure: "JobFailure") -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.exit_code = 2 if failure.kind.is_input else 1
+
+
+class SafetyGateError(AlignflowError, RuntimeError):
+    """The gate refused the model; the message lists the rules that failed."""
+
+    exit_code = 3

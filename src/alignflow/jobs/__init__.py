@@ -1,0 +1,1 @@
+"""Jobs: process groups that compute a stage, behind one interface for every launcher."""

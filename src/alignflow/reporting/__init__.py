@@ -1,0 +1,1 @@
+"""The release report: one HTML page a person wants to read."""

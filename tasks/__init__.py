@@ -1,0 +1,1 @@
+"""Side effects of the pipeline as thin Prefect tasks around plain functions."""

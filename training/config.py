@@ -1,0 +1,131 @@
+"""Configs of the training stages: a union on `stage`."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from alignflow.config import Config
+
+Precision = Literal["fp32", "bf16"]
+
+
+class ParallelConfig(Config):
+    """How a model spreads over the processes of a job."""
+
+    tensor_model_parallel_size: PositiveInt = 1
+    pipeline_model_parallel_size: PositiveInt = 1
+    data_parallel_size: PositiveInt = 1
+    use_distributed_optimizer: bool = False
+    """Shard optimizer states and fp32 weights over the data-parallel ranks (ZeRO-1)."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes that the layout needs."""
+        return (
+            self.tensor_model_parallel_size
+            * self.pipeline_model_parallel_size
+            * self.data_parallel_size
+        )
+
+
+class TrainerConfig(Config):
+    """What every training stage shares: data order, batch, optimizer, checkpoints and guards."""
+
+    max_length: PositiveInt = 1024
+    """Tokens of a rendered row; longer rows are cut at the end, and the cuts are counted."""
+    global_batch_size: PositiveInt = 32
+    """Rows (SFT) or pairs (reward model, DPO) of one optimizer step over all ranks."""
+    microbatch_tokens: PositiveInt = 4096
+    """Most tokens of one packed microbatch; a single longer row forms its own."""
+    num_epochs: PositiveInt = 1
+    max_steps: PositiveInt | None = None
+    """Stop after this many steps even if an epoch is not over."""
+    seed: NonNegativeInt = 1234
+    """Seed of data order and initial weights of new heads."""
+    precision: Precision = "bf16"
+    """Compute type of weights and activations; bf16 keeps fp32 master weights."""
+    parallel: ParallelConfig = ParallelConfig()
+
+    learning_rate: PositiveFloat = 1e-5
+    """Peak learning rate."""
+    min_learning_rate: NonNegativeFloat = 0.0
+    """Learning rate at the end of the schedule."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Form of the decay after warm-up."""
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps over which the learning rate rises linearly from 0."""
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    adam_eps: PositiveFloat = 1e-8
+    clip_grad: NonNegativeFloat = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+    checkpoint_every_steps: PositiveInt = 100
+    """Steps between checkpoints that a killed job resumes from."""
+    keep_checkpoints: PositiveInt = 2
+    """How many of the latest checkpoints stay on disk."""
+    validate_every_steps: PositiveInt | None = None
+    """Steps between losses on the held-out rows; None measures at the start and the end only."""
+    max_validation_rows: PositiveInt | None = 256
+    max_loss: PositiveFloat = 100.0
+    """A loss above this, NaN or infinity stops the job as diverged."""
+
+    @model_validator(mode="after")
+    def _learning_rates_are_ordered(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError("min_learning_rate must not exceed learning_rate")
+        return self
+
+    @model_validator(mode="after")
+    def _batch_splits_over_ranks(self) -> Self:
+        if self.global_batch_size % self.parallel.data_parallel_size:
+            raise ValueError(
+                "global_batch_size must be a multiple of parallel.data_parallel_size "
+                f"({self.parallel.data_parallel_size})"
+            )
+        return self
+
+
+class SFTConfig(TrainerConfig):
+    """Supervised fine-tuning: next-token loss on assistant turns."""
+
+    stage: Literal["sft"] = "sft"
+
+
+class RewardModelConfig(TrainerConfig):
+    """Bradley-Terry reward model: a scalar head on the last token (arXiv:2203.02155, eq. 1)."""
+
+    stage: Literal["reward_model"] = "reward_model"
+
+
+class DPOConfig(TrainerConfig):
+    """Preference training without a reward model (arXiv:2305.18290)."""
+
+    stage: Literal["dpo"] = "dpo"
+    beta: PositiveFloat = 0.1
+    """Pull towards the reference model, dimensionless; larger stays closer."""
+
+
+StageConfig = Annotated[
+    SFTConfig | RewardModelConfig | DPOConfig,
+    Field(discriminator="stage"),
+]
+
+
+class TrainingJob(Config):
+    """Config of `python -m alignflow.training`: a stage and the folders it reads."""
+
+    stage: StageConfig
+    model: Path
+    """Hugging Face folder of the initial weights, with tokenizer and chat template."""
+    dataset: Path
+    """Dataset artifact: `train/*.parquet`, `held_out/*.parquet`."""

@@ -1,0 +1,1 @@
+"""Objectives: pure tensor functions that return a sum and a count."""

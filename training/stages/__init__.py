@@ -1,0 +1,1 @@
+"""Training stages: each a `run(config)` with its loop on one page."""

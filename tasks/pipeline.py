@@ -1,0 +1,200 @@
+"""What the stages of one pipeline run share, and the one way a stage is computed or reused."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from alignflow import __version__
+from alignflow.artifacts import Artifact, ArtifactStore, stage_key
+from alignflow.errors import ConfigError
+from alignflow.flows.config import Recipe
+from alignflow.jobs.base import Launcher
+from alignflow.tasks.tracking import StageRun, Tracker
+from alignflow.terminal import Display
+
+StageStatus = Literal["computed", "reused"]
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What computing a stage leaves behind: files to publish and facts about them."""
+
+    folder: Path
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """How a stage came to its artifact in this run."""
+
+    name: str
+    status: StageStatus
+    seconds: float
+    """Time that computing it took, in this run or in the one that did."""
+    artifact: Artifact
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """One run of a recipe: where things lie, who launches, records and shows."""
+
+    recipe: Recipe
+    flow_run_id: str
+    workspace: Path
+    store: ArtifactStore
+    launcher: Launcher
+    tracker: Tracker
+    display: Display
+    forced: frozenset[str] = frozenset()
+    """Stages computed anew even if their key is in the store."""
+    must_reuse: frozenset[str] = frozenset()
+    """Stages that may not be computed, because the caller starts after them."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the run is cancelled: waiters cancel their jobs and leave."""
+    records: dict[str, StageRecord] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> Path:
+        """Folder of local copies of remote files and artifacts."""
+        return self.workspace / "cache"
+
+    def job_folder(self, stage: str, key: str) -> Path:
+        """Run folder of a stage's job; the same key is the same job."""
+        return self.workspace / "jobs" / f"{stage.replace('_', '-')}-{key[:12]}"
+
+    def local(self, artifact: Artifact) -> Path:
+        """Return a local, verified folder with the artifact's files."""
+        return self.store.fetch(artifact, self.cache)
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[Path]:
+        """A folder in the workspace that is gone afterwards."""
+        folder = self.workspace / "tmp" / f"{name}-{os.getpid()}-{threading.get_ident()}"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run: what determines its artifact."""
+
+    name: str
+    """Name in the pipeline, such as `evaluate-sft`."""
+    kind: str
+    """Kind of artifact it makes, such as `evaluation`."""
+    config: Mapping[str, Any]
+    """Resolved config, JSON types: everything besides the parents that the result depends on."""
+    parents: Mapping[str, Artifact] = field(default_factory=dict)
+    """Artifacts it reads, by role."""
+
+    @property
+    def key(self) -> str:
+        """Name under which the store finds the artifact again."""
+        return stage_key(
+            self.kind,
+            self.config,
+            {role: parent.manifest.digest for role, parent in self.parents.items()},
+            code_version=__version__,
+        )
+
+
+def run_stage(
+    pipeline: Pipeline, stage: Stage, compute: Callable[[StageRun], StageOutput]
+) -> Artifact:
+    """Return the stage's artifact from the store, or compute and publish it.
+
+    Two runs that want the same key at once compute it once: the second waits for the lock, then
+    finds the artifact.
+
+    Raises:
+        ConfigError: The run starts after this stage, and the store doesn't hold its artifact.
+    """
+    key = stage.key
+
+    def note_waiting() -> None:
+        pipeline.display.note(stage.name, "another run computes it; waiting")
+
+    pipeline.display.started(stage.name)
+    status: StageStatus = "reused"
+    try:
+        with _stage_run(pipeline, stage, key) as run, pipeline.store.lock(key, on_wait=note_waiting):
+            artifact = None if stage.name in pipeline.forced else pipeline.store.find(key)
+            if artifact is None:
+                status = "computed"
+                artifact = _compute(pipeline, stage, key, run, compute)
+            run.set_tags(
+                {
+                    "alignflow.digest": artifact.manifest.digest,
+                    "alignflow.uri": artifact.uri,
+                    "alignflow.status": status,
+                }
+            )
+            if artifact.manifest.metrics:
+                run.log_metrics(artifact.manifest.metrics, time_ms=int(time.time() * 1000))
+    except BaseException:
+        pipeline.display.finished(stage.name, "failed")
+        raise
+    seconds = float(artifact.manifest.details.get("seconds", 0.0))
+    pipeline.records[stage.name] = StageRecord(stage.name, status, seconds, artifact)
+    pipeline.display.finished(stage.name, "done" if status == "computed" else "reused")
+    return artifact
+
+
+def _compute(
+    pipeline: Pipeline,
+    stage: Stage,
+    key: str,
+    run: StageRun,
+    compute: Callable[[StageRun], StageOutput],
+) -> Artifact:
+    if stage.name in pipeline.must_reuse:
+        raise ConfigError(
+            f"stage {stage.name} has no artifact in {pipeline.store.url} yet, so the run can't "
+            "start after it; leave out --from."
+        )
+    started = time.monotonic()
+    output = compute(run)
+    return pipeline.store.publish(
+        output.folder,
+        kind=stage.kind,
+        key=key,
+        parents=dict(stage.parents),
+        config=dict(stage.config),
+        metrics=dict(output.metrics),
+        details={**output.details, "seconds": round(time.monotonic() - started, 3)},
+        tokenizer=output.tokenizer,
+        chat_template=output.chat_template,
+    )
+
+
+@contextmanager
+def _stage_run(pipeline: Pipeline, stage: Stage, key: str) -> Iterator[StageRun]:
+    """Open the stage's nested MLflow run and close it with the right status."""
+    parents = {
+        f"alignflow.parent.{role}": parent.manifest.digest for role, parent in stage.parents.items()
+    }
+    run = pipeline.tracker.start_stage(
+        stage.name, {"alignflow.key": key, "alignflow.kind": stage.kind, **parents}
+    )
+    try:
+        run.log_params(stage.config)
+        yield run
+    except KeyboardInterrupt:
+        run.end("KILLED")
+        raise
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")

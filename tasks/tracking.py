@@ -1,0 +1,297 @@
+"""The only module that talks to MLflow: runs, metrics, datasets, lineage edges, the registry.
+
+One parent run a pipeline run, one nested run a stage. Checkpoints stay in the artifact store; MLflow
+holds their URI and manifest. Everything goes through `MlflowClient` with explicit run ids, because
+stages log from several threads at once and the fluent API's active run is a thread's own.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from alignflow.artifacts import Artifact
+from alignflow.errors import ConfigError
+
+# MLflow's dataset table holds 36 characters: "sha256:" and 29 hex digits.
+_DIGEST_CHARS = 29
+_MAX_BATCH = 1000
+_MAX_PARAM_CHARS = 6000
+_NOT_METRICS = frozenset({"step", "num_steps", "time", "phase"})
+
+
+def tracking_uri(workspace: Path) -> str:
+    """Return `MLFLOW_TRACKING_URI` where it is set, else a SQLite file in the workspace."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        """`models:/NAME/VERSION`."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class StageRun:
+    """The nested run of one stage."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+
+    def log_params(self, config: Mapping[str, Any]) -> None:
+        """Record a config, its nested keys joined by dots."""
+        params = [
+            Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in _flatten(config).items()
+        ]
+        for start in range(0, len(params), 100):
+            self._client.log_batch(self.run_id, params=params[start : start + 100])
+
+    def log_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Record lines of a job's `metrics.jsonl`, under the time that the job gave them.
+
+        The time makes the call idempotent: after a re-attach the same line adds no second row.
+        """
+        metrics = [
+            Metric(name, float(value), int(float(line.get("time", 0)) * 1000), int(line["step"]))
+            for line in lines
+            if "step" in line
+            for name, value in line.items()
+            if name not in _NOT_METRICS and isinstance(value, int | float)
+        ]
+        for start in range(0, len(metrics), _MAX_BATCH):
+            self._client.log_batch(self.run_id, metrics=metrics[start : start + _MAX_BATCH])
+
+    def log_metrics(self, metrics: Mapping[str, float], *, time_ms: int) -> None:
+        """Record final values."""
+        batch = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
+        for start in range(0, len(batch), _MAX_BATCH):
+            self._client.log_batch(self.run_id, metrics=batch[start : start + _MAX_BATCH])
+
+    def log_dataset(self, name: str, artifact: Artifact, *, context: str) -> None:
+        """Record a dataset artifact as an input, under our own content digest."""
+        dataset = Dataset(
+            name=name,
+            digest=f"sha256:{artifact.manifest.digest[:_DIGEST_CHARS]}",
+            source_type="local" if artifact.uri.startswith(("/", "file:")) else "s3",
+            source=json.dumps({"uri": artifact.uri}),
+        )
+        tags = [InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, tags)])
+
+    def log_model_input(self, model_id: str) -> None:
+        """Record the edge from a model of another stage to this run."""
+        self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Upload a folder, such as Data Docs, as artifacts of the run."""
+        self._client.log_artifacts(self.run_id, str(folder), name)
+
+    def log_file(self, path: Path) -> None:
+        """Upload one file as an artifact of the run."""
+        self._client.log_artifact(self.run_id, str(path))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags on the run."""
+        self._client.log_batch(
+            self.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
+        )
+
+    def end(self, status: str) -> None:
+        """Close the run: `FINISHED`, `FAILED` or `KILLED`."""
+        self._client.set_terminated(self.run_id, status)
+
+
+class Tracker:
+    """One pipeline run in MLflow.
+
+    Raises:
+        ConfigError: The tracking server or database can't be reached.
+    """
+
+    def __init__(self, *, uri: str, experiment: str, artifact_root: Path) -> None:
+        self.uri = uri
+        mlflow.set_tracking_uri(uri)
+        self._client = MlflowClient(uri)
+        try:
+            self._experiment_id = self._find_experiment(experiment, artifact_root)
+        except MlflowException as error:
+            raise ConfigError(
+                f"MLflow at {_without_password(uri)} can't be used ({_first_line(error)}); "
+                "start it, or unset MLFLOW_TRACKING_URI to use a file in the workspace."
+            ) from None
+        self._parent: StageRun | None = None
+
+    def _find_experiment(self, name: str, artifact_root: Path) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        # A server decides itself where artifacts go; our own SQLite file would put them into the
+        # current directory.
+        root = artifact_root.as_uri() if self.uri.startswith("sqlite:") else None
+        try:
+            return str(self._client.create_experiment(name, artifact_location=root))
+        except MlflowException:
+            # Another run created it in between.
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the experiment."""
+        return self._experiment_id
+
+    @property
+    def run(self) -> StageRun:
+        """The parent run."""
+        if self._parent is None:
+            raise RuntimeError("start_pipeline comes first")
+        return self._parent
+
+    def start_pipeline(self, name: str, tags: Mapping[str, str]) -> StageRun:
+        """Open the parent run."""
+        run = self._client.create_run(self._experiment_id, run_name=name, tags=dict(tags))
+        self._parent = StageRun(self._client, run.info.run_id)
+        return self._parent
+
+    def start_stage(self, name: str, tags: Mapping[str, str]) -> StageRun:
+        """Open the nested run of a stage."""
+        nested = {"mlflow.parentRunId": self.run.run_id, "alignflow.stage": name, **tags}
+        run = self._client.create_run(self._experiment_id, run_name=name, tags=nested)
+        return StageRun(self._client, run.info.run_id)
+
+    def log_model(self, run: StageRun, name: str, artifact: Artifact, *, step: int) -> str:
+        """Record a model-bearing artifact as the run's output; return MLflow's model id.
+
+        An artifact already recorded by an earlier run keeps its id, so that edges of reused stages
+        meet in one node.
+        """
+        model_id = self.find_model(artifact)
+        if model_id is None:
+            model = mlflow.create_external_model(
+                name=name,
+                source_run_id=run.run_id,
+                experiment_id=self._experiment_id,
+                model_type=artifact.manifest.kind,
+                tags={
+                    "alignflow.digest": artifact.manifest.digest,
+                    "alignflow.key": artifact.manifest.key,
+                    "alignflow.uri": artifact.uri,
+                },
+            )
+            model_id = str(model.model_id)
+        self._client.log_outputs(run.run_id, models=[LoggedModelOutput(model_id, step=step)])
+        return model_id
+
+    def find_model(self, artifact: Artifact) -> str | None:
+        """Return MLflow's id of the model with the artifact's digest, if it was recorded."""
+        found = self._client.search_logged_models(
+            experiment_ids=[self._experiment_id],
+            filter_string=f"tags.`alignflow.digest` = '{artifact.manifest.digest}'",
+            max_results=1,
+        )
+        return str(found[0].model_id) if found else None
+
+    def find_version(self, name: str, digest: str) -> RegisteredVersion | None:
+        """Return the registered version that holds the model with this digest."""
+        for version in self._versions(name):
+            if version.tags.get("alignflow.digest") == digest:
+                return self.get_version(name, version.version)
+        return None
+
+    def _versions(self, name: str) -> Sequence[ModelVersion]:
+        quoted = name.replace("'", "")
+        return list(self._client.search_model_versions(f"name='{quoted}'"))
+
+    def get_version(self, name: str, version_or_alias: str) -> RegisteredVersion | None:
+        """Return a version by number or alias, or None."""
+        try:
+            if str(version_or_alias).isdigit():
+                found = self._client.get_model_version(name, version_or_alias)
+            else:
+                found = self._client.get_model_version_by_alias(name, version_or_alias)
+        except MlflowException:
+            return None
+        return RegisteredVersion(
+            name=name,
+            version=str(found.version),
+            tags=dict(found.tags),
+            aliases=tuple(found.aliases),
+            run_id=found.run_id or "",
+        )
+
+    def register(
+        self, name: str, model_id: str, *, run: StageRun, tags: Mapping[str, str]
+    ) -> RegisteredVersion:
+        """Create a version of the registered model."""
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        version = self._client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=run.run_id, tags=dict(tags)
+        )
+        found = self.get_version(name, str(version.version))
+        if found is None:
+            raise RuntimeError(f"MLflow lost version {version.version} of {name}")
+        return found
+
+    def set_version_tags(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
+        """Set tags on a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(version.name, version.version, key, value)
+
+    def set_alias(self, version: RegisteredVersion, alias: str) -> None:
+        """Point an alias at a version."""
+        self._client.set_registered_model_alias(version.name, alias, version.version)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            flat.update(_flatten(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

@@ -1,0 +1,169 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from alignflow.training.losses import (
+    PairLogps,
+    SummedLoss,
+    dpo_loss,
+    reward_loss,
+    row_logps,
+    sft_loss,
+)
+
+
+def pairs(chosen: list[float], rejected: list[float]) -> PairLogps:
+    return PairLogps(chosen_B=torch.tensor(chosen), rejected_B=torch.tensor(rejected))
+
+
+def random_pairs(size: int, seed: int, dtype: torch.dtype = torch.float32) -> PairLogps:
+    generator = torch.Generator().manual_seed(seed)
+    chosen_B, rejected_B = -10 * torch.rand(2, size, generator=generator, dtype=dtype)
+    return PairLogps(chosen_B=chosen_B, rejected_B=rejected_B)
+
+
+def take(logps: PairLogps, part: slice) -> PairLogps:
+    return PairLogps(chosen_B=logps.chosen_B[part], rejected_B=logps.rejected_B[part])
+
+
+def added(parts: list[SummedLoss]) -> dict[str, Tensor]:
+    sums = [{"total": part.total, "units": part.units, **part.metrics} for part in parts]
+    return {name: torch.stack([part[name] for part in sums]).sum() for name in sums[0]}
+
+
+def assert_same_sums(parts: list[SummedLoss], whole: SummedLoss) -> None:
+    for name, expected in added([whole]).items():
+        torch.testing.assert_close(added(parts)[name], expected)
+
+
+class TestSFT:
+    def test_loss_is_the_hand_worked_sum(self) -> None:
+        # Probabilities 1/2, 1/4, 1/8: ln 2 + 2 ln 2 + 3 ln 2.
+        loss = sft_loss(torch.tensor([0.5, 0.25, 0.125]).log())
+        torch.testing.assert_close(loss.total, torch.tensor(6 * math.log(2)))
+        assert loss.units == 3
+
+    @pytest.mark.parametrize("split", [1, 4, 7])
+    def test_loss_adds_up_over_microbatches(self, split: int) -> None:
+        logps_N = -torch.rand(8, generator=torch.Generator().manual_seed(0))
+        assert_same_sums([sft_loss(logps_N[:split]), sft_loss(logps_N[split:])], sft_loss(logps_N))
+
+    def test_a_batch_without_scored_tokens_adds_nothing(self) -> None:
+        loss = sft_loss(torch.empty(0))
+        assert loss.total == 0
+        assert loss.units == 0
+
+    def test_gradient_is_minus_one_a_token(self) -> None:
+        logps_N = torch.randn(5, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda logps: sft_loss(logps).total, (logps_N,))
+
+
+class TestReward:
+    def test_loss_is_the_hand_worked_sum(self) -> None:
+        # Margins 0, 1 and -1: ln 2 + ln(1 + 1/e) + ln(1 + e). One pair right, one tie, one wrong.
+        loss = reward_loss(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([2.0, 0.0, 1.0]))
+        expected = math.log(2) + math.log1p(math.exp(-1)) + math.log1p(math.e)
+        torch.testing.assert_close(loss.total, torch.tensor(expected))
+        assert loss.units == 3
+        assert loss.metrics["accuracy"] == 1.5
+        assert loss.metrics["margin"] == 0
+
+    @pytest.mark.parametrize("split", [1, 3, 5])
+    def test_loss_adds_up_over_microbatches(self, split: int) -> None:
+        scores = random_pairs(8, seed=0)
+        parts = [take(scores, slice(split)), take(scores, slice(split, None))]
+        assert_same_sums(
+            [reward_loss(part.chosen_B, part.rejected_B) for part in parts],
+            reward_loss(scores.chosen_B, scores.rejected_B),
+        )
+
+    def test_loss_is_finite_at_huge_margins(self) -> None:
+        loss = reward_loss(torch.tensor([-1e4, 1e4]), torch.tensor([1e4, -1e4]))
+        torch.testing.assert_close(loss.total, torch.tensor(2e4))
+
+    def test_loss_equals_the_naive_one(self) -> None:
+        scores = random_pairs(16, seed=1, dtype=torch.float64)
+        naive = 0.0
+        for chosen, rejected in zip(scores.chosen_B, scores.rejected_B, strict=True):
+            naive -= math.log(1 / (1 + math.exp(rejected - chosen)))
+        loss = reward_loss(scores.chosen_B, scores.rejected_B)
+        assert float(loss.total) == pytest.approx(naive, rel=1e-12)
+
+    def test_gradient(self) -> None:
+        scores = random_pairs(4, seed=2, dtype=torch.float64)
+        inputs = (scores.chosen_B.requires_grad_(), scores.rejected_B.requires_grad_())
+        assert torch.autograd.gradcheck(lambda c, r: reward_loss(c, r).total, inputs)
+
+    def test_shapes_must_agree(self) -> None:
+        with pytest.raises(ValueError, match="chosen_B"):
+            reward_loss(torch.zeros(2), torch.zeros(3))
+
+
+class TestDPO:
+    def test_loss_is_the_hand_worked_sum(self) -> None:
+        # policy - reference: chosen (0, 4), rejected (0, -1), so margins of 0 and 5 nats.
+        # At beta 0.2 the logits are 0 and 1: ln 2 + ln(1 + 1/e).
+        policy, reference = pairs([-3, -6], [-4, -9]), pairs([-3, -10], [-4, -8])
+        loss = dpo_loss(policy, reference, beta=0.2)
+        torch.testing.assert_close(loss.total, torch.tensor(math.log(2) + math.log1p(math.exp(-1))))
+        assert loss.units == 2
+        # Rewards 0.2 * (0, 4) and 0.2 * (0, -1); a tie and a pair that is right.
+        for name, expected in {
+            "accuracy": 1.5,
+            "margin": 1.0,
+            "chosen_reward": 0.8,
+            "rejected_reward": -0.2,
+        }.items():
+            torch.testing.assert_close(loss.metrics[name], torch.tensor(expected))
+
+    def test_loss_of_the_reference_itself_is_ln_2_a_pair(self) -> None:
+        reference = random_pairs(5, seed=0)
+        loss = dpo_loss(reference, reference, beta=0.7)
+        torch.testing.assert_close(loss.total, torch.tensor(5 * math.log(2)))
+        assert loss.metrics["accuracy"] == 2.5
+
+    @pytest.mark.parametrize("split", [1, 3, 5])
+    def test_loss_adds_up_over_microbatches(self, split: int) -> None:
+        policy, reference = random_pairs(8, seed=0), random_pairs(8, seed=1)
+        halves = (slice(split), slice(split, None))
+        parts = [dpo_loss(take(policy, s), take(reference, s), beta=0.1) for s in halves]
+        assert_same_sums(parts, dpo_loss(policy, reference, beta=0.1))
+
+    def test_loss_equals_the_naive_one(self) -> None:
+        policy = random_pairs(16, seed=1, dtype=torch.float64)
+        reference = random_pairs(16, seed=2, dtype=torch.float64)
+        naive = 0.0
+        for index in range(16):
+            chosen_ratio = policy.chosen_B[index] - reference.chosen_B[index]
+            rejected_ratio = policy.rejected_B[index] - reference.rejected_B[index]
+            naive += math.log(1 + math.exp(-0.3 * (chosen_ratio - rejected_ratio)))
+        loss = dpo_loss(policy, reference, beta=0.3)
+        assert float(loss.total) == pytest.approx(naive, rel=1e-12)
+
+    def test_gradient(self) -> None:
+        policy = random_pairs(4, seed=1, dtype=torch.float64)
+        reference = random_pairs(4, seed=2, dtype=torch.float64)
+
+        def total(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
+            return dpo_loss(PairLogps(chosen_B, rejected_B), reference, beta=0.5).total
+
+        inputs = (policy.chosen_B.requires_grad_(), policy.rejected_B.requires_grad_())
+        assert torch.autograd.gradcheck(total, inputs)
+
+    def test_shapes_must_agree(self) -> None:
+        with pytest.raises(ValueError, match="chosen_B"):
+            dpo_loss(random_pairs(2, seed=0), random_pairs(3, seed=0), beta=0.1)
+
+
+class TestRowLogps:
+    def test_rows_are_summed_and_a_row_without_scored_tokens_is_zero(self) -> None:
+        # Row 0 has -1 and -2, row 1 nothing, row 2 has -4.
+        logps_R = row_logps(torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([0, 0, 2]), 3)
+        torch.testing.assert_close(logps_R, torch.tensor([-3.0, 0.0, -4.0]))
+
+    def test_gradient(self) -> None:
+        logps_N = torch.randn(4, dtype=torch.float64, requires_grad=True)
+        rows_N = torch.tensor([1, 0, 1, 2])
+        assert torch.autograd.gradcheck(lambda logps: row_logps(logps, rows_N, 3), (logps_N,))

@@ -1,0 +1,26 @@
+"""Why a training job stops itself. The worker writes the `kind` into `failure.json`."""
+
+from alignflow.errors import AlignflowError
+from alignflow.jobs.spec import FailureKind
+
+
+class TrainingError(AlignflowError, RuntimeError):
+    """Base of the errors below; `kind` is what the job's failure is filed under."""
+
+    kind = FailureKind.ERROR
+
+
+class DivergedError(TrainingError):
+    """A loss or a gradient is NaN, infinite or past the bound of the config."""
+
+    kind = FailureKind.DIVERGED
+
+
+class ReferenceMismatchError(TrainingError):
+    """The first step shows that policy and reference are not the same model."""
+
+
+class StoppedError(TrainingError):
+    """The job was asked to stop and left a checkpoint behind."""
+
+    kind = FailureKind.CANCELLED

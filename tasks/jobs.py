@@ -1,0 +1,115 @@
+"""Running a stage as a job: submit or re-attach, follow its metrics, keep its curves."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobResult, JobSpec
+from alignflow.jobs.wait import wait_for
+from alignflow.tasks.pipeline import Pipeline, StageOutput
+from alignflow.tasks.tracking import StageRun
+
+_MAX_CURVE_POINTS = 500
+
+
+def run_job(
+    pipeline: Pipeline,
+    *,
+    stage: str,
+    key: str,
+    module: str,
+    config: Mapping[str, Any],
+    num_processes: int,
+    run: StageRun,
+) -> StageOutput:
+    """Run a module as a job and return its output folder, final metrics and curves.
+
+    A job of the same key that still runs is joined, one that was lost goes on from its last
+    checkpoint, one that ended well is not started again unless the stage is forced.
+
+    Raises:
+        JobError: The job failed; the kind says whether a retry may help.
+    """
+    folder = RunFolder(pipeline.job_folder(stage, key))
+    if stage in pipeline.forced and not _is_running(pipeline, folder):
+        shutil.rmtree(folder.path, ignore_errors=True)
+    device = pipeline.recipe.cluster.device
+    gpus = num_processes if _uses_gpus(device) else 0
+    spec = JobSpec(
+        name=folder.path.name,
+        module=module,
+        config=dict(config),
+        processes_per_node=num_processes,
+        gpus_per_node=gpus,
+        # What a job reads lies in local folders: a slow or absent hub must not matter.
+        env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        time_limit_s=pipeline.recipe.cluster.time_limit_s,
+    )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    _remember_flow_run(pipeline, folder)
+    job = pipeline.launcher.submit(spec, folder)
+    lines: list[Mapping[str, Any]] = []
+
+    def follow(new: Sequence[Mapping[str, Any]]) -> None:
+        lines.extend(new)
+        run.log_lines(new)
+        for line in new:
+            pipeline.display.progress(stage, dict(line))
+
+    result = wait_for(
+        job,
+        folder,
+        on_metrics=follow,
+        on_note=lambda text: pipeline.display.note(stage, text),
+        stop=pipeline.stop,
+    )
+    return _collect(folder, result, lines)
+
+
+def _collect(
+    folder: RunFolder, result: JobResult, lines: Sequence[Mapping[str, Any]]
+) -> StageOutput:
+    return StageOutput(
+        folder=folder.output,
+        metrics=result.metrics,
+        details={**result.details, "curves": thin_out(lines, _MAX_CURVE_POINTS)},
+    )
+
+
+def thin_out(lines: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Return at most that many of the lines with a step, evenly spread, first and last kept."""
+    steps = [dict(line) for line in lines if "step" in line]
+    if len(steps) <= most:
+        return steps
+    last = len(steps) - 1
+    return [steps[round(i * last / (most - 1))] for i in range(most)]
+
+
+def _is_running(pipeline: Pipeline, folder: RunFolder) -> bool:
+    job = pipeline.launcher.find(folder)
+    return job is not None and not job.status().is_final
+
+
+def _uses_gpus(device: str) -> bool:
+    return device == "cuda" or (device == "auto" and num_gpus() > 0)
+
+
+def num_gpus() -> int:
+    """Return how many NVIDIA GPUs the machine has, without importing torch."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return 0
+    return sum(entry.name[6:].isdigit() for entry in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def flow_run_index(workspace: Path, flow_run_id: str) -> Path:
+    """Folder that names the jobs of a flow run, for a cancellation from another process."""
+    return workspace / "jobs" / "by-flow-run" / flow_run_id
+
+
+def _remember_flow_run(pipeline: Pipeline, folder: RunFolder) -> None:
+    index = flow_run_index(pipeline.workspace, pipeline.flow_run_id)
+    index.mkdir(parents=True, exist_ok=True)
+    (index / folder.path.name).touch()

@@ -1,0 +1,86 @@
+"""Training stages as tasks: a job in, a model artifact out."""
+
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from alignflow.artifacts import Artifact
+from alignflow.errors import JobError
+from alignflow.fingerprints import Fingerprints, check_same, fingerprints
+from alignflow.tasks.jobs import run_job
+from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.tracking import StageRun
+from alignflow.training.config import StageConfig, TrainingJob
+
+# They decide how a job survives, not what it computes.
+_NOT_IN_KEY = {"checkpoint_every_steps", "keep_checkpoints"}
+
+
+def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a retry may help: after preemption or node loss, never after bad input."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, JobError) and error.failure.kind.is_retryable
+
+
+@task(
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,  # the artifact store decides what is reused
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=job_was_lost,
+)
+def train_stage(
+    pipeline: Pipeline, name: str, config: StageConfig, model: Artifact, dataset: Artifact
+) -> Artifact:
+    """Train one stage from a parent model and return the model it made.
+
+    Raises:
+        ConfigError: Tokenizer or chat template of the stage's own earlier artifact differ.
+        JobError: The job failed.
+    """
+    stage = Stage(
+        name=name,
+        kind=config.stage,
+        config=config.model_dump(mode="json", exclude=_NOT_IN_KEY),
+        parents={"model": model, "dataset": dataset},
+    )
+
+    def compute(run: StageRun) -> StageOutput:
+        run.log_dataset(dataset.manifest.kind, dataset, context=name)
+        parent_id = pipeline.tracker.find_model(model)
+        if parent_id is not None:
+            run.log_model_input(parent_id)
+        job = TrainingJob(
+            stage=config, model=pipeline.local(model), dataset=pipeline.local(dataset)
+        )
+        output = run_job(
+            pipeline,
+            stage=name,
+            key=stage.key,
+            module="alignflow.training",
+            config=job.model_dump(mode="json"),
+            num_processes=config.parallel.world_size,
+            run=run,
+        )
+        prints = fingerprints(output.folder)
+        check_same(name, prints, "its parent", fingerprints_of(model))
+        return StageOutput(
+            folder=output.folder,
+            metrics=output.metrics,
+            details=output.details,
+            tokenizer=prints.tokenizer,
+            chat_template=prints.chat_template,
+        )
+
+    artifact = run_stage(pipeline, stage, compute)
+    return artifact
+
+
+def fingerprints_of(artifact: Artifact) -> Fingerprints:
+    """Return the fingerprints that a model artifact's manifest records."""
+    return Fingerprints(
+        tokenizer=artifact.manifest.tokenizer, chat_template=artifact.manifest.chat_template
+    )

@@ -1,1 +1,34 @@
-"""One module a benchmark: its file format, its prompts, its scorer."""
+"""Benchmarks: each reads its own file format, asks for log-probabilities and scores them."""
+
+from pathlib import Path
+
+from alignflow.errors import DataError
+from alignflow.evaluation.config import SuiteConfig, SuiteName
+from alignflow.evaluation.suites.base import Suite
+from alignflow.evaluation.suites.toxigen import ToxiGen
+from alignflow.evaluation.suites.truthfulqa import TruthfulQA
+
+SUITES: dict[SuiteName, type[TruthfulQA] | type[ToxiGen]] = {
+    "truthfulqa": TruthfulQA,
+    "toxigen": ToxiGen,
+}
+
+
+def load_suite(config: SuiteConfig, path: Path) -> Suite:
+    """Read a benchmark from a local file in its own format, cut to the config's limit.
+
+    Args:
+        config: Which benchmark, and how many of its items; its `data` is not looked at.
+        path: The file, a copy of what `data` names.
+
+    Raises:
+        DataError: The message names file, item and field.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; give the benchmark's file.")
+    return SUITES[config.suite].read(path).head(config.limit)
+
+
+def benchmark_texts(config: SuiteConfig, path: Path) -> list[str]:
+    """Return the benchmark's texts that training data must not hold, whatever the limit."""
+    return load_suite(config.replaced(limit=None), path).texts()

@@ -1,0 +1,48 @@
+"""What a suite offers: requests for log-probabilities, and what the answers amount to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class ChoiceRequest:
+    """One text and the continuations whose log-probabilities are wanted."""
+
+    context: str
+    choices: tuple[str, ...]
+    """Each as it follows the context, word boundary included."""
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """Scores of one suite, by name without the suite's own."""
+
+    scores: dict[str, float]
+    stderr: dict[str, float]
+    """Standard error of each score."""
+    items: list[dict[str, Any]]
+    """A JSON object an item, in file order."""
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Scores within groups of items: score, group, value."""
+
+
+class Suite(Protocol):
+    """One benchmark, read from its file. No suite needs torch: the model is whoever answers."""
+
+    @property
+    def num_items(self) -> int:
+        """Items that are judged."""
+        ...
+
+    def requests(self) -> list[ChoiceRequest]:
+        """What the model is asked, a request an item."""
+        ...
+
+    def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
+        """Return the scores, given for every request a log-probability (nats) a choice."""
+        ...
+
+    def texts(self) -> list[str]:
+        """The texts that must not occur in training data, one an item."""
+        ...

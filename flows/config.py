@@ -3,6 +3,7 @@
 import re
 from typing import Literal, Self
 
+import yaml
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from alignflow.config import Config
@@ -82,3 +83,8 @@ class Recipe(Config):
                     f"known: {', '.join(sorted(known))}"
                 )
         return self
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """Return the recipe as YAML text, every field written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

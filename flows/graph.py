@@ -30,21 +30,33 @@ def stage_graph(recipe: Recipe) -> StageGraph:
     }
 
 
-def with_descendants(graph: StageGraph, start: str) -> frozenset[str]:
-    """Return the stage and all that follow from it."""
+def stages_to_compute(
+    graph: StageGraph, force: Iterable[str], start: str | None
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the stages to compute anew, and those that have to be in the store already.
+
+    Args:
+        graph: The stages and their parents.
+        force: Stages to compute anew.
+        start: Stage that is computed anew with all that follow from it; every other stage has to be
+            in the store.
+
+    Raises:
+        ConfigError: A name is no stage of the recipe.
+    """
+    forced = frozenset(force)
+    for option, names in (("--force", forced), ("--from", {start} if start else set())):
+        for name in sorted(names - graph.keys()):
+            raise ConfigError(f"{option} {name}: no such stage; stages are {', '.join(graph)}.")
+    if start is None:
+        return forced, frozenset()
+    anew = _with_descendants(graph, start)
+    return forced | anew, frozenset(graph) - anew - forced
+
+
+def _with_descendants(graph: StageGraph, start: str) -> frozenset[str]:
     reached = {start}
     for stage, parents in graph.items():
         if reached.intersection(parents):
             reached.add(stage)
     return frozenset(reached)
-
-
-def check_stages(graph: StageGraph, names: Iterable[str], option: str) -> None:
-    """Refuse a name that is no stage of the recipe.
-
-    Raises:
-        ConfigError: Names the option and the stages there are.
-    """
-    for name in names:
-        if name not in graph:
-            raise ConfigError(f"{option} {name}: no such stage; stages are {', '.join(graph)}.")

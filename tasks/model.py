@@ -65,11 +65,10 @@ def import_model(pipeline: Pipeline) -> Artifact:
     source = resolve_model(config, cache=pipeline.cache)
     stage = Stage("model", "model", {**config.model_dump(mode="json"), **source.identity})
 
-    def compute(run: StageRun) -> StageOutput:
+    def compute(run: StageRun, scratch: Path) -> StageOutput:
         if not source.is_gguf:
-            with pipeline.scratch("model") as folder:
-                copied = _copy_model(source.path, folder / "model")
-                return _described(pipeline, StageOutput(copied), config)
+            copied = _copy_model(source.path, scratch / "model")
+            return _described(StageOutput(copied), config)
         output = run_job(
             pipeline,
             stage="model",
@@ -79,7 +78,7 @@ def import_model(pipeline: Pipeline) -> Artifact:
             num_processes=1,
             run=run,
         )
-        return _described(pipeline, output, config)
+        return _described(output, config)
 
     return run_stage(pipeline, stage, compute)
 
@@ -156,9 +155,7 @@ def _hub_source(repo: str, revision: str | None) -> ModelSource:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        folder = Path(
-            snapshot_download(repo, revision=revision, allow_patterns=list(_MODEL_FILES))
-        )
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_MODEL_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise DataError(
@@ -176,7 +173,7 @@ def _copy_model(source: Path, target: Path) -> Path:
     return target
 
 
-def _described(pipeline: Pipeline, output: StageOutput, config: ModelConfig) -> StageOutput:
+def _described(output: StageOutput, config: ModelConfig) -> StageOutput:
     """Add the chat template that the recipe names, and the fingerprints."""
     if config.chat_template is not None:
         template = Path(config.chat_template)

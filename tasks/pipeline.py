@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,9 @@ class StageOutput:
     chat_template: str | None = None
 
 
+Compute = Callable[[StageRun, Path], StageOutput]
+
+
 @dataclass(frozen=True)
 class StageRecord:
     """How a stage came to its artifact in this run."""
@@ -43,24 +47,45 @@ class StageRecord:
     artifact: Artifact
 
 
-@dataclass(frozen=True, eq=False)
 class Pipeline:
-    """One run of a recipe: where things lie, who launches, records and shows."""
+    """One run of a recipe: where things lie, who launches, records and shows.
 
-    recipe: Recipe
-    flow_run_id: str
-    workspace: Path
-    store: ArtifactStore
-    launcher: Launcher
-    tracker: Tracker
-    display: Display
-    forced: frozenset[str] = frozenset()
-    """Stages computed anew even if their key is in the store."""
-    must_reuse: frozenset[str] = frozenset()
-    """Stages that may not be computed, because the caller starts after them."""
-    stop: threading.Event = field(default_factory=threading.Event)
-    """Set when the run is cancelled: waiters cancel their jobs and leave."""
-    records: dict[str, StageRecord] = field(default_factory=dict)
+    Not a dataclass: Prefect looks into dataclasses that tasks are given, and would copy this one.
+
+    Attributes:
+        forced: Stages computed anew even if their key is in the store.
+        must_reuse: Stages that may not be computed, because the caller starts after them.
+        stop: Set when the run ends: waiters cancel their jobs and leave.
+        records: How each finished stage came to its artifact.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        run_id: str,
+        flow_run_id: str,
+        workspace: Path,
+        store: ArtifactStore,
+        launcher: Launcher,
+        tracker: Tracker,
+        display: Display,
+        forced: frozenset[str] = frozenset(),
+        must_reuse: frozenset[str] = frozenset(),
+    ) -> None:
+        self.recipe = recipe
+        self.run_id = run_id
+        self.flow_run_id = flow_run_id
+        self.workspace = workspace
+        self.store = store
+        self.launcher = launcher
+        self.tracker = tracker
+        self.display = display
+        self.forced = forced
+        self.must_reuse = must_reuse
+        self.stop = threading.Event()
+        self.records: dict[str, StageRecord] = {}
+        self.started_at = datetime.now(UTC)
 
     @property
     def cache(self) -> Path:
@@ -110,10 +135,10 @@ class Stage:
         )
 
 
-def run_stage(
-    pipeline: Pipeline, stage: Stage, compute: Callable[[StageRun], StageOutput]
-) -> Artifact:
+def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
     """Return the stage's artifact from the store, or compute and publish it.
+
+    `compute` gets the stage's MLflow run and a scratch folder that is gone after publishing.
 
     Two runs that want the same key at once compute it once: the second waits for the lock, then
     finds the artifact.
@@ -129,7 +154,10 @@ def run_stage(
     pipeline.display.started(stage.name)
     status: StageStatus = "reused"
     try:
-        with _stage_run(pipeline, stage, key) as run, pipeline.store.lock(key, on_wait=note_waiting):
+        with (
+            _stage_run(pipeline, stage, key) as run,
+            pipeline.store.lock(key, on_wait=note_waiting),
+        ):
             artifact = None if stage.name in pipeline.forced else pipeline.store.find(key)
             if artifact is None:
                 status = "computed"
@@ -157,7 +185,7 @@ def _compute(
     stage: Stage,
     key: str,
     run: StageRun,
-    compute: Callable[[StageRun], StageOutput],
+    compute: Compute,
 ) -> Artifact:
     if stage.name in pipeline.must_reuse:
         raise ConfigError(
@@ -165,18 +193,19 @@ def _compute(
             "start after it; leave out --from."
         )
     started = time.monotonic()
-    output = compute(run)
-    return pipeline.store.publish(
-        output.folder,
-        kind=stage.kind,
-        key=key,
-        parents=dict(stage.parents),
-        config=dict(stage.config),
-        metrics=dict(output.metrics),
-        details={**output.details, "seconds": round(time.monotonic() - started, 3)},
-        tokenizer=output.tokenizer,
-        chat_template=output.chat_template,
-    )
+    with pipeline.scratch(stage.name) as scratch:
+        output = compute(run, scratch)
+        return pipeline.store.publish(
+            output.folder,
+            kind=stage.kind,
+            key=key,
+            parents=dict(stage.parents),
+            config=dict(stage.config),
+            metrics=dict(output.metrics),
+            details={**output.details, "seconds": round(time.monotonic() - started, 3)},
+            tokenizer=output.tokenizer,
+            chat_template=output.chat_template,
+        )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Training stages as tasks: a job in, a model artifact out."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -48,14 +49,14 @@ def train_stage(
         parents={"model": model, "dataset": dataset},
     )
 
-    def compute(run: StageRun) -> StageOutput:
+    def compute(run: StageRun, _scratch: Path) -> StageOutput:
         run.log_dataset(dataset.manifest.kind, dataset, context=name)
         parent_id = pipeline.tracker.find_model(model)
         if parent_id is not None:
             run.log_model_input(parent_id)
-        job = TrainingJob(
-            stage=config, model=pipeline.local(model), dataset=pipeline.local(dataset)
-        )
+        folder = pipeline.local(model)
+        check_same(name, fingerprints(folder), "its parent", fingerprints_of(model))
+        job = TrainingJob(stage=config, model=folder, dataset=pipeline.local(dataset))
         output = run_job(
             pipeline,
             stage=name,
@@ -65,18 +66,15 @@ def train_stage(
             num_processes=config.parallel.world_size,
             run=run,
         )
-        prints = fingerprints(output.folder)
-        check_same(name, prints, "its parent", fingerprints_of(model))
         return StageOutput(
             folder=output.folder,
             metrics=output.metrics,
             details=output.details,
-            tokenizer=prints.tokenizer,
-            chat_template=prints.chat_template,
+            tokenizer=model.manifest.tokenizer,
+            chat_template=model.manifest.chat_template,
         )
 
-    artifact = run_stage(pipeline, stage, compute)
-    return artifact
+    return run_stage(pipeline, stage, compute)
 
 
 def fingerprints_of(artifact: Artifact) -> Fingerprints:

@@ -10,7 +10,7 @@ AlignflowError
 └── SafetyGateError       a verdict that refuses; exit code 3
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alignflow.jobs.spec import JobFailure
@@ -62,6 +62,14 @@ class JobError(AlignflowError, RuntimeError):
 
 
 class SafetyGateError(AlignflowError, RuntimeError):
-    """The gate refused the model; the message lists the rules that failed."""
+    """The gate refused the model; the message lists the rules that failed.
+
+    Attributes:
+        outcome: What the run came to all the same: scores, report, verdict.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, outcome: Any = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome

@@ -1,0 +1,82 @@
+"""The pipeline: data → SFT → reward model and DPO → evaluation → gate → registry → report."""
+
+from prefect import flow
+
+from alignflow.errors import SafetyGateError
+from alignflow.flows.config import Recipe
+from alignflow.flows.graph import stage_graph, stages_to_compute
+from alignflow.tasks.data import fetch_benchmark, ingest_dataset
+from alignflow.tasks.evaluate import evaluate_model, judge_model
+from alignflow.tasks.lifecycle import cancel_jobs, open_pipeline, run_name
+from alignflow.tasks.model import import_model
+from alignflow.tasks.register import find_champion, register_model
+from alignflow.tasks.report import Outcome, PipelineArtifacts, write_report
+from alignflow.tasks.train import train_stage
+
+
+@flow(name="align", flow_run_name=run_name, on_cancellation=[cancel_jobs])
+def align(recipe: Recipe, force: list[str] | None = None, start: str | None = None) -> Outcome:
+    """Train, judge and register one model; one that the gate refuses is never registered.
+
+    Args:
+        recipe: The pipeline, whole.
+        force: Stages to compute anew even if the store holds their artifact.
+        start: Stage to start from: it and all that follow are computed anew, those before it must
+            be in the store.
+
+    Raises:
+        SafetyGateError: The gate refused the model; its `outcome` holds report and scores.
+    """
+    forced, must_reuse = stages_to_compute(stage_graph(recipe), force or [], start)
+    with open_pipeline(recipe, forced=forced, must_reuse=must_reuse) as pipeline:
+        model = import_model.submit(pipeline)
+        benchmarks = {
+            name: fetch_benchmark.submit(pipeline, name) for name in recipe.evaluation.suites
+        }
+        demonstrations = ingest_dataset.submit(pipeline, "demonstrations", "sft", benchmarks)
+        preferences = ingest_dataset.submit(pipeline, "preferences", "preference", benchmarks)
+
+        sft = train_stage.submit(pipeline, "sft", recipe.sft, model, demonstrations)
+        reward_model = train_stage.submit(
+            pipeline, "reward_model", recipe.reward_model, sft, preferences
+        )
+        aligned = train_stage.submit(pipeline, recipe.method, recipe.dpo, sft, preferences)
+
+        lineage = {"base": (model, None), "sft": (sft, model), "aligned": (aligned, sft)}
+        evaluations = {
+            name: evaluate_model.submit(
+                pipeline,
+                name,
+                judged,
+                parent=parent,
+                reward_model=reward_model,
+                preferences=preferences,
+                benchmarks=benchmarks,
+            )
+            for name, (judged, parent) in lineage.items()
+        }
+        champion = find_champion(pipeline)
+        verdict, verdict_artifact = judge_model.submit(pipeline, evaluations, champion).result()
+
+        version = None
+        if verdict.passed:
+            version = register_model.submit(
+                pipeline,
+                aligned,
+                parent=sft,
+                datasets={"demonstrations": demonstrations, "preferences": preferences},
+                evaluation=evaluations["aligned"],
+                verdict=verdict,
+                verdict_artifact=verdict_artifact,
+            ).result()
+        artifacts = PipelineArtifacts(
+            demonstrations=demonstrations.result(),
+            preferences=preferences.result(),
+            aligned=aligned.result(),
+            evaluations={name: future.result() for name, future in evaluations.items()},
+            verdict=verdict_artifact,
+        )
+        outcome = write_report.submit(pipeline, artifacts, verdict, version).result()
+    if not verdict.passed:
+        raise SafetyGateError(outcome.sentence, outcome=outcome)
+    return outcome

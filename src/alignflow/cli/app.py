@@ -1,0 +1,44 @@
+"""The application: its commands, and how errors become exit codes."""
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from alignflow.cli import configs, data, doctor, models, runs
+from alignflow.errors import AlignflowError
+
+INTERRUPTED = 130
+
+
+class _ExitCodes(TyperGroup):
+    """Turns our errors into one sentence on stderr and an exit code; a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AlignflowError as error:
+            print(f"alignflow: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            print("alignflow: interrupted; run it again to go on.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_ExitCodes,
+    name="alignflow",
+    help="From preference data to a promoted, safety-checked language model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("run")(runs.run)
+app.command("report")(runs.report)
+app.command("lineage")(runs.lineage)
+app.command("evaluate")(models.evaluate)
+app.command("export")(models.export)
+app.add_typer(data.app, name="data")
+app.add_typer(configs.app, name="config")
+app.command("doctor")(doctor.doctor)

@@ -1,0 +1,126 @@
+"""Evaluation and gate as tasks: one job a model, then scores to a verdict."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from alignflow.artifacts import Artifact
+from alignflow.evaluation.config import EvaluationJob
+from alignflow.evaluation.gate import Verdict, judge
+from alignflow.fingerprints import check_same
+from alignflow.tasks.jobs import run_job
+from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.tracking import RegisteredVersion, StageRun
+from alignflow.tasks.train import fingerprints_of, job_was_lost
+
+
+@task(
+    task_run_name="evaluate-{name}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=job_was_lost,
+)
+def evaluate_model(
+    pipeline: Pipeline,
+    name: str,
+    model: Artifact,
+    *,
+    parent: Artifact | None,
+    reward_model: Artifact,
+    preferences: Artifact,
+    benchmarks: Mapping[str, Artifact],
+) -> Artifact:
+    """Judge one model on every suite of the recipe.
+
+    Raises:
+        JobError: The job failed.
+    """
+    stage_name = f"evaluate-{name}"
+    config = pipeline.recipe.evaluation
+    parents = {
+        "model": model,
+        **({"parent": parent} if parent is not None else {}),
+        "reward_model": reward_model,
+        "preferences": preferences,
+        **{f"benchmark-{suite}": artifact for suite, artifact in benchmarks.items()},
+    }
+    # Where a benchmark's file came from is no part of the result; its content is, as a parent.
+    resolved = config.model_dump(mode="json", exclude={"suites": {"__all__": {"data"}}})
+    stage = Stage(stage_name, "evaluation", resolved, parents)
+
+    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+        check_same(
+            stage_name, fingerprints_of(model), "reward_model", fingerprints_of(reward_model)
+        )
+        model_id = pipeline.tracker.find_model(model)
+        if model_id is not None:
+            run.log_model_input(model_id)
+        suites = {
+            suite: settings.replaced(data=str(only_file(pipeline.local(benchmarks[suite]))))
+            for suite, settings in config.suites.items()
+        }
+        job = EvaluationJob(
+            evaluation=config.replaced(suites=suites),
+            model=pipeline.local(model),
+            parent=pipeline.local(parent) if parent is not None else None,
+            reward_model=pipeline.local(reward_model),
+            preferences=pipeline.local(preferences),
+        )
+        return run_job(
+            pipeline,
+            stage=stage_name,
+            key=stage.key,
+            module="alignflow.evaluation",
+            config=job.model_dump(mode="json"),
+            num_processes=1,
+            run=run,
+        )
+
+    return run_stage(pipeline, stage, compute)
+
+
+@task(task_run_name="gate", cache_policy=NO_CACHE)
+def judge_model(
+    pipeline: Pipeline,
+    evaluations: Mapping[str, Artifact],
+    champion: RegisteredVersion | None,
+) -> tuple[Verdict, Artifact]:
+    """Turn the scores of the models, and the champion's, into a verdict.
+
+    Args:
+        pipeline: The run.
+        evaluations: Evaluation artifacts of `base`, `sft` and `aligned`.
+        champion: The version that serves now, if there is one.
+    """
+    parents = dict(evaluations)
+    if champion is not None and (digest := champion.tags.get("alignflow.evaluation")):
+        parents["champion"] = pipeline.store.get(digest)
+    config = pipeline.recipe.gate
+    stage = Stage("gate", "verdict", config.model_dump(mode="json"), parents)
+
+    def compute(run: StageRun, scratch: Path) -> StageOutput:
+        scores = {role: read_scores(pipeline.local(parent)) for role, parent in parents.items()}
+        verdict = judge(config, {role: item["scores"] for role, item in scores.items()})
+        (scratch / "verdict.json").write_text(verdict.to_json())
+        return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
+
+    artifact = run_stage(pipeline, stage, compute)
+    text = (pipeline.local(artifact) / "verdict.json").read_text()
+    return Verdict.from_json(text), artifact
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """Return the content of an evaluation artifact's `scores.json`."""
+    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text())
+    return scores
+
+
+def only_file(folder: Path) -> Path:
+    """Return the one data file of a benchmark artifact."""
+    (file,) = (path for path in folder.iterdir() if path.name != "manifest.json")
+    return file

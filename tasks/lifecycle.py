@@ -1,0 +1,123 @@
+"""Opening and closing a pipeline run, and cancelling its jobs from anywhere."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
+
+from alignflow.artifacts import ArtifactStore
+from alignflow.flows.config import ClusterConfig, Recipe
+from alignflow.flows.graph import stage_graph
+from alignflow.jobs.base import Launcher
+from alignflow.jobs.local import LocalLauncher
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.tasks.jobs import flow_run_index
+from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.tracking import Tracker, tracking_uri
+from alignflow.terminal import current_display
+
+_CANCELLATION_POLL_S = 5.0
+
+
+def run_name() -> str:
+    """Name a flow run after its recipe and the time it started."""
+    recipe = runtime.flow_run.parameters["recipe"]
+    name = recipe["name"] if isinstance(recipe, dict) else recipe.name
+    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+@contextmanager
+def open_pipeline(
+    recipe: Recipe, *, forced: frozenset[str], must_reuse: frozenset[str]
+) -> Iterator[Pipeline]:
+    """Open what the stages share; when the run ends in any way, end its jobs and MLflow runs.
+
+    Raises:
+        StoreError: The artifact store can't be written.
+        ConfigError: MLflow can't be reached.
+    """
+    workspace = Path(recipe.workspace).absolute()
+    store = open_store(recipe)
+    store.check_writable()
+    display = current_display()
+    display.plan(list(stage_graph(recipe)))
+    tracker = Tracker(
+        uri=tracking_uri(workspace),
+        experiment=recipe.registry.experiment,
+        artifact_root=workspace / "mlflow",
+    )
+    pipeline = Pipeline(
+        recipe=recipe,
+        run_id=str(runtime.flow_run.name),
+        flow_run_id=str(runtime.flow_run.id),
+        workspace=workspace,
+        store=store,
+        launcher=launcher_for(recipe.cluster),
+        tracker=tracker,
+        display=display,
+        forced=forced,
+        must_reuse=must_reuse,
+    )
+    run = tracker.start_pipeline(
+        pipeline.run_id,
+        {"alignflow.recipe": recipe.name, "prefect.flow_run_id": pipeline.flow_run_id},
+    )
+    watcher = threading.Thread(target=_watch_for_cancellation, args=(pipeline,), daemon=True)
+    watcher.start()
+    status = "FAILED"
+    try:
+        yield pipeline
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        # Waiting threads cancel their jobs and leave; without this an error in one stage, or
+        # Ctrl-C, would leave the jobs of the others behind.
+        pipeline.stop.set()
+        watcher.join()
+        run.end(status)
+
+
+def open_store(recipe: Recipe) -> ArtifactStore:
+    """Return the recipe's artifact store."""
+    return ArtifactStore(recipe.store or str(Path(recipe.workspace).absolute() / "artifacts"))
+
+
+def launcher_for(cluster: ClusterConfig) -> Launcher:
+    """Return the launcher that a recipe asks for."""
+    return {"local": LocalLauncher}[cluster.launcher]()
+
+
+def _watch_for_cancellation(pipeline: Pipeline) -> None:
+    """Set `stop` when somebody cancels the flow run on Prefect's page.
+
+    A run that no worker owns is told by nobody: its process has to look.
+    """
+    with get_client(sync_client=True) as client:
+        while not pipeline.stop.wait(_CANCELLATION_POLL_S):
+            state = client.read_flow_run(pipeline.flow_run_id).state
+            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                pipeline.stop.set()
+
+
+def cancel_jobs(_flow: Flow[..., Any], flow_run: FlowRun, _state: State[Any]) -> None:
+    """End every job of a cancelled flow run.
+
+    Prefect calls this in another process than the flow's, so the jobs are found on disk.
+    """
+    recipe = Recipe.model_validate(flow_run.parameters["recipe"])
+    workspace = Path(recipe.workspace).absolute()
+    launcher = launcher_for(recipe.cluster)
+    index = flow_run_index(workspace, str(flow_run.id))
+    for entry in sorted(index.iterdir()) if index.is_dir() else []:
+        job = launcher.find(RunFolder(workspace / "jobs" / entry.name))
+        if job is not None:
+            job.cancel()

@@ -1,0 +1,92 @@
+"""Registration of an accepted model: one version a model, whatever often it is run."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from alignflow.artifacts import Artifact
+from alignflow.evaluation.gate import Verdict
+from alignflow.tasks.evaluate import read_scores
+from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.tracking import RegisteredVersion
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+
+
+def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
+    """Return the version that serves now."""
+    return pipeline.tracker.get_version(pipeline.recipe.registry.model_name, CHAMPION)
+
+
+@task(task_run_name="register", cache_policy=NO_CACHE)
+def register_model(
+    pipeline: Pipeline,
+    model: Artifact,
+    *,
+    parent: Artifact,
+    datasets: Mapping[str, Artifact],
+    evaluation: Artifact,
+    verdict: Verdict,
+    verdict_artifact: Artifact,
+) -> RegisteredVersion:
+    """Make the model a version with alias `candidate`, or return the version it already is.
+
+    Args:
+        pipeline: The run.
+        model: The aligned model; its files are the Hugging Face export.
+        parent: The model it was aligned from.
+        datasets: Dataset artifacts by role.
+        evaluation: Its scores.
+        verdict: A verdict that passed.
+        verdict_artifact: The verdict's place in the store.
+
+    Raises:
+        ValueError: The verdict refuses; a refused model is never registered.
+    """
+    if not verdict.passed:
+        raise ValueError("a refused model is not registered")
+    pipeline.display.started("register")
+    name = pipeline.recipe.registry.model_name
+    tags = {
+        "alignflow.digest": model.manifest.digest,
+        "alignflow.export": model.uri,
+        "alignflow.parent": parent.manifest.digest,
+        "alignflow.evaluation": evaluation.manifest.digest,
+        "alignflow.verdict": "accepted",
+        "alignflow.verdict_digest": verdict_artifact.manifest.digest,
+        "alignflow.store": pipeline.store.url,
+        **{f"alignflow.dataset.{role}": a.manifest.digest for role, a in datasets.items()},
+    }
+    # Two runs of one model at once must not make two versions of it.
+    with pipeline.store.lock(f"register-{name}-{model.manifest.digest}"):
+        version = pipeline.tracker.find_version(name, model.manifest.digest)
+        is_new = version is None
+        if version is None:
+            version = _create_version(pipeline, name, model, evaluation, tags)
+        else:
+            pipeline.tracker.set_version_tags(version, tags)
+        if is_new or not version.aliases:
+            pipeline.tracker.set_alias(version, CANDIDATE)
+    pipeline.display.finished(
+        "register", "done" if is_new else "reused", f"{version.name} version {version.version}"
+    )
+    return version
+
+
+def _create_version(
+    pipeline: Pipeline, name: str, model: Artifact, evaluation: Artifact, tags: Mapping[str, str]
+) -> RegisteredVersion:
+    run = pipeline.tracker.start_stage("register", {"alignflow.key": model.manifest.key})
+    try:
+        model_id = pipeline.tracker.log_model(run, name, model, step=0)
+        scores = read_scores(pipeline.local(evaluation))["scores"]
+        run.log_metrics(scores, time_ms=int(datetime.now(UTC).timestamp() * 1000))
+        version = pipeline.tracker.register(name, model_id, run=run, tags=tags)
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")
+    return version

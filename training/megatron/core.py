@@ -1,0 +1,61 @@
+"""The one import of megatron-core: the modules of this package take its names from here.
+
+Without Transformer Engine and Apex megatron-core warns at its import that it falls back to torch,
+which is what is wanted where there is no CUDA; and it imports deprecated names of its own and of
+torch. These warnings are dropped while it is imported; all others pass.
+"""
+
+import warnings
+
+with warnings.catch_warnings():
+    for _message in (
+        "Transformer Engine and Apex are not installed",
+        "Apex is not installed",
+        "The following imports from `dynamic_context.py`",
+        r"The 'megatron\.core\.transformer\.custom_layers",
+        r"`torch\.jit\.script",
+    ):
+        warnings.filterwarnings("ignore", message=rf"\s*{_message}")
+    from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor
+    from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_layer_local_spec,
+        get_gpt_layer_with_transformer_engine_spec,
+    )
+    from megatron.core.models.gpt.gpt_model import GPTModel
+    from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+    from megatron.core.packed_seq_params import PackedSeqParams
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.transformer.module import MegatronModule
+    from megatron.core.transformer.spec_utils import ModuleSpec
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+__all__ = [
+    "DistributedDataParallel",
+    "DistributedDataParallelConfig",
+    "GPTModel",
+    "MegatronModule",
+    "MegatronOptimizer",
+    "ModuleSpec",
+    "OptimizerConfig",
+    "OptimizerParamScheduler",
+    "PackedSeqParams",
+    "ShardedTensor",
+    "TorchDistSaveShardedStrategy",
+    "TransformerConfig",
+    "dist_checkpointing",
+    "finalize_model_grads",
+    "get_forward_backward_func",
+    "get_gpt_layer_local_spec",
+    "get_gpt_layer_with_transformer_engine_spec",
+    "get_megatron_optimizer",
+    "parallel_state",
+    "tensor_parallel",
+]

@@ -1,0 +1,66 @@
+"""Lets megatron-core run where there is no CUDA: the one place that knows how.
+
+Megatron-core names the CUDA device in a few dozen places that any backend could serve: scratch
+tensors with `device="cuda"`, `torch.cuda.current_device()`, `Tensor.cuda()`, and the optimizer's
+check that `Tensor.type()` starts with `torch.cuda.`. Inside `cuda_calls_on_cpu()` these mean the
+CPU; outside it nothing is changed, and with CUDA present it does nothing at all. Model, schedules,
+distributed optimizer and checkpoints are Megatron's own, so a test on two CPU processes over gloo
+exercises what runs on a cluster.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+
+
+@contextmanager
+def cuda_calls_on_cpu() -> Iterator[None]:
+    """Answer calls for the CUDA device with the CPU; may be nested and used as a decorator."""
+    if torch.cuda.is_available():
+        yield
+        return
+    with ExitStack() as restored_at_the_end:
+        for name, answer in _ANSWERS.items():
+            restored_at_the_end.callback(setattr, torch.cuda, name, getattr(torch.cuda, name))
+            setattr(torch.cuda, name, answer)
+        with _CudaMeansCpu():
+            yield
+
+
+def _no_op(*_: Any, **__: Any) -> None:
+    """Stand for a call that only waits for, or tidies up, a CUDA device."""
+
+
+_ANSWERS: Mapping[str, Callable[..., Any]] = {
+    "current_device": lambda: _CPU,
+    "synchronize": _no_op,
+    "empty_cache": _no_op,
+}
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("torch.", "torch.cuda.", 1)
+        if kwargs and _is_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": _CPU}
+        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], _CPU, *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_cuda(device: object) -> bool:
+    return isinstance(device, str | torch.device) and str(device).startswith("cuda")

@@ -1,0 +1,348 @@
+"""The model: megatron-core's GPT with a head that reads the scored positions only."""
+
+import importlib.util
+import math
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alignflow.errors import ConfigError
+from alignflow.training.batch import PackedBatch
+from alignflow.training.config import ParallelConfig, Precision
+from alignflow.training.megatron.architecture import Architecture
+from alignflow.training.megatron.attention import AttentionPlan, PackedAttention, PackedRows
+from alignflow.training.megatron.convert import (
+    Shard,
+    canonical_name,
+    check_names,
+    conversion_rules,
+    padded_vocab_size,
+)
+from alignflow.training.megatron.core import (
+    GPTModel,
+    ModuleSpec,
+    PackedSeqParams,
+    TransformerConfig,
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+    parallel_state,
+    tensor_parallel,
+)
+from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
+from alignflow.training.megatron.weights import Weights
+
+Head = Literal["lm", "reward"]
+
+REWARD_HEAD_FILE = "reward_head.safetensors"
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class PackedModel(GPTModel):  # type: ignore[misc]
+    """A pipeline stage of a decoder that reads packed rows.
+
+    With the head `lm` the last stage returns log-probabilities of the scored tokens; the logits of
+    other positions, most of a chat batch, are never computed. With the head `reward` it returns a
+    score of each row, read off the row's last token.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_spec: ModuleSpec,
+        architecture: Architecture,
+        *,
+        head: Head,
+        has_transformer_engine: bool,
+    ) -> None:
+        super().__init__(
+            config,
+            layer_spec,
+            vocab_size=padded_vocab_size(
+                architecture.vocab_size, config.tensor_model_parallel_size
+            ),
+            max_sequence_length=architecture.max_positions,
+            pre_process=parallel_state.is_pipeline_first_stage(),
+            post_process=parallel_state.is_pipeline_last_stage(),
+            share_embeddings_and_output_weights=head == "lm" and architecture.has_tied_embeddings,
+            position_embedding_type="rope",
+        )
+        self.architecture = architecture
+        self.head = head
+        self.has_transformer_engine = has_transformer_engine
+        self.rotary_pos_emb.inv_freq = architecture.rope.frequencies(architecture.head_dim)
+        if head == "reward" and self.post_process:
+            self.output_layer = RewardHead(architecture.hidden_size)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return what this stage hands on.
+
+        Returns:
+            Before the last pipeline stage, hidden states, [T, 1, hidden]. On the last,
+            log-probabilities in nats of `targets_N`, [N] float32, or scores, [R] float32.
+        """
+        plan = self._thd_rows(batch) if self.has_transformer_engine else PackedRows.of(batch)
+        hidden_T1H = self.hidden_states(batch.tokens_T, batch.positions_T, plan)
+        if not self.post_process:
+            return hidden_T1H
+        if self.head == "reward":
+            scores_R: Tensor = self.output_layer(hidden_T1H[batch.row_last_R, 0])
+            return scores_R
+        return self.log_probabilities(hidden_T1H, batch.score_index_N, batch.targets_N)
+
+    def hidden_states(
+        self, tokens_T: Tensor, positions_T: Tensor, plan: AttentionPlan | PackedSeqParams
+    ) -> Tensor:
+        """Return this stage's last hidden states, [T, 1, hidden].
+
+        Args:
+            tokens_T: [T] int64, embedded on the first pipeline stage.
+            positions_T: [T] int64, position of each token in its row.
+            plan: Which tokens attend to which.
+        """
+        embedded_T1H = None
+        if self.pre_process:
+            embedded_T1H = self.embedding(input_ids=tokens_T[None], position_ids=positions_T[None])
+        hidden_T1H: Tensor = self.decoder(
+            hidden_states=embedded_T1H,
+            attention_mask=None,
+            rotary_pos_emb=self._rotary(positions_T, plan),
+            packed_seq_params=plan,
+        )
+        return hidden_T1H
+
+    def log_probabilities(
+        self, hidden_T1H: Tensor, score_index_N: Tensor, targets_N: Tensor
+    ) -> Tensor:
+        """Return the log-probability in nats of each target at its position, [N] float32."""
+        logits_N1V = self._local_logits(hidden_T1H.index_select(0, score_index_N))
+        losses_N1: Tensor = tensor_parallel.vocab_parallel_cross_entropy(
+            logits_N1V, targets_N[:, None]
+        )
+        return -losses_N1[:, 0]
+
+    def logits(self, hidden_N1H: Tensor) -> Tensor:
+        """Return the logits of the whole vocabulary on every rank, [N, vocabulary] float32."""
+        logits_N1V: Tensor = tensor_parallel.gather_from_tensor_model_parallel_region(
+            self._local_logits(hidden_N1H)
+        )
+        return logits_N1V[:, 0, : self.architecture.vocab_size]
+
+    def _rotary(self, positions_T: Tensor, plan: AttentionPlan | PackedSeqParams) -> Tensor:
+        """Return rotary angles: of each token, or for Transformer Engine of each position."""
+        if not isinstance(plan, AttentionPlan):
+            rotary: Tensor = self.rotary_pos_emb(plan.max_seqlen_q, packed_seq=True)
+            return rotary
+        frequencies = self.rotary_pos_emb.inv_freq.to(positions_T.device)
+        angles_TF = torch.outer(positions_T.float(), frequencies)
+        return torch.cat([angles_TF, angles_TF], dim=-1)[:, None, None]
+
+    def _thd_rows(self, batch: PackedBatch) -> PackedSeqParams:
+        """Return the row boundaries as Transformer Engine takes them."""
+        starts = batch.row_starts_R1
+        longest = int(starts.diff().max())
+        return PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=starts,
+            cu_seqlens_kv=starts,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+        )
+
+    def _local_logits(self, hidden_N1H: Tensor) -> Tensor:
+        """Return the logits of this rank's part of the vocabulary, [N, 1, part] float32."""
+        tied = self.share_embeddings_and_output_weights
+        logits_N1V, _ = self.output_layer(
+            hidden_N1H, weight=self.shared_embedding_or_output_weight() if tied else None
+        )
+        return self._without_padding(logits_N1V.float())
+
+    def _without_padding(self, logits_N1V: Tensor) -> Tensor:
+        """Give the rows that only fill up the vocabulary no probability."""
+        share = logits_N1V.size(-1)
+        start = parallel_state.get_tensor_model_parallel_rank() * share
+        held = min(max(self.architecture.vocab_size - start, 0), share)
+        if held == share:
+            return logits_N1V
+        is_padding_V = torch.arange(share, device=logits_N1V.device) >= held
+        return logits_N1V.masked_fill(is_padding_V, -torch.inf)
+
+
+class RewardHead(nn.Module):
+    """A linear layer from a hidden state to a score, in float32 and without bias.
+
+    Every tensor-parallel rank holds the same weight.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, hidden_size, dtype=torch.float32))
+
+    def forward(self, hidden_RH: Tensor) -> Tensor:
+        """Return scores, [R] float32, of hidden states, [R, hidden]."""
+        return F.linear(hidden_RH.float(), self.weight)[:, 0]
+
+    @torch.no_grad()
+    def initialize(self, model_dir: Path, *, seed: int) -> None:
+        """Take the weight of the folder's reward head, or draw it from N(0, 1 / (hidden + 1)).
+
+        The standard deviation is that of arXiv:2009.01325, appendix B.1.
+        """
+        path = model_dir / REWARD_HEAD_FILE
+        if path.is_file():
+            shape = (1, self.weight.size(1))
+            self.weight.copy_(Weights.of_file(path).read("weight", shape))
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            drawn = torch.randn(self.weight.shape, generator=generator)
+            self.weight.copy_(drawn / math.sqrt(self.weight.size(1) + 1))
+
+
+@cuda_calls_on_cpu()
+def build_model(
+    architecture: Architecture,
+    *,
+    head: Head,
+    precision: Precision,
+    parallel: ParallelConfig,
+    device: torch.device,
+    allow_transformer_engine: bool = True,
+) -> PackedModel:
+    """Return this rank's part of the model, its weights not yet set.
+
+    Args:
+        architecture: What to build.
+        head: What the last stage returns.
+        precision: Type of the weights; a reward head stays float32.
+        parallel: The layout, as `setup.initialize` made it.
+        device: Where the weights go.
+        allow_transformer_engine: Use its layers on CUDA where it is installed. They know packed
+            rows only; without them every `AttentionPlan` works.
+
+    Raises:
+        ConfigError: The model doesn't split over the ranks as configured.
+    """
+    _check_layout(architecture, parallel)
+    has_transformer_engine = (
+        allow_transformer_engine and device.type == "cuda" and _is_installed("transformer_engine")
+    )
+    model = PackedModel(
+        _transformer_config(architecture, _DTYPES[precision], parallel, device),
+        _layer_spec(architecture, has_transformer_engine),
+        architecture,
+        head=head,
+        has_transformer_engine=has_transformer_engine,
+    )
+    for name, parameter in model.named_parameters():
+        # torch's RMSNorm knows nothing of Megatron's parameter type; the reward head stays float32.
+        is_reward_head = head == "reward" and name.startswith("output_layer.")
+        dtype = torch.float32 if is_reward_head else _DTYPES[precision]
+        parameter.data = parameter.data.to(device=device, dtype=dtype)
+    return model
+
+
+@torch.no_grad()
+def load_weights(model: PackedModel, model_dir: Path, *, seed: int) -> None:
+    """Set every parameter from a Hugging Face folder; each rank reads only its own part.
+
+    Raises:
+        DataError: The folder's weights don't fit the model exactly.
+    """
+    weights = Weights.of_folder(model_dir)
+    check_names(weights, model.architecture)
+    rules = conversion_rules(model.architecture)
+    shard = Shard(
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+    )
+    for name, parameter in trunk_parameters(model).items():
+        parameter.copy_(rules[name].read(weights, shard))
+    if isinstance(getattr(model, "output_layer", None), RewardHead):
+        model.output_layer.initialize(model_dir, seed=seed)
+
+
+def trunk_parameters(model: PackedModel) -> dict[str, nn.Parameter]:
+    """Return this stage's parameters by their name in the whole model, without a reward head."""
+    first_layer = model.decoder.layers[0].layer_number - 1
+    return {
+        canonical_name(name, first_layer): parameter
+        for name, parameter in model.named_parameters()
+        if not (model.head == "reward" and name.startswith("output_layer."))
+    }
+
+
+def _check_layout(a: Architecture, parallel: ParallelConfig) -> None:
+    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    whole = {"attention heads": a.num_heads, "feed-forward channels": a.ffn_hidden_size}
+    for what, count in whole.items():
+        if count % tensor:
+            raise ConfigError(
+                f"parallel.tensor_model_parallel_size: {tensor} doesn't divide the model's "
+                f"{count} {what}."
+            )
+    if a.num_kv_heads % tensor and tensor % a.num_kv_heads:
+        raise ConfigError(
+            f"parallel.tensor_model_parallel_size: {tensor} and the model's {a.num_kv_heads} "
+            "key-value heads must divide one another."
+        )
+    if a.num_layers % pipeline:
+        raise ConfigError(
+            f"parallel.pipeline_model_parallel_size: {pipeline} doesn't divide the model's "
+            f"{a.num_layers} layers."
+        )
+
+
+def _transformer_config(
+    a: Architecture, dtype: torch.dtype, parallel: ParallelConfig, device: torch.device
+) -> TransformerConfig:
+    on_cuda = device.type == "cuda"
+    with warnings.catch_warnings():
+        # A default of Megatron's own, of a field for CUDA graphs, which are not used here.
+        warnings.filterwarnings("ignore", message="full scope is deprecated")
+        return TransformerConfig(
+            num_layers=a.num_layers,
+            hidden_size=a.hidden_size,
+            num_attention_heads=a.num_heads,
+            num_query_groups=a.num_kv_heads,
+            kv_channels=a.head_dim,
+            ffn_hidden_size=a.ffn_hidden_size,
+            normalization="RMSNorm",
+            layernorm_epsilon=a.norm_eps,
+            qk_layernorm=a.has_qk_norm,
+            add_bias_linear=False,
+            add_qkv_bias=a.has_qkv_bias,
+            gated_linear_unit=True,
+            activation_func=F.silu,
+            window_size=None if a.sliding_window is None else (a.sliding_window - 1, 0),
+            attention_dropout=0.0,
+            hidden_dropout=0.0,
+            tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+            pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+            variable_seq_lengths=parallel.pipeline_model_parallel_size > 1,
+            params_dtype=dtype,
+            pipeline_dtype=dtype,
+            bf16=dtype == torch.bfloat16,
+            calculate_per_token_loss=True,
+            perform_initialization=False,
+            use_cpu_initialization=not on_cuda,
+            # These kernels are compiled for CUDA.
+            bias_activation_fusion=on_cuda,
+            masked_softmax_fusion=on_cuda,
+            gradient_accumulation_fusion=False,
+        )
+
+
+def _layer_spec(a: Architecture, has_transformer_engine: bool) -> ModuleSpec:
+    if has_transformer_engine:
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=a.has_qk_norm)
+    spec = get_gpt_layer_local_spec(qk_layernorm=a.has_qk_norm, normalization="RMSNorm")
+    spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    return spec
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,0 +1,72 @@
+"""Process groups, model parallelism and seeds of a training process."""
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from alignflow.errors import ConfigError
+from alignflow.training.config import ParallelConfig
+from alignflow.training.megatron.core import parallel_state, tensor_parallel
+from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
+
+_TIMEOUT = timedelta(minutes=30)
+
+
+@cuda_calls_on_cpu()
+def initialize(parallel: ParallelConfig, *, seed: int) -> torch.device:
+    """Join the process group of the job and split it as configured; returns the rank's device.
+
+    Rank and world size come from the environment that torchrun sets; without it the process is a
+    group of its own. A process group or a model-parallel layout that is already there is kept.
+
+    Raises:
+        ConfigError: The layout needs another number of processes than there are.
+    """
+    device = _local_device()
+    _join_process_group(device)
+    if dist.get_world_size() != parallel.world_size:
+        raise ConfigError(
+            f"parallel: tensor {parallel.tensor_model_parallel_size} x "
+            f"pipeline {parallel.pipeline_model_parallel_size} x "
+            f"data {parallel.data_parallel_size} needs {parallel.world_size} processes, "
+            f"but the job has {dist.get_world_size()}."
+        )
+    if not parallel_state.model_parallel_is_initialized():
+        parallel_state.initialize_model_parallel(
+            parallel.tensor_model_parallel_size,
+            parallel.pipeline_model_parallel_size,
+            distributed_timeout_minutes=int(_TIMEOUT.total_seconds() // 60),
+        )
+    torch.manual_seed(seed)
+    if device.type == "cuda":
+        tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return device
+
+
+def shut_down() -> None:
+    """Leave the model-parallel groups and the process group."""
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _local_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _join_process_group(device: torch.device) -> None:
+    if dist.is_initialized():
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+    else:
+        # A store in memory: no port that a neighbour on the same machine could have taken.
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=_TIMEOUT)

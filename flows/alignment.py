@@ -1,20 +1,37 @@
 """The pipeline: data → SFT → reward model and DPO → evaluation → gate → registry → report."""
 
-from prefect import flow
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
 
 from alignflow.errors import SafetyGateError
 from alignflow.flows.config import Recipe
 from alignflow.flows.graph import stage_graph, stages_to_compute
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.evaluate import evaluate_model, judge_model
-from alignflow.tasks.lifecycle import cancel_jobs, open_pipeline, run_name
+from alignflow.tasks.lifecycle import cancel_jobs, open_pipeline
 from alignflow.tasks.model import import_model
 from alignflow.tasks.register import find_champion, register_model
 from alignflow.tasks.report import Outcome, PipelineArtifacts, write_report
 from alignflow.tasks.train import train_stage
 
 
-@flow(name="align", flow_run_name=run_name, on_cancellation=[cancel_jobs])
+def _run_name() -> str:
+    """Name a flow run after its recipe and the time it started."""
+    recipe = runtime.flow_run.parameters["recipe"]
+    name = recipe["name"] if isinstance(recipe, dict) else recipe.name
+    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def _on_cancellation(_flow: Flow[..., Any], flow_run: FlowRun, _state: State[Any]) -> None:
+    """End the jobs of a cancelled run; Prefect calls this in another process than the flow's."""
+    cancel_jobs(Recipe.model_validate(flow_run.parameters["recipe"]), str(flow_run.id))
+
+
+@flow(name="align", flow_run_name=_run_name, on_cancellation=[_on_cancellation])
 def align(recipe: Recipe, force: list[str] | None = None, start: str | None = None) -> Outcome:
     """Train, judge and register one model; one that the gate refuses is never registered.
 
@@ -27,8 +44,11 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
     Raises:
         SafetyGateError: The gate refused the model; its `outcome` holds report and scores.
     """
-    forced, must_reuse = stages_to_compute(stage_graph(recipe), force or [], start)
-    with open_pipeline(recipe, forced=forced, must_reuse=must_reuse) as pipeline:
+    graph = stage_graph(recipe)
+    forced, must_reuse = stages_to_compute(graph, force or [], start)
+    with open_pipeline(
+        recipe, stages=list(graph), forced=forced, must_reuse=must_reuse
+    ) as pipeline:
         model = import_model.submit(pipeline)
         benchmarks = {
             name: fetch_benchmark.submit(pipeline, name) for name in recipe.evaluation.suites

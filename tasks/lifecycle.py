@@ -1,43 +1,41 @@
 """Opening and closing a pipeline run, and cancelling its jobs from anywhere."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.flows import Flow
 
-from alignflow.artifacts import ArtifactStore
-from alignflow.flows.config import ClusterConfig, Recipe
-from alignflow.flows.graph import stage_graph
 from alignflow.jobs.base import Launcher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
+from alignflow.tasks.config import ClusterConfig, RunConfig
 from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.preflight import open_store
 from alignflow.tasks.tracking import Tracker, tracking_uri
 from alignflow.terminal import current_display
 
 _CANCELLATION_POLL_S = 5.0
 
 
-def run_name() -> str:
-    """Name a flow run after its recipe and the time it started."""
-    recipe = runtime.flow_run.parameters["recipe"]
-    name = recipe["name"] if isinstance(recipe, dict) else recipe.name
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
 @contextmanager
 def open_pipeline(
-    recipe: Recipe, *, forced: frozenset[str], must_reuse: frozenset[str]
+    recipe: RunConfig,
+    *,
+    stages: Sequence[str],
+    forced: frozenset[str],
+    must_reuse: frozenset[str],
 ) -> Iterator[Pipeline]:
     """Open what the stages share; when the run ends in any way, end its jobs and MLflow runs.
+
+    Args:
+        recipe: The pipeline.
+        stages: Names of its stages, in order.
+        forced: Stages to compute anew.
+        must_reuse: Stages that have to be in the store.
 
     Raises:
         StoreError: The artifact store can't be written.
@@ -47,7 +45,7 @@ def open_pipeline(
     store = open_store(recipe)
     store.check_writable()
     display = current_display()
-    display.plan(list(stage_graph(recipe)))
+    display.plan(stages)
     tracker = Tracker(
         uri=tracking_uri(workspace),
         experiment=recipe.registry.experiment,
@@ -86,11 +84,6 @@ def open_pipeline(
         run.end(status)
 
 
-def open_store(recipe: Recipe) -> ArtifactStore:
-    """Return the recipe's artifact store."""
-    return ArtifactStore(recipe.store or str(Path(recipe.workspace).absolute() / "artifacts"))
-
-
 def launcher_for(cluster: ClusterConfig) -> Launcher:
     """Return the launcher that a recipe asks for."""
     return {"local": LocalLauncher}[cluster.launcher]()
@@ -108,15 +101,11 @@ def _watch_for_cancellation(pipeline: Pipeline) -> None:
                 pipeline.stop.set()
 
 
-def cancel_jobs(_flow: Flow[..., Any], flow_run: FlowRun, _state: State[Any]) -> None:
-    """End every job of a cancelled flow run.
-
-    Prefect calls this in another process than the flow's, so the jobs are found on disk.
-    """
-    recipe = Recipe.model_validate(flow_run.parameters["recipe"])
+def cancel_jobs(recipe: RunConfig, flow_run_id: str) -> None:
+    """End every job of a flow run, from any process: the jobs are found on disk."""
     workspace = Path(recipe.workspace).absolute()
     launcher = launcher_for(recipe.cluster)
-    index = flow_run_index(workspace, str(flow_run.id))
+    index = flow_run_index(workspace, flow_run_id)
     for entry in sorted(index.iterdir()) if index.is_dir() else []:
         job = launcher.find(RunFolder(workspace / "jobs" / entry.name))
         if job is not None:

@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact, file_sha256
 from alignflow.errors import ConfigError, DataError
-from alignflow.fingerprints import fingerprints
-from alignflow.flows.config import ModelConfig
+from alignflow.fingerprints import folder_fingerprints
 from alignflow.sources import fetch_folder
+from alignflow.tasks.config import ModelConfig
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
@@ -180,7 +180,7 @@ def _described(output: StageOutput, config: ModelConfig) -> StageOutput:
         if not template.is_file():
             raise ConfigError(f"model.chat_template: {template.absolute()} doesn't exist.")
         shutil.copyfile(template, output.folder / "chat_template.jinja")
-    prints = fingerprints(output.folder)
+    prints = folder_fingerprints(output.folder)
     if prints.chat_template is None:
         raise DataError(
             f"model.source: {config.source} has no chat template; name one in model.chat_template."

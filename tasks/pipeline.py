@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from alignflow import __version__
-from alignflow.artifacts import Artifact, ArtifactStore, stage_key
+from alignflow.artifacts import Artifact, ArtifactStore, ParentRef, code_version, stage_key
 from alignflow.errors import ConfigError
-from alignflow.flows.config import Recipe
 from alignflow.jobs.base import Launcher
+from alignflow.tasks.config import RunConfig
 from alignflow.tasks.tracking import StageRun, Tracker
 from alignflow.terminal import Display
 
@@ -62,7 +61,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        recipe: Recipe,
+        recipe: RunConfig,
         run_id: str,
         flow_run_id: str,
         workspace: Path,
@@ -123,16 +122,18 @@ class Stage:
     """Resolved config, JSON types: everything besides the parents that the result depends on."""
     parents: Mapping[str, Artifact] = field(default_factory=dict)
     """Artifacts it reads, by role."""
+    revision: int = 1
+    """Raised by a change to the stage's code that changes what it makes."""
+
+    @property
+    def parent_refs(self) -> dict[str, ParentRef]:
+        """The parents as a manifest names them."""
+        return {role: parent.ref for role, parent in self.parents.items()}
 
     @property
     def key(self) -> str:
         """Name under which the store finds the artifact again."""
-        return stage_key(
-            self.kind,
-            self.config,
-            {role: parent.manifest.digest for role, parent in self.parents.items()},
-            code_version=__version__,
-        )
+        return stage_key(self.kind, self.config, self.parent_refs, code_version(self.revision))
 
 
 def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
@@ -148,8 +149,8 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
     """
     key = stage.key
 
-    def note_waiting() -> None:
-        pipeline.display.note(stage.name, "another run computes it; waiting")
+    def note_waiting(holder: str) -> None:
+        pipeline.display.note(stage.name, f"{holder} computes it; waiting")
 
     pipeline.display.started(stage.name)
     status: StageStatus = "reused"
@@ -164,7 +165,7 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
                 artifact = _compute(pipeline, stage, key, run, compute)
             run.set_tags(
                 {
-                    "alignflow.digest": artifact.manifest.digest,
+                    "alignflow.digest": artifact.digest,
                     "alignflow.uri": artifact.uri,
                     "alignflow.status": status,
                 }
@@ -199,9 +200,10 @@ def _compute(
             output.folder,
             kind=stage.kind,
             key=key,
-            parents=dict(stage.parents),
-            config=dict(stage.config),
-            metrics=dict(output.metrics),
+            code_version=code_version(stage.revision),
+            parents=stage.parent_refs,
+            config=stage.config,
+            metrics=output.metrics,
             details={**output.details, "seconds": round(time.monotonic() - started, 3)},
             tokenizer=output.tokenizer,
             chat_template=output.chat_template,
@@ -211,9 +213,7 @@ def _compute(
 @contextmanager
 def _stage_run(pipeline: Pipeline, stage: Stage, key: str) -> Iterator[StageRun]:
     """Open the stage's nested MLflow run and close it with the right status."""
-    parents = {
-        f"alignflow.parent.{role}": parent.manifest.digest for role, parent in stage.parents.items()
-    }
+    parents = {f"alignflow.parent.{role}": parent.digest for role, parent in stage.parents.items()}
     run = pipeline.tracker.start_stage(
         stage.name, {"alignflow.key": key, "alignflow.kind": stage.kind, **parents}
     )

@@ -1,5 +1,6 @@
 """Registration of an accepted model: one version a model, whatever often it is run."""
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -51,18 +52,19 @@ def register_model(
     pipeline.display.started("register")
     name = pipeline.recipe.registry.model_name
     tags = {
-        "alignflow.digest": model.manifest.digest,
+        "alignflow.digest": model.digest,
         "alignflow.export": model.uri,
-        "alignflow.parent": parent.manifest.digest,
-        "alignflow.evaluation": evaluation.manifest.digest,
+        "alignflow.parent": parent.digest,
+        "alignflow.evaluation": evaluation.digest,
         "alignflow.verdict": "accepted",
-        "alignflow.verdict_digest": verdict_artifact.manifest.digest,
+        "alignflow.verdict_digest": verdict_artifact.digest,
         "alignflow.store": pipeline.store.url,
-        **{f"alignflow.dataset.{role}": a.manifest.digest for role, a in datasets.items()},
+        **{f"alignflow.dataset.{role}": a.digest for role, a in datasets.items()},
     }
     # Two runs of one model at once must not make two versions of it.
-    with pipeline.store.lock(f"register-{name}-{model.manifest.digest}"):
-        version = pipeline.tracker.find_version(name, model.manifest.digest)
+    lock = hashlib.sha256(f"register {name} {model.digest}".encode()).hexdigest()
+    with pipeline.store.lock(lock):
+        version = pipeline.tracker.version_of(name, model.digest)
         is_new = version is None
         if version is None:
             version = _create_version(pipeline, name, model, evaluation, tags)
@@ -79,7 +81,7 @@ def register_model(
 def _create_version(
     pipeline: Pipeline, name: str, model: Artifact, evaluation: Artifact, tags: Mapping[str, str]
 ) -> RegisteredVersion:
-    run = pipeline.tracker.start_stage("register", {"alignflow.key": model.manifest.key})
+    run = pipeline.tracker.start_stage("register", {"alignflow.key": model.key})
     try:
         model_id = pipeline.tracker.log_model(run, name, model, step=0)
         scores = read_scores(pipeline.local(evaluation))["scores"]

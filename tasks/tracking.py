@@ -1,12 +1,13 @@
 """The only module that talks to MLflow: runs, metrics, datasets, lineage edges, the registry.
 
-One parent run a pipeline run, one nested run a stage. Checkpoints stay in the artifact store; MLflow
-holds their URI and manifest. Everything goes through `MlflowClient` with explicit run ids, because
+One parent run a pipeline run, one nested run a stage. Checkpoints stay in the artifact store;
+MLflow holds their URI and manifest. Everything goes through `MlflowClient` with explicit run ids, because
 stages log from several threads at once and the fluent API's active run is a thread's own.
 """
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ class StageRun:
         """Record a dataset artifact as an input, under our own content digest."""
         dataset = Dataset(
             name=name,
-            digest=f"sha256:{artifact.manifest.digest[:_DIGEST_CHARS]}",
+            digest=f"sha256:{artifact.digest[:_DIGEST_CHARS]}",
             source_type="local" if artifact.uri.startswith(("/", "file:")) else "s3",
             source=json.dumps({"uri": artifact.uri}),
         )
@@ -167,9 +168,17 @@ class Tracker:
             return str(found.experiment_id)
 
     @property
-    def experiment_id(self) -> str:
-        """MLflow's id of the experiment."""
-        return self._experiment_id
+    def run_url(self) -> str | None:
+        """Page of the parent run; None with a database file, which needs a server first."""
+        if not self.uri.startswith("http"):
+            return None
+        return f"{self.uri}/#/experiments/{self._experiment_id}/runs/{self.run.run_id}"
+
+    def version_url(self, version: RegisteredVersion) -> str | None:
+        """Page of a registered version; None with a database file."""
+        if not self.uri.startswith("http"):
+            return None
+        return f"{self.uri}/#/models/{version.name}/versions/{version.version}"
 
     @property
     def run(self) -> StageRun:
@@ -202,10 +211,10 @@ class Tracker:
                 name=name,
                 source_run_id=run.run_id,
                 experiment_id=self._experiment_id,
-                model_type=artifact.manifest.kind,
+                model_type=artifact.kind,
                 tags={
-                    "alignflow.digest": artifact.manifest.digest,
-                    "alignflow.key": artifact.manifest.key,
+                    "alignflow.digest": artifact.digest,
+                    "alignflow.key": artifact.key,
                     "alignflow.uri": artifact.uri,
                 },
             )
@@ -217,12 +226,12 @@ class Tracker:
         """Return MLflow's id of the model with the artifact's digest, if it was recorded."""
         found = self._client.search_logged_models(
             experiment_ids=[self._experiment_id],
-            filter_string=f"tags.`alignflow.digest` = '{artifact.manifest.digest}'",
+            filter_string=f"tags.`alignflow.digest` = '{artifact.digest}'",
             max_results=1,
         )
         return str(found[0].model_id) if found else None
 
-    def find_version(self, name: str, digest: str) -> RegisteredVersion | None:
+    def version_of(self, name: str, digest: str) -> RegisteredVersion | None:
         """Return the registered version that holds the model with this digest."""
         for version in self._versions(name):
             if version.tags.get("alignflow.digest") == digest:
@@ -235,20 +244,7 @@ class Tracker:
 
     def get_version(self, name: str, version_or_alias: str) -> RegisteredVersion | None:
         """Return a version by number or alias, or None."""
-        try:
-            if str(version_or_alias).isdigit():
-                found = self._client.get_model_version(name, version_or_alias)
-            else:
-                found = self._client.get_model_version_by_alias(name, version_or_alias)
-        except MlflowException:
-            return None
-        return RegisteredVersion(
-            name=name,
-            version=str(found.version),
-            tags=dict(found.tags),
-            aliases=tuple(found.aliases),
-            run_id=found.run_id or "",
-        )
+        return find_version(self._client, name, version_or_alias)
 
     def register(
         self, name: str, model_id: str, *, run: StageRun, tags: Mapping[str, str]
@@ -275,6 +271,48 @@ class Tracker:
     def set_alias(self, version: RegisteredVersion, alias: str) -> None:
         """Point an alias at a version."""
         self._client.set_registered_model_alias(version.name, alias, version.version)
+
+
+def find_version(
+    client: MlflowClient, name: str, version_or_alias: str
+) -> RegisteredVersion | None:
+    """Return a version by number or alias, or None where there is none."""
+    try:
+        if version_or_alias.isdigit():
+            found = client.get_model_version(name, version_or_alias)
+        else:
+            found = client.get_model_version_by_alias(name, version_or_alias)
+    except MlflowException as error:
+        # An unknown alias is a bad parameter to MLflow; a server that is down is neither.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return RegisteredVersion(
+        name=name,
+        version=str(found.version),
+        tags=dict(found.tags),
+        aliases=tuple(found.aliases),
+        run_id=found.run_id or "",
+    )
+
+
+def resolve_version(ref: str, workspace: Path) -> RegisteredVersion:
+    """Return the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
+
+    Raises:
+        ConfigError: It has another form, or the registry holds no such version.
+    """
+    match = re.fullmatch(r"models:/(?P<name>[^/@]+)[/@](?P<version>[^/@]+)", ref)
+    if match is None:
+        raise ConfigError(f"{ref}: a model is named models:/NAME@ALIAS or models:/NAME/VERSION.")
+    uri = tracking_uri(workspace.absolute())
+    mlflow.set_tracking_uri(uri)
+    found = find_version(MlflowClient(uri), match["name"], match["version"])
+    if found is None or "alignflow.digest" not in found.tags:
+        raise ConfigError(
+            f"{ref}: the registry at {_without_password(uri)} holds no such version of alignflow."
+        )
+    return found
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

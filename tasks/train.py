@@ -10,7 +10,7 @@ from prefect.tasks import Task
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import JobError
-from alignflow.fingerprints import Fingerprints, check_same, fingerprints
+from alignflow.fingerprints import Fingerprints, check_same, folder_fingerprints
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
@@ -50,12 +50,12 @@ def train_stage(
     )
 
     def compute(run: StageRun, _scratch: Path) -> StageOutput:
-        run.log_dataset(dataset.manifest.kind, dataset, context=name)
+        run.log_dataset(dataset.kind, dataset, context=name)
         parent_id = pipeline.tracker.find_model(model)
         if parent_id is not None:
             run.log_model_input(parent_id)
         folder = pipeline.local(model)
-        check_same(name, fingerprints(folder), "its parent", fingerprints_of(model))
+        check_same(name, folder_fingerprints(folder), "its parent", fingerprints_of(model))
         job = TrainingJob(stage=config, model=folder, dataset=pipeline.local(dataset))
         output = run_job(
             pipeline,

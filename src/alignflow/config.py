@@ -31,6 +31,11 @@ class Config(BaseModel):
         return type(self).model_validate({**self.model_dump(), **changes})
 
 
+def as_yaml(config: Config) -> str:
+    """Return the config as YAML text, every field written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 

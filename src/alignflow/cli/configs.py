@@ -12,8 +12,8 @@ app = typer.Typer(help="Look at recipes.", no_args_is_help=True)
 @app.command()
 def show(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Print a recipe with defaults, overrides and variables filled in."""
-    from alignflow.config import load_config
-    from alignflow.flows.config import Recipe, as_yaml
+    from alignflow.config import as_yaml, load_config
+    from alignflow.flows.config import Recipe
 
     print(as_yaml(load_config(Recipe, recipe, overrides=overrides or [])), end="")
 

@@ -1,0 +1,132 @@
+"""`alignflow run`, `report` and `lineage`: run a recipe and look at what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignflow.cli.options import DEFAULT_WORKSPACE, Overrides, RecipePath, Workspace
+from alignflow.errors import InputError, SafetyGateError
+
+if TYPE_CHECKING:
+    from alignflow.tasks.report import Outcome
+
+
+def run(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Compute this stage and all after it anew."),
+    ] = None,
+    force: Annotated[
+        list[str] | None, typer.Option(metavar="STAGE", help="Compute this stage anew.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Run a recipe; stages whose result is in the store are reused."""
+    from rich.console import Console
+
+    from alignflow.config import load_config
+    from alignflow.flows.config import Recipe
+    from alignflow.flows.graph import stage_graph, stages_to_compute
+    from alignflow.tasks.preflight import check_inputs
+    from alignflow.terminal import make_display
+
+    config = load_config(Recipe, recipe, overrides=overrides or [])
+    stages_to_compute(stage_graph(config), force or [], start)
+    check_inputs(config)
+    console = Console()
+    _quieten()
+    try:
+        with make_display(json, console):
+            from alignflow.flows.alignment import align
+
+            outcome = align(config, force=force, start=start)
+    except SafetyGateError as refusal:
+        _show(refusal.outcome, console, json)
+        raise
+    _show(outcome, console, json)
+
+
+def _quieten() -> None:
+    """Keep Prefect's log lines off the terminal, where the stage table is; its pages have them."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _show(outcome: Outcome, console: object, json: bool) -> None:
+    if json:
+        print(outcome.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    from alignflow.terminal import print_summary
+
+    if isinstance(console, Console):
+        print_summary(console, outcome)
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="Name of a run, or latest.")] = "latest",
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Render a run's report page again and print where it lies."""
+    from alignflow.reporting.model import ReportData
+    from alignflow.reporting.page import render_page
+
+    folder = _run_folder(workspace, run)
+    data = ReportData.model_validate_json((folder / "report.json").read_bytes())
+    page = folder / "report.html"
+    page.write_text(render_page(data), encoding="utf-8")
+    print(page)
+
+
+def _run_folder(workspace: Path, run: str) -> Path:
+    runs = sorted(
+        (path.parent for path in workspace.glob("runs/*/report.json")),
+        key=lambda folder: folder.stat().st_mtime,
+    )
+    if not runs:
+        raise InputError(f"{workspace.absolute()} holds no finished run; run a recipe first.")
+    if run == "latest":
+        return runs[-1]
+    found = [folder for folder in runs if folder.name == run]
+    if not found:
+        latest = ", ".join(folder.name for folder in runs[-3:])
+        raise InputError(f"there is no finished run {run}; the latest are {latest}.")
+    return found[0]
+
+
+def lineage(
+    ref: Annotated[
+        str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a digest.")
+    ],
+    format: Annotated[
+        str, typer.Option("--format", help="tree, json or mermaid.", metavar="FORMAT")
+    ] = "tree",
+    store: Annotated[str | None, typer.Option(help="URL of the artifact store.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Walk from a model version or artifact back to every data set."""
+    from alignflow.artifacts import ArtifactStore
+    from alignflow.lineage import to_json, to_mermaid, to_tree, trace
+
+    renderers = {"tree": to_tree, "json": to_json, "mermaid": to_mermaid}
+    if format not in renderers:
+        raise InputError(f"--format {format}: formats are tree, json and mermaid.")
+    digest = ref
+    if ref.startswith("models:/"):
+        from alignflow.tasks.tracking import resolve_version
+
+        version = resolve_version(ref, workspace)
+        digest = version.tags["alignflow.digest"]
+        store = store or version.tags.get("alignflow.store")
+    artifacts = ArtifactStore(store or str(workspace.absolute() / "artifacts"))
+    sys.stdout.write(renderers[format](trace(artifacts, artifacts.get(digest))))

@@ -1,0 +1,356 @@
+"""The end of a run: its report, its pages in Prefect and MLflow, and what the terminal says."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
+
+from alignflow import __version__
+from alignflow.artifacts import Artifact
+from alignflow.config import Config, as_yaml
+from alignflow.evaluation.gate import Verdict
+from alignflow.reporting.model import (
+    ROLES,
+    Answer,
+    Lineage,
+    LineageEdge,
+    LineageNode,
+    Links,
+    Message,
+    ModelRole,
+    ReportData,
+    RuleOutcome,
+    Sample,
+    ScoreRow,
+    StageRecord,
+    TrainingCurve,
+    VerdictSummary,
+)
+from alignflow.reporting.page import render_page, verdict_sentence
+from alignflow.reporting.scores import format_difference, format_score, score_row
+from alignflow.tasks.data import summarise_dataset
+from alignflow.tasks.evaluate import read_scores
+from alignflow.tasks.jobs import num_gpus
+from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.tracking import RegisteredVersion
+
+
+@dataclass(frozen=True)
+class PipelineArtifacts:
+    """The artifacts that the report shows."""
+
+    demonstrations: Artifact
+    preferences: Artifact
+    aligned: Artifact
+    evaluations: Mapping[str, Artifact]
+    verdict: Artifact
+
+
+class Outcome(Config):
+    """What a run came to."""
+
+    run_id: str
+    passed: bool
+    sentence: str
+    """The verdict in one sentence."""
+    reasons: list[str]
+    """One of every rule, those of failed rules first."""
+    scores: list[ScoreRow]
+    model_version: str | None
+    """`models:/NAME/VERSION`; None if refused."""
+    export: str
+    """Hugging Face folder or URL of the aligned model."""
+    report: Path
+    stages: dict[str, str]
+    """`computed` or `reused`, by stage."""
+    flow_run_id: str
+    prefect_url: str | None
+    """URL of the flow run's page; None with a temporary server, which ends with the run."""
+    mlflow_uri: str
+    mlflow_url: str | None
+    """URL of the run's page; None with a database file, which needs a server first."""
+
+
+@task(task_run_name="report", cache_policy=NO_CACHE)
+def write_report(
+    pipeline: Pipeline,
+    artifacts: PipelineArtifacts,
+    verdict: Verdict,
+    version: RegisteredVersion | None,
+) -> Outcome:
+    """Write the report page, put it into MLflow, and tell the story on Prefect's run page."""
+    pipeline.display.started("report")
+    folder = run_folder(pipeline.workspace, pipeline.run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = collect(pipeline, artifacts, verdict, version)
+    page = folder / "report.html"
+    (folder / "report.json").write_text(data.model_dump_json(indent=1), encoding="utf-8")
+    page.write_text(render_page(data), encoding="utf-8")
+    _publish_in_mlflow(pipeline, page, data)
+    outcome = Outcome(
+        run_id=pipeline.run_id,
+        passed=verdict.passed,
+        sentence=verdict_sentence(data),
+        reasons=[rule.reason for rule in sorted(verdict.rules, key=lambda rule: rule.passed)],
+        scores=data.scores,
+        model_version=version.uri if version else None,
+        export=artifacts.aligned.uri,
+        report=page,
+        stages={name: record.status for name, record in pipeline.records.items()},
+        flow_run_id=pipeline.flow_run_id,
+        prefect_url=data.links.prefect_run,
+        mlflow_uri=pipeline.tracker.uri,
+        mlflow_url=data.links.mlflow_run,
+    )
+    _publish_in_prefect(data, outcome)
+    pipeline.display.finished("report", "done", str(page))
+    return outcome
+
+
+def run_folder(workspace: Path, run_id: str) -> Path:
+    """Folder of a run's report."""
+    return workspace / "runs" / run_id
+
+
+def collect(
+    pipeline: Pipeline,
+    artifacts: PipelineArtifacts,
+    verdict: Verdict,
+    version: RegisteredVersion | None,
+) -> ReportData:
+    """Gather all that the page shows."""
+    now = datetime.now(UTC)
+    evaluated = {role: pipeline.local(a) for role, a in artifacts.evaluations.items()}
+    return ReportData(
+        pipeline=pipeline.recipe.name,
+        run_id=pipeline.run_id,
+        finished_at=now,
+        seconds=(now - pipeline.started_at).total_seconds(),
+        recipe=as_yaml(pipeline.recipe),
+        verdict=VerdictSummary(
+            passed=verdict.passed,
+            rules=[
+                RuleOutcome(name=rule.name, passed=rule.passed, reason=rule.reason)
+                for rule in verdict.rules
+            ],
+        ),
+        scores=_score_rows({role: read_scores(path) for role, path in evaluated.items()}),
+        curves=_curves(pipeline),
+        datasets=[
+            summarise_dataset(pipeline, "demonstrations", artifacts.demonstrations),
+            summarise_dataset(pipeline, "preferences", artifacts.preferences),
+        ],
+        lineage=_lineage(pipeline, artifacts, version),
+        stages=_stage_records(pipeline),
+        samples=_samples(evaluated),
+        links=Links(
+            prefect_run=_prefect_url(pipeline.flow_run_id),
+            mlflow_run=pipeline.tracker.run_url,
+            model_version=(
+                f"{version.name} version {version.version} ({', '.join(version.aliases)})"
+                if version
+                else None
+            ),
+            model_version_url=pipeline.tracker.version_url(version) if version else None,
+            export=artifacts.aligned.uri if version else None,
+            store=pipeline.store.url,
+        ),
+        versions=_versions(),
+        machine=_machine(),
+    )
+
+
+def _score_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[ScoreRow]:
+    names = list(dict.fromkeys(name for item in scores.values() for name in item["scores"]))
+    return [_score_row(name, scores) for name in names]
+
+
+def _score_row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> ScoreRow:
+    present = {role: scores[role] for role in ROLES if scores[role]["scores"].get(name) is not None}
+    groups: dict[str, dict[ModelRole, float]] = {}
+    for role, item in present.items():
+        for group, value in item["groups"].get(name, {}).items():
+            groups.setdefault(group, {})[role] = value
+    row = score_row(
+        name,
+        {role: item["scores"][name] for role, item in present.items()},
+        groups=groups,
+        num_items=next(
+            (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None
+        ),
+    )
+    stderrs = {
+        role: item["stderr"][name]
+        for role, item in present.items()
+        if item.get("stderr", {}).get(name) is not None
+    }
+    return row.replaced(stderrs=stderrs) if stderrs else row
+
+
+def _curves(pipeline: Pipeline) -> list[TrainingCurve]:
+    curves = []
+    for record in pipeline.records.values():
+        kind = record.artifact.kind
+        lines = record.artifact.manifest.details.get("curves", [])
+        if any(f"{kind}/loss" in line for line in lines):
+            curves.append(TrainingCurve.from_metrics(kind, lines))
+    return curves
+
+
+def _stage_records(pipeline: Pipeline) -> list[StageRecord]:
+    records = []
+    for record in pipeline.records.values():
+        details = record.artifact.manifest.details
+        tokens = details.get("num_tokens")
+        records.append(
+            StageRecord(
+                name=record.name,
+                status=record.status,
+                seconds=record.seconds,
+                num_processes=details.get("num_processes", 1),
+                tokens=tokens,
+                tokens_per_s=details.get("tokens_per_s"),
+                peak_memory_bytes=details.get("peak_memory_bytes"),
+            )
+        )
+    return records
+
+
+def _lineage(
+    pipeline: Pipeline, artifacts: PipelineArtifacts, version: RegisteredVersion | None
+) -> Lineage:
+    """Draw the run's artifacts and their edges; the registry hangs on model and verdict."""
+    names = {record.artifact.digest: name for name, record in pipeline.records.items()}
+    nodes = [
+        LineageNode(
+            id=name,
+            kind=record.artifact.kind,
+            label=name,
+            digest=record.artifact.digest,
+            detail=_detail(record.artifact),
+        )
+        for name, record in pipeline.records.items()
+    ]
+    edges = [
+        LineageEdge(source=names[parent.digest], target=name, role=role)
+        for name, record in pipeline.records.items()
+        for role, parent in record.artifact.manifest.parents.items()
+        if parent.digest in names
+    ]
+    if version is not None:
+        detail = f"version {version.version}"
+        nodes.append(LineageNode(id="registry", kind="registry", label=version.name, detail=detail))
+        edges += [
+            LineageEdge(source=names[artifact.digest], target="registry")
+            for artifact in (artifacts.aligned, artifacts.verdict)
+        ]
+    return Lineage(nodes=nodes, edges=edges)
+
+
+def _detail(artifact: Artifact) -> str:
+    details = artifact.manifest.details
+    if "num_train" in details:
+        return f"{details['num_train']} rows"
+    if "num_steps" in details:
+        return f"{details['num_steps']} steps"
+    return ""
+
+
+def _samples(evaluated: Mapping[str, Path]) -> list[Sample]:
+    answers = {role: _read_samples(evaluated[role]) for role in ROLES}
+    return [
+        Sample(
+            prompt=[Message.model_validate(message) for message in line["prompt"]],
+            answers={
+                role: Answer(text=lines[i]["answer"], reward=lines[i].get("reward"))
+                for role, lines in answers.items()
+            },
+        )
+        for i, line in enumerate(answers["aligned"])
+    ]
+
+
+def _read_samples(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "samples.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "megatron-core", "transformers", "prefect", "mlflow")
+    return {
+        "alignflow": __version__,
+        "python": platform.python_version(),
+        **{package: package_version(package) for package in packages},
+    }
+
+
+def _machine() -> str:
+    gigabytes = psutil.virtual_memory().total / 2**30
+    gpus = num_gpus()
+    return (
+        f"{os.cpu_count()} CPU cores, {gigabytes:.0f} GiB of memory, "
+        f"{f'{gpus} GPUs' if gpus else 'no GPU'}"
+    )
+
+
+def _prefect_url(flow_run_id: str) -> str | None:
+    """Return the flow run's page; a temporary server's address is gone when the run ends."""
+    if not PREFECT_API_URL.value():
+        return None
+    ui = PREFECT_UI_URL.value() or PREFECT_API_URL.value().removesuffix("/api")
+    return f"{ui}/runs/flow-run/{flow_run_id}"
+
+
+def _publish_in_mlflow(pipeline: Pipeline, page: Path, data: ReportData) -> None:
+    run = pipeline.tracker.run
+    run.log_file(page)
+    run.set_tags({"alignflow.verdict": "accepted" if data.verdict.passed else "refused"})
+    final = {row.name: row.values["aligned"] for row in data.scores if "aligned" in row.values}
+    run.log_metrics(final, time_ms=int(data.finished_at.timestamp() * 1000))
+
+
+def _publish_in_prefect(data: ReportData, outcome: Outcome) -> None:
+    """Put verdict, score table and links on the flow run's page."""
+    create_markdown_artifact(
+        key="verdict",
+        description=outcome.sentence,
+        markdown="\n".join(
+            [f"## {outcome.sentence}", ""]
+            + [
+                f"- {'passed' if rule.passed else '**failed**'}: {rule.reason}"
+                for rule in data.verdict.rules
+            ]
+        ),
+    )
+    create_table_artifact(
+        key="scores",
+        description="Scores of the base, the SFT and the aligned model",
+        table=[
+            {
+                "score": row.label,
+                **{role: format_score(row, row.values.get(role)) for role in ROLES},
+                "aligned - base": format_difference(row),
+            }
+            for row in data.scores
+        ],
+    )
+    create_link_artifact(
+        key="report", link=outcome.report.as_uri(), link_text="report", description="Report page"
+    )
+    if data.links.mlflow_run:
+        create_link_artifact(
+            key="mlflow-run", link=data.links.mlflow_run, link_text="run in MLflow"
+        )

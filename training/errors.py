@@ -18,9 +18,3 @@ class DivergedError(TrainingError):
 
 class ReferenceMismatchError(TrainingError):
     """The first step shows that policy and reference are not the same model."""
-
-
-class StoppedError(TrainingError):
-    """The job was asked to stop and left a checkpoint behind."""
-
-    kind = FailureKind.CANCELLED

@@ -1,0 +1,41 @@
+"""What torchrun starts: `python -m alignflow.training RUN_FOLDER` trains one stage."""
+
+from pydantic import ValidationError
+
+from alignflow.errors import ConfigError
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobResult, JobSpec
+from alignflow.jobs.worker import run_job
+from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig, TrainingJob
+
+
+def train(folder: RunFolder, spec: JobSpec) -> JobResult:
+    """Run the stage that the job's config names.
+
+    Raises:
+        ConfigError: The config is no TrainingJob.
+    """
+    try:
+        job = TrainingJob.model_validate(spec.config)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{folder.path}/job.json: config.{field}: {first['msg']}.") from None
+    # Imported here: they load torch and megatron, which a bad config needn't wait for.
+    match job.stage:
+        case SFTConfig() as config:
+            from alignflow.training.stages import sft
+
+            return sft.run(config, job, folder)
+        case RewardModelConfig() as config:
+            from alignflow.training.stages import reward_model
+
+            return reward_model.run(config, job, folder)
+        case DPOConfig() as config:
+            from alignflow.training.stages import dpo
+
+            return dpo.run(config, job, folder)
+
+
+if __name__ == "__main__":
+    run_job(train)

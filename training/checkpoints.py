@@ -1,0 +1,74 @@
+"""The resume checkpoints of a run folder: which of them counts, and which may go."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignflow.errors import ConfigError, DataError
+from alignflow.jobs.run_folder import write_atomically
+
+_MARKER = "complete"
+
+
+class Checkpoints:
+    """Folders `step-NNNNNNNN`; one counts once its marker, written last, stands in it.
+
+    The marker holds what the run was made of, its data digest and its config. A checkpoint of
+    another run is refused: going on from it would give a model that no config describes.
+    """
+
+    def __init__(
+        self, folder: Path, *, data_digest: str, config: Mapping[str, Any], keep: int
+    ) -> None:
+        self._folder = folder
+        self._identity = json.loads(json.dumps({"data_digest": data_digest, "config": config}))
+        self._keep = keep
+
+    def newest(self) -> Path | None:
+        """Return the newest complete checkpoint, or None.
+
+        Raises:
+            ConfigError: It was made under another config.
+            DataError: It was made on other data.
+        """
+        complete = self._complete()
+        if not complete:
+            return None
+        identity = json.loads((complete[-1] / _MARKER).read_text(encoding="utf-8"))
+        self._check(complete[-1], identity)
+        return complete[-1]
+
+    def path(self, step: int) -> Path:
+        """Return the folder of the checkpoint after `step` steps."""
+        return self._folder / f"step-{step:08d}"
+
+    def begin(self, path: Path) -> None:
+        """Make the checkpoint's folder, emptied of what a killed attempt left there."""
+        if path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+
+    def finish(self, path: Path) -> None:
+        """Make the checkpoint count, then remove those that are no longer kept."""
+        write_atomically(path / _MARKER, json.dumps(self._identity, indent=2) + "\n")
+        for old in self._complete()[: -self._keep]:
+            (old / _MARKER).unlink()  # first: half a checkpoint must not count
+            shutil.rmtree(old)
+
+    def _complete(self) -> list[Path]:
+        return sorted(marker.parent for marker in self._folder.glob(f"step-*/{_MARKER}"))
+
+    def _check(self, path: Path, identity: dict[str, Any]) -> None:
+        hint = "remove the run folder's checkpoints to start over"
+        if identity["data_digest"] != self._identity["data_digest"]:
+            raise DataError(f"{path}: this checkpoint was made on other data; {hint}.")
+        before, now = identity["config"], self._identity["config"]
+        changed = [name for name in now if before.get(name) != now[name]]
+        if changed:
+            name = changed[0]
+            raise ConfigError(
+                f"{path}: this checkpoint was made with {name} {before.get(name)!r}, "
+                f"the job now has {now[name]!r}; {hint}."
+            )

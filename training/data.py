@@ -1,0 +1,202 @@
+"""From a dataset artifact to tokenised rows.
+
+Rank 0 tokenises into the run folder, batch by batch; every rank maps the result, and a resumed job
+finds it there. Long rows are cut at the end and counted. A row that can't be learnt from is refused
+by name: its answer was cut away, its template makes the mask wrong, its two answers became equal.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignflow.data_validation.canonical import Split, read_tables, shards
+from alignflow.errors import DataError
+from alignflow.jobs.worker import raise_if_stop_requested
+from alignflow.training.chat import ChatTokenizer, RenderedChat, TokenizedChat
+from alignflow.training.rows import RowWriter, TokenRows
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+_BATCH_RECORDS = 512
+
+
+@dataclass(frozen=True)
+class RecordKind:
+    """How the records of a dataset become rows."""
+
+    name: str
+    columns: tuple[str, ...]
+    """Columns that the records must have."""
+    rows_per_item: int
+    render: Callable[[ChatTokenizer, Mapping[str, Any]], list[RenderedChat]]
+    check: Callable[[Sequence[TokenizedChat]], None]
+    """Raises DataError where the rows of a record, already cut, don't fit together."""
+
+
+def _render_demonstration(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    return [chat.render(record["messages"])]
+
+
+def _render_pair(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    return [
+        chat.render(
+            [*record["prompt"], {"role": "assistant", "content": record[answer]}],
+            learn="last_turn",
+        )
+        for answer in ("chosen", "rejected")
+    ]
+
+
+def _check_demonstration(rows: Sequence[TokenizedChat]) -> None:
+    """A demonstration is one row: there is nothing it must fit to."""
+
+
+def _check_pair(rows: Sequence[TokenizedChat]) -> None:
+    chosen, rejected = rows
+    if np.array_equal(chosen.tokens_T, rejected.tokens_T):
+        raise DataError("both answers are equal once cut.", reason="pair_equal_after_cut")
+    if not np.array_equal(_prompt(chosen), _prompt(rejected)):
+        raise DataError(
+            "the first characters of an answer merge with the prompt into one token.",
+            reason="prompt_not_shared",
+        )
+
+
+def _prompt(row: TokenizedChat) -> Any:
+    return row.tokens_T[: int(row.is_learnt_T.argmax())]
+
+
+DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _check_demonstration)
+"""Conversations of which every assistant turn is learnt."""
+
+PREFERENCES = RecordKind(
+    "preference", ("prompt", "chosen", "rejected"), 2, _render_pair, _check_pair
+)
+"""Pairs of answers to one prompt; in each the answer is learnt, the prompt is not."""
+
+
+def load_rows(
+    dataset: Path,
+    split: Split,
+    kind: RecordKind,
+    *,
+    model: Path,
+    max_length: int,
+    cache: Path,
+    is_writer: bool,
+) -> TokenRows:
+    """Return the tokenised rows of a split, made by the writer and awaited by all others.
+
+    Args:
+        dataset: Dataset artifact.
+        split: Which of its two splits.
+        kind: What its records are.
+        model: Hugging Face folder whose tokenizer and chat template are used.
+        max_length: Tokens a row is cut at.
+        cache: Folder that all ranks see and that outlives a killed job.
+        is_writer: Whether this process tokenises; true for exactly one.
+
+    Raises:
+        DataError: The dataset or the tokenizer can't be used.
+    """
+    digest = _digest(dataset, split, kind, model, max_length)
+    folder = cache / split
+    rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)
+    if rows is None and is_writer:
+        _tokenize(dataset, split, kind, ChatTokenizer.load(model), max_length, folder, digest)
+    while rows is None:
+        raise_if_stop_requested()
+        time.sleep(0.05)
+        rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)
+    if split == "train" and not len(rows):
+        raise DataError(_nothing_left(dataset, rows))
+    return rows
+
+
+def _nothing_left(dataset: Path, rows: TokenRows) -> str:
+    counts = sorted(rows.summary.reasons.items(), key=lambda item: -item[1])
+    refused = ", ".join(f"{count} for {reason}" for reason, count in counts)
+    return f"{dataset}: no training row is left to learn from (refused: {refused or 'none'})."
+
+
+def _tokenize(
+    dataset: Path,
+    split: Split,
+    kind: RecordKind,
+    chat: ChatTokenizer,
+    max_length: int,
+    folder: Path,
+    digest: str,
+) -> None:
+    writer = RowWriter(folder)
+    for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
+        missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
+        if missing:
+            raise DataError(
+                f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
+                f"ingest it with --kind {kind.name}."
+            )
+        _add_records(writer, kind, chat, batch.to_pylist(), max_length)
+    writer.finish(digest)
+
+
+def _add_records(
+    writer: RowWriter,
+    kind: RecordKind,
+    chat: ChatTokenizer,
+    records: Iterable[Mapping[str, Any]],
+    max_length: int,
+) -> None:
+    """Tokenise a batch of records at once; what can't be learnt from is refused by name."""
+    rendered: list[tuple[str, list[RenderedChat]]] = []
+    for record in records:
+        try:
+            rendered.append((record["id"], kind.render(chat, record)))
+        except DataError as error:
+            writer.refuse(record["id"], error.reason or "bad_row")
+    tokenized = iter(chat.tokenize([text for _, chats in rendered for text in chats]))
+    for record_id, chats in rendered:
+        rows = [next(tokenized) for _ in chats]
+        try:
+            for text, row in zip(chats, rows, strict=True):
+                chat.check(text, row)
+            cut = [_cut(row, max_length) for row in rows]
+            kind.check(cut)
+        except DataError as error:
+            writer.refuse(record_id, error.reason or "bad_row")
+            continue
+        for row, kept in zip(rows, cut, strict=True):
+            writer.append(kept, is_truncated=len(row.tokens_T) > max_length)
+
+
+def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
+    """Return the row's first tokens; the first of all is never learnt, for nothing predicts it."""
+    is_learnt_T = row.is_learnt_T[:max_length].copy()
+    is_learnt_T[:1] = False
+    if not is_learnt_T.any():
+        raise DataError(
+            f"nothing of the answer is left within {max_length} tokens.",
+            reason="response_cut_away",
+        )
+    return TokenizedChat(row.tokens_T[:max_length], is_learnt_T)
+
+
+def _digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
+    """Return the SHA-256 of all that determines the tokens: shards, tokenizer, kind and length."""
+    digest = hashlib.sha256(f"{kind.name} {split} {max_length}".encode())
+    files = [*shards(dataset, split), *(model / name for name in _TOKENIZER_FILES)]
+    for path in files:
+        if path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()

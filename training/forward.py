@@ -1,0 +1,85 @@
+"""Passes without gradient over many rows: held-out means, and one value a row."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from alignflow.jobs.worker import JobStoppedError, stop_requested
+from alignflow.training.batch import PackedBatch
+from alignflow.training.collectives import any_rank, max_over_ranks, sum_over_ranks
+from alignflow.training.feed import BatchT, Feed
+from alignflow.training.losses import SummedLoss
+from alignflow.training.packing import Items
+
+if TYPE_CHECKING:  # importing megatron takes seconds
+    from alignflow.training.megatron.run import Run
+
+
+def stop_if_asked() -> None:
+    """Leave the work on every rank once any rank was told to stop.
+
+    Raises:
+        JobStoppedError: The job was told to stop.
+    """
+    if any_rank(stop_requested()):
+        raise JobStoppedError("The job was told to stop.")
+
+
+def mean_loss(
+    run: "Run",
+    feed: Feed[BatchT],
+    global_batches: Sequence[Items],
+    compute_loss: Callable[[Tensor, BatchT], SummedLoss],
+) -> dict[str, float]:
+    """Return `loss` and the metrics of the items, as means over all of their units.
+
+    Args:
+        run: The model.
+        feed: The split.
+        global_batches: Items, so many at a time as all ranks are given at once; without any there
+            are no metrics.
+        compute_loss: The loss, as in training.
+    """
+    sums: dict[str, Tensor] = {}
+    for items in global_batches:
+        stop_if_asked()
+        batches = feed.batches(items)
+        for output, batch in zip(run.forward(batches), batches, strict=True):
+            loss = compute_loss(output, batch)
+            for name, value in {"units": loss.units, "loss": loss.total, **loss.metrics}.items():
+                sums[name] = sums.get(name, 0) + value.double()
+    if not sums:
+        return {}
+    total = dict(zip(sums, sum_over_ranks(torch.stack(list(sums.values()))).tolist(), strict=True))
+    units = total.pop("units")
+    return {name: value / units for name, value in total.items()}
+
+
+def row_values(
+    run: "Run",
+    feed: Feed[BatchT],
+    global_batches: Sequence[Items],
+    values_of: Callable[[Tensor, PackedBatch], Tensor],
+) -> Tensor:
+    """Return one finite number for each row of the split, the same on every rank.
+
+    Args:
+        run: The model.
+        feed: The split.
+        global_batches: Items to visit, so many at a time as all ranks are given at once.
+        values_of: From the model's output and the batch to its rows' values, [R].
+
+    Returns:
+        [rows of the split] float32 on the CPU; minus infinity where a row wasn't visited.
+    """
+    values = torch.full((feed.rows.num_rows,), -torch.inf)
+    for items in global_batches:
+        stop_if_asked()
+        parts = feed.parts(items)
+        batches = [feed.make_batch(feed.rows, part) for part in parts]
+        for part, output, batch in zip(parts, run.forward(batches), batches, strict=True):
+            rows = torch.from_numpy(feed.rows.rows_of(part))
+            values[rows] = values_of(output, batch)[: len(rows)].float().cpu()
+    return max_over_ranks(values)

@@ -1,0 +1,194 @@
+"""The loop that every stage shares: fetch, step, log, guard, validate, checkpoint.
+
+A run that is killed and resumed goes through the same steps as an undisturbed one: the data order
+follows from the step, and the rest of the state is what Megatron saves.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Generic
+
+from torch import Tensor
+
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.worker import JobStoppedError
+from alignflow.training.checkpoints import Checkpoints
+from alignflow.training.collectives import wait_for_all
+from alignflow.training.config import StageConfig
+from alignflow.training.errors import DivergedError
+from alignflow.training.feed import BatchT, Feed
+from alignflow.training.forward import mean_loss, stop_if_asked
+from alignflow.training.losses import SummedLoss
+from alignflow.training.packing import DataOrder, Items
+
+if TYPE_CHECKING:  # importing megatron takes seconds
+    from alignflow.training.megatron.run import Run
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Objective(Generic[BatchT]):
+    """What a stage minimises."""
+
+    compute_loss: Callable[[Tensor, BatchT], SummedLoss]
+    """Gets the model's output and the batch it came from."""
+    check_first_step: Callable[[Metrics], None] = lambda metrics: None
+    """Gets the metrics of the very first step; raises where they show that all is wrong."""
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with a checkpoint."""
+
+    step: int = 0
+    """Updates that were applied."""
+    first: Metrics = field(default_factory=dict)
+    """Metrics of the first step, and held-out metrics before it."""
+    last: Metrics = field(default_factory=dict)
+    """The newest value of each metric."""
+
+
+class Trainer(Generic[BatchT]):
+    """Trains a run over a data order."""
+
+    def __init__(
+        self,
+        run: "Run",
+        folder: RunFolder,
+        config: StageConfig,
+        objective: Objective[BatchT],
+        *,
+        order: DataOrder,
+        train: Feed[BatchT],
+        held_out: Feed[BatchT],
+        validation_batches: Sequence[Items],
+    ) -> None:
+        self._run = run
+        self._folder = folder
+        self._config = config
+        self._objective = objective
+        self._order = order
+        self._train = train
+        self._held_out = held_out
+        self._validation_batches = validation_batches
+        self._checkpoints = Checkpoints(
+            folder.checkpoints,
+            data_digest=train.rows.summary.digest,
+            config=config.model_dump(mode="json"),
+            keep=config.keep_checkpoints,
+        )
+        self._progress = Progress()
+        self._saved_step = 0
+
+    def train(self) -> Metrics:
+        """Train from the newest checkpoint, or from the start, to the last step.
+
+        Returns:
+            Each metric's last value by `stage/quantity`, and as `…_first` that of the first step;
+            `held_out_…` were measured before and after training.
+
+        Raises:
+            ConfigError: The newest checkpoint was made under another config.
+            DataError: The newest checkpoint was made on other data.
+            DivergedError: A loss or gradient was NaN, infinite or past `max_loss`.
+            JobStoppedError: The job was told to stop; a checkpoint holds what was done.
+        """
+        self._resume()
+        try:
+            self._run_steps()
+        except JobStoppedError:
+            if self._progress.step > self._saved_step:
+                self._save()
+            done = f"after step {self._progress.step} of {self._order.num_steps}"
+            raise JobStoppedError(f"The job was told to stop and did, {done}.") from None
+        first = {f"{name}_first": value for name, value in self._progress.first.items()}
+        return self._named(self._progress.last | first)
+
+    def _run_steps(self) -> None:
+        progress, config = self._progress, self._config
+        if progress.step == 0:
+            progress.first |= self._validate()
+        while progress.step < self._order.num_steps:
+            progress.last |= self._step()
+            progress.step += 1
+            stop_if_asked()
+            if progress.step == self._order.num_steps:
+                break
+            if progress.step % config.checkpoint_every_steps == 0:
+                self._save()
+            if config.validate_every_steps and progress.step % config.validate_every_steps == 0:
+                progress.last |= self._validate()
+        progress.last |= self._validate()
+
+    def _step(self) -> Metrics:
+        """Apply one update, log and judge it."""
+        step, compute_loss = self._progress.step, self._objective.compute_loss
+        items = self._order.items(step)
+        began = time.perf_counter()
+        metrics = self._run.train_step(self._train.batches(items), compute_loss)
+        tokens_per_s = self._train.num_tokens(items) / (time.perf_counter() - began)
+        self._log("train", step + 1, metrics, tokens_per_s=tokens_per_s)
+        check_finite(metrics, step=step + 1, max_loss=self._config.max_loss)
+        if step == 0:
+            self._objective.check_first_step(metrics)
+            self._progress.first |= metrics
+        return metrics
+
+    def _validate(self) -> Metrics:
+        """Measure the held-out rows; without any there is nothing to return."""
+        means = mean_loss(
+            self._run, self._held_out, self._validation_batches, self._objective.compute_loss
+        )
+        metrics = {f"held_out_{name}": value for name, value in means.items()}
+        if metrics:
+            self._log("validate", self._progress.step, metrics)
+        return metrics
+
+    def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:
+        if self._run.is_main:
+            head = {"step": step, "num_steps": self._order.num_steps, "phase": phase}
+            self._folder.append_metrics(
+                {**head, "time": time.time(), **extra, **self._named(metrics)}
+            )
+
+    def _named(self, metrics: Mapping[str, float]) -> Metrics:
+        return {f"{self._config.stage}/{name}": value for name, value in metrics.items()}
+
+    def _resume(self) -> None:
+        path = self._checkpoints.newest()
+        if path is not None:
+            self._progress = Progress(**self._run.load_checkpoint(path))
+            self._saved_step = self._progress.step
+
+    def _save(self) -> None:
+        path = self._checkpoints.path(self._progress.step)
+        if self._run.is_main:
+            self._checkpoints.begin(path)
+        wait_for_all()
+        self._run.save_checkpoint(path, asdict(self._progress))
+        wait_for_all()
+        if self._run.is_main:
+            self._checkpoints.finish(path)
+        self._saved_step = self._progress.step
+
+
+def check_finite(metrics: Mapping[str, float], *, step: int, max_loss: float) -> None:
+    """Stop a run that has diverged.
+
+    Raises:
+        DivergedError: Loss or gradient norm is NaN or infinite, or the loss exceeds `max_loss`.
+    """
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(metrics[name]):
+            raise DivergedError(
+                f"Step {step}: {name} is {metrics[name]}; lower the learning rate or look at the "
+                "rows of this step."
+            )
+    if metrics["loss"] > max_loss:
+        raise DivergedError(
+            f"Step {step}: the loss of {metrics['loss']:.4g} exceeds max_loss {max_loss:g}; lower "
+            "the learning rate or raise the bound."
+        )

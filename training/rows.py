@@ -1,0 +1,135 @@
+"""Tokenised rows on disk: written once by one process, memory-mapped by every rank."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignflow.jobs.run_folder import write_atomically
+from alignflow.training.chat import TokenizedChat
+
+_TOKENS, _LEARNT, _STARTS, _SUMMARY = "tokens.bin", "learnt.bin", "starts.npy", "rows.json"
+_MAX_NAMED = 1000
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """What became of the rows of a split."""
+
+    digest: str
+    """SHA-256 of all that determined the tokens."""
+    num_truncated: int
+    """Rows that were cut at the longest length."""
+    reasons: dict[str, int]
+    """How many records were refused for each reason."""
+    refused: tuple[dict[str, str], ...]
+    """`id` and `reason` of the refused records, the first 1000 of them."""
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """The rows of a split, one after another in two flat arrays.
+
+    An item is what the data order shuffles: a row, or the two rows of a pair (the chosen one
+    first), which always stay together.
+    """
+
+    tokens: NDArray[np.int32]
+    is_learnt: NDArray[np.bool_]
+    starts_R1: NDArray[np.int64]
+    """[R + 1] where each row begins in the flat arrays; the last is their length."""
+    rows_per_item: int
+    summary: RowSummary
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return self.num_rows // self.rows_per_item
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.starts_R1) - 1
+
+    @cached_property
+    def item_lengths(self) -> NDArray[np.int64]:
+        """[items] tokens of each item."""
+        return np.diff(self.starts_R1[:: self.rows_per_item])
+
+    def row(self, index: int) -> TokenizedChat:
+        """Return one row."""
+        part = slice(self.starts_R1[index], self.starts_R1[index + 1])
+        return TokenizedChat(self.tokens[part], self.is_learnt[part])
+
+    def rows_of(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows of items, those of one item in a row."""
+        first = items[:, None] * self.rows_per_item
+        return (first + np.arange(self.rows_per_item)).reshape(-1)
+
+    @classmethod
+    def open(cls, folder: Path, *, digest: str, rows_per_item: int) -> Self | None:
+        """Map the rows that a `RowWriter` finished, or return None where there are none.
+
+        Args:
+            folder: Where they were written.
+            digest: What they must have been made of; others count as none.
+            rows_per_item: 1, or 2 for pairs.
+        """
+        try:
+            summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        if summary["digest"] != digest:
+            return None
+        return cls(
+            tokens=_mapped(folder / _TOKENS, np.dtype(np.int32)),
+            is_learnt=_mapped(folder / _LEARNT, np.dtype(np.bool_)),
+            starts_R1=np.load(folder / _STARTS, allow_pickle=False),
+            rows_per_item=rows_per_item,
+            summary=RowSummary(**{**summary, "refused": tuple(summary["refused"])}),
+        )
+
+
+class RowWriter:
+    """Appends tokenised rows to a folder; `finish` makes them readable."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _SUMMARY).unlink(missing_ok=True)
+        self._folder = folder
+        self._tokens = (folder / _TOKENS).open("wb")
+        self._is_learnt = (folder / _LEARNT).open("wb")
+        self._lengths: list[int] = []
+        self._num_truncated = 0
+        self._reasons: Counter[str] = Counter()
+        self._refused: list[dict[str, str]] = []
+
+    def append(self, row: TokenizedChat, *, is_truncated: bool) -> None:
+        """Add a row."""
+        self._tokens.write(row.tokens_T.tobytes())
+        self._is_learnt.write(row.is_learnt_T.tobytes())
+        self._lengths.append(len(row.tokens_T))
+        self._num_truncated += is_truncated
+
+    def refuse(self, record_id: str, reason: str) -> None:
+        """Count a record that is left out; the first ones are kept by name."""
+        self._reasons[reason] += 1
+        if len(self._refused) < _MAX_NAMED:
+            self._refused.append({"id": record_id, "reason": reason})
+
+    def finish(self, digest: str) -> None:
+        """Close the files and write the summary, which is what makes them count."""
+        self._tokens.close()
+        self._is_learnt.close()
+        np.save(self._folder / _STARTS, np.cumsum([0, *self._lengths], dtype=np.int64))
+        summary = RowSummary(digest, self._num_truncated, dict(self._reasons), tuple(self._refused))
+        write_atomically(self._folder / _SUMMARY, json.dumps(asdict(summary)))
+
+
+def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    # An empty file can't be mapped.
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)

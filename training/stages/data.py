@@ -1,0 +1,104 @@
+"""The data of a stage: both splits tokenised, their order, and what to tell about them."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.training.config import TrainerConfig, TrainingJob
+from alignflow.training.data import RecordKind, load_rows
+from alignflow.training.feed import BatchT, Feed
+from alignflow.training.packing import DataOrder, Items
+from alignflow.training.rows import TokenRows
+
+if TYPE_CHECKING:  # importing megatron takes seconds
+    from alignflow.training.megatron.run import Run
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Training and held-out rows of a job."""
+
+    config: TrainerConfig
+    train: TokenRows
+    held_out: TokenRows
+
+    @property
+    def order(self) -> DataOrder:
+        """The items of each step."""
+        return DataOrder.of(self.config, len(self.train))
+
+    @property
+    def validation_batches(self) -> list[Items]:
+        """The held-out items that are measured, so many at a time as a step takes."""
+        items = np.arange(len(self.held_out))[: self.config.max_validation_rows]
+        size = self.config.global_batch_size
+        return [items[start : start + size] for start in range(0, len(items), size)]
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the tokens of both splits and of the config."""
+        parts = (
+            self.train.summary.digest,
+            self.held_out.summary.digest,
+            self.config.model_dump_json(),
+        )
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def feed(
+        self,
+        run: "Run",
+        rows: TokenRows,
+        make_batch: Callable[[TokenRows, Items], BatchT],
+    ) -> Feed[BatchT]:
+        """Return this rank's share of a split's batches."""
+        return Feed(
+            rows,
+            make_batch,
+            max_tokens=self.config.microbatch_tokens,
+            rank=run.data_parallel_rank,
+            num_ranks=run.data_parallel_size,
+        )
+
+    def details(self) -> dict[str, Any]:
+        """Return what the report says about the data."""
+        splits = (self.train.summary, self.held_out.summary)
+        details = {
+            "num_rows": self.train.num_rows,
+            "num_tokens": len(self.train.tokens),
+            "num_held_out_rows": self.held_out.num_rows,
+            "num_truncated": sum(split.num_truncated for split in splits),
+            "num_refused": sum(sum(split.reasons.values()) for split in splits),
+            "refused_rows": [row for split in splits for row in split.refused],
+        }
+        if len(self.train) < self.config.global_batch_size:
+            details["note"] = (
+                f"The training set holds {len(self.train)} items, fewer than one global batch of "
+                f"{self.config.global_batch_size}: every step takes all of them."
+            )
+        return details
+
+
+def load_data(job: TrainingJob, folder: RunFolder, kind: RecordKind) -> StageData:
+    """Tokenise both splits of the job's dataset, or map what an earlier attempt tokenised.
+
+    Raises:
+        DataError: The dataset or the tokenizer can't be used, or no training row is left.
+    """
+    train, held_out = (
+        load_rows(
+            job.dataset,
+            split,
+            kind,
+            model=job.model,
+            max_length=job.stage.max_length,
+            cache=folder.path / "tokens",
+            is_writer=os.environ.get("RANK", "0") == "0",
+        )
+        for split in ("train", "held_out")
+    )
+    return StageData(job.stage, train, held_out)

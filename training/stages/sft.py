@@ -1,0 +1,40 @@
+"""Supervised fine-tuning: next-token loss on assistant turns."""
+
+from torch import Tensor
+
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobResult
+from alignflow.training.batch import PackedBatch
+from alignflow.training.config import SFTConfig, TrainingJob
+from alignflow.training.data import DEMONSTRATIONS
+from alignflow.training.loop import Objective, Trainer
+from alignflow.training.losses import SummedLoss, sft_loss
+from alignflow.training.megatron.run import build_run
+from alignflow.training.packing import pack
+from alignflow.training.stages.data import load_data
+
+
+def run(config: SFTConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
+    """Fine-tune the model on demonstrations and write it to the output folder."""
+    data = load_data(job, folder, DEMONSTRATIONS)
+    policy = build_run(config, job.model, head="lm", num_steps=data.order.num_steps)
+    try:
+        trainer = Trainer(
+            policy,
+            folder,
+            config,
+            Objective(_loss),
+            order=data.order,
+            train=data.feed(policy, data.train, pack),
+            held_out=data.feed(policy, data.held_out, pack),
+            validation_batches=data.validation_batches,
+        )
+        metrics = trainer.train()
+        policy.export(folder.output)
+    finally:
+        policy.close()
+    return JobResult(metrics=metrics, details=data.details())
+
+
+def _loss(logps_N: Tensor, batch: PackedBatch) -> SummedLoss:
+    return sft_loss(logps_N)

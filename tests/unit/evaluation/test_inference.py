@@ -1,0 +1,156 @@
+"""Scores and answers equal those of transformers, with and without a shared root."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+
+from alignflow.errors import DataError
+from alignflow.training.megatron.inference import LanguageModel, RewardModel
+from alignflow.training.megatron.trees import Branch, Tree, pack_trees
+
+FEW_SHOT = [5, 17, 23, 42, 8, 61]
+PROMPTS = [[7, 9, 11], [3, 1, 4, 1, 5, 9, 2], [88], [2, 7, 1, 8]]
+TREES = [
+    Tree(
+        [*FEW_SHOT, 12, 13],
+        [Branch.scored([31, 32]), Branch.scored([33]), Branch.scored([1, 2, 3])],
+    ),
+    Tree([*FEW_SHOT, 12, 14, 15], [Branch.scored([31, 32])]),
+    Tree([*FEW_SHOT, 70], [Branch.scored([9]), Branch.scored([10])]),
+]
+LONE_TREES = [Tree([9], [Branch.scored([4, 5])]), Tree([50, 51], [Branch([4, 5], [False, True])])]
+
+
+def load_reference(folder: Path) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()
+
+
+def naive_sums(model: PreTrainedModel, trees: Sequence[Tree]) -> list[list[float]]:
+    """Each continuation on its own, after its whole prefix."""
+
+    def total(prefix: Sequence[int], branch: Branch) -> float:
+        tokens = torch.tensor([*prefix, *branch.tokens])
+        with torch.no_grad():
+            logprobs_TV = model(tokens[None]).logits[0].log_softmax(-1)
+        picked = logprobs_TV[len(prefix) - 1 : -1].gather(1, tokens[len(prefix) :, None])[:, 0]
+        return float(picked[torch.tensor(list(branch.is_scored))].sum())
+
+    return [[total(tree.prefix, branch) for branch in tree.branches] for tree in trees]
+
+
+@pytest.fixture(scope="module", params=["llama_dir", "mistral_dir"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+@pytest.fixture(scope="module")
+def policy(folder: Path) -> LanguageModel:
+    return LanguageModel.load(folder, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> PreTrainedModel:
+    return load_reference(folder)
+
+
+@pytest.mark.parametrize("trees", [TREES, TREES[:1], [*TREES, *LONE_TREES]])
+@pytest.mark.parametrize("max_tokens", [1, 12, 1000])
+def test_scores_equal_those_of_whole_sequences(
+    policy: LanguageModel, reference: PreTrainedModel, trees: list[Tree], max_tokens: int
+) -> None:
+    scores = policy.score(trees, max_tokens=max_tokens)
+    for ours, theirs in zip(scores, naive_sums(reference, trees), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_progress_adds_up_to_all_trees_without_the_root(policy: LanguageModel) -> None:
+    seen: list[tuple[int, int]] = []
+    policy.score(TREES, max_tokens=6, progress=lambda done, tokens: seen.append((done, tokens)))
+    assert sum(done for done, _ in seen) == len(TREES)
+    # Own prefixes of 2, 3 and 1 tokens; of each branch all but the last token is fed.
+    assert sum(tokens for _, tokens in seen) == (2 + 1 + 0 + 2) + (3 + 1) + 1
+
+
+def test_greedy_answers_equal_those_of_transformers(
+    policy: LanguageModel, reference: PreTrainedModel
+) -> None:
+    reference.generation_config.eos_token_id = None
+    expected = [
+        reference.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, pad_token_id=0
+        )[0, len(prompt) :].tolist()
+        for prompt in PROMPTS
+    ]
+    assert policy.generate(PROMPTS, max_new_tokens=12, stop_tokens=()) == expected
+    # Rows that stop at different steps don't disturb the others.
+    stops = {expected[0][2], expected[2][5]}
+    answers = policy.generate(PROMPTS, max_new_tokens=12, stop_tokens=stops)
+    for answer, whole in zip(answers, expected, strict=True):
+        ends = [n + 1 for n, token in enumerate(whole) if token in stops]
+        assert answer == whole[: ends[0] if ends else 12]
+
+
+def test_logits_equal_those_of_transformers(
+    policy: LanguageModel, reference: PreTrainedModel
+) -> None:
+    ((_, batch),) = pack_trees(TREES[1:2], max_tokens=100)
+    slices = policy.logit_slices(policy.hidden(batch)[batch.score_index_N])
+    logits_NV = torch.cat([logits for _, logits in slices])
+    tree = TREES[1]
+    with torch.no_grad():
+        expected = reference(torch.tensor([[*tree.prefix, *tree.branches[0].tokens]])).logits[0]
+    torch.testing.assert_close(logits_NV, expected[len(tree.prefix) - 1 : -1], atol=1e-4, rtol=0)
+
+
+def test_bf16_scores_are_near(llama_dir: Path) -> None:
+    policy = LanguageModel.load(llama_dir, precision="bf16")
+    scores = policy.score(TREES, max_tokens=100)
+    for ours, theirs in zip(scores, naive_sums(load_reference(llama_dir), TREES), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0.3, rtol=0)
+
+
+@pytest.fixture
+def reward_dir(llama_dir: Path, tmp_path: Path) -> Path:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((llama_dir / name).read_bytes())
+    weight = torch.linspace(-1, 1, 32)[None]
+    save_file({"weight": weight}, tmp_path / "reward_head.safetensors")
+    scale = {"mean": 0.5, "std": 2.0, "num_responses": 10}
+    (tmp_path / "reward_scale.json").write_text(json.dumps(scale))
+    return tmp_path
+
+
+def test_reward_is_read_at_the_last_token_in_the_recorded_scale(reward_dir: Path) -> None:
+    reward = RewardModel.load(reward_dir, precision="fp32")
+    trunk = AutoModel.from_pretrained(reward_dir, dtype=torch.float32).eval()
+    rows = [[*tree.prefix, *branch.tokens] for tree in TREES for branch in tree.branches]
+    with torch.no_grad():
+        last = [trunk(torch.tensor([row])).last_hidden_state[0, -1] for row in rows]
+    expected = [(float(h @ torch.linspace(-1, 1, 32)) - 0.5) / 2.0 for h in last]
+    torch.testing.assert_close(reward.score_rows(rows, max_tokens=20), expected, atol=1e-4, rtol=0)
+    by_tree = reward.score(TREES, max_tokens=20)
+    assert [len(rewards) for rewards in by_tree] == [3, 1, 2]
+    flat = [value for rewards in by_tree for value in rewards]
+    torch.testing.assert_close(flat, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("scale", "problem"),
+    [("{}", "mean and std"), ('{"mean": 0, "std": 0}', "above 0"), (None, "no such file")],
+)
+def test_reward_scale_that_is_missing_or_broken_is_refused(
+    reward_dir: Path, scale: str | None, problem: str
+) -> None:
+    path = reward_dir / "reward_scale.json"
+    path.unlink()
+    if scale is not None:
+        path.write_text(scale)
+    with pytest.raises(DataError, match=problem):
+        RewardModel.load(reward_dir, precision="fp32")

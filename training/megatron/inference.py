@@ -1,0 +1,265 @@
+"""A model that is only asked: log-probabilities of continuations, logits, rewards, answers.
+
+Every pass feeds one packed sequence to the decoder, with an attention of `caching.py` that says who
+sees whom. Hidden states are turned into logits for the positions that are asked about only, a slice
+at a time, so memory stays bounded however large the vocabulary is.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from alignflow.errors import DataError
+from alignflow.training.config import ParallelConfig, Precision
+from alignflow.training.megatron.architecture import read_architecture
+from alignflow.training.megatron.attention import AttentionPlan
+from alignflow.training.megatron.caching import (
+    DecodingCache,
+    KeysValues,
+    PrefillAttention,
+    RootAttention,
+    step_attention,
+    tree_attention,
+)
+from alignflow.training.megatron.model import Head, PackedModel, build_model, load_weights
+from alignflow.training.megatron.setup import initialize
+from alignflow.training.megatron.trees import (
+    Branch,
+    Tree,
+    TreeBatch,
+    by_tree,
+    common_root,
+    pack_trees,
+)
+
+SINGLE = ParallelConfig()
+"""One process holds the whole model."""
+
+REWARD_SCALE_FILE = "reward_scale.json"
+
+# Logits of one slice: 64 MiB in float32.
+_LOGIT_ELEMENTS = 2**24
+
+Progress = Callable[[int, int], None]
+"""Told after each pass: trees done in it, tokens computed in it."""
+
+
+class FrozenModel:
+    """A decoder in evaluation mode; the base of both kinds of head."""
+
+    head: Head
+
+    def __init__(self, model: PackedModel, device: torch.device) -> None:
+        self.model = model.eval()
+        self.device = device
+        self._root: tuple[tuple[int, ...], dict[int, KeysValues]] = ((), {})
+
+    @classmethod
+    def _build(cls, folder: Path, precision: Precision, parallel: ParallelConfig) -> Self:
+        device = initialize(parallel, seed=0)
+        model = build_model(
+            read_architecture(folder),
+            head=cls.head,
+            precision=precision,
+            parallel=parallel,
+            device=device,
+            allow_transformer_engine=False,
+        )
+        load_weights(model, folder, seed=0)
+        return cls(model, device)
+
+    @torch.inference_mode()
+    def hidden(self, batch: TreeBatch) -> Tensor:
+        """Return the hidden states of a batch of trees, [T, hidden], before the head.
+
+        The keys and values of the batch's root are computed when it differs from the last one.
+        """
+        return self._decode(
+            batch.tokens_T,
+            batch.positions_T,
+            tree_attention(batch, self._root_of(batch), self._window, self.device),
+        )
+
+    def _root_of(self, batch: TreeBatch) -> dict[int, KeysValues]:
+        if not batch.root:
+            return {}
+        if self._root[0] != batch.root:
+            attention = RootAttention()
+            tokens = torch.tensor(batch.root)
+            self._decode(tokens, torch.arange(len(tokens)), attention)
+            self._root = (batch.root, attention.kept)
+        return self._root[1]
+
+    def _decode(self, tokens_T: Tensor, positions_T: Tensor, attention: AttentionPlan) -> Tensor:
+        """Return the decoder's output, [T, hidden], of T tokens under an attention."""
+        hidden_T1H: Tensor = self.model.hidden_states(
+            tokens_T.to(self.device), positions_T.to(self.device), attention
+        )
+        return hidden_T1H[:, 0]
+
+    @property
+    def _window(self) -> int | None:
+        window: int | None = self.model.architecture.sliding_window
+        return window
+
+
+class LanguageModel(FrozenModel):
+    """A policy: log-probabilities, logits and greedy answers."""
+
+    head: Head = "lm"
+
+    @classmethod
+    def load(cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = SINGLE) -> Self:
+        """Load a Hugging Face folder for inference on this rank's device.
+
+        Raises:
+            DataError: The folder holds no model that can be loaded.
+        """
+        return cls._build(folder, precision, parallel)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that have a logit."""
+        size: int = self.model.architecture.vocab_size
+        return size
+
+    def score(
+        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
+    ) -> list[list[float]]:
+        """Return for each tree the summed log-probability, in nats, of each branch.
+
+        What all prefixes begin with is computed once, each tree's prefix once for its branches.
+
+        Args:
+            trees: Prefixes and their continuations.
+            max_tokens: Most tokens of one pass; a single larger tree forms its own.
+            progress: Told what each pass did.
+        """
+        sums: list[list[float]] = []
+        for packed, batch in pack_trees(trees, max_tokens=max_tokens, root=common_root(trees)):
+            logprobs_N = self.logprobs(self.hidden(batch)[batch.score_index_N], batch.targets_N)
+            sums += by_tree(packed, batch.branch_sums(logprobs_N.double()))
+            if progress is not None:
+                progress(len(packed), batch.num_tokens)
+        return sums
+
+    @torch.inference_mode()
+    def logprobs(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
+        """Return log-probabilities in nats of the targets, [N] float32."""
+        parts = [hidden_NH.new_zeros(0, dtype=torch.float32)]
+        for part, logits_nV in self.logit_slices(hidden_NH):
+            targets_n1 = targets_N[part, None].to(self.device)
+            parts.append(logits_nV.gather(1, targets_n1)[:, 0] - logits_nV.logsumexp(1))
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def logit_slices(self, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of the N positions and their logits, [n, vocabulary] float32."""
+        size = max(1, _LOGIT_ELEMENTS // self.vocab_size)
+        for start in range(0, len(hidden_NH), size):
+            part = slice(start, start + size)
+            yield part, self.model.logits(hidden_NH[part, None])
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_tokens: Collection[int]
+    ) -> list[list[int]]:
+        """Return the greedy continuation of each prompt, a token of `stop_tokens` included.
+
+        Prompts of any length decode together; a row that stops leaves the batch.
+        """
+        answers: list[list[int]] = [[] for _ in prompts]
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        cache = DecodingCache(len(prompts), int(lengths_B.max()) + max_new_tokens)
+        hidden_BH = self._prefill(prompts, cache)
+        rows = list(range(len(prompts)))
+        while True:
+            tokens = self.model.logits(hidden_BH[:, None]).argmax(-1).tolist()
+            for row, token in zip(rows, tokens, strict=True):
+                answers[row].append(token)
+            going = [
+                n
+                for n, (row, token) in enumerate(zip(rows, tokens, strict=True))
+                if token not in stop_tokens and len(answers[row]) < max_new_tokens
+            ]
+            if not going:
+                return answers
+            if len(going) < len(rows):
+                rows = [rows[n] for n in going]
+                lengths_B = lengths_B[going]
+                cache.keep(torch.tensor(going, device=self.device))
+            tokens_B = torch.tensor([answers[row][-1] for row in rows])
+            attention = step_attention(cache, lengths_B, self._window)
+            hidden_BH = self._decode(tokens_B, lengths_B, attention)
+            lengths_B = lengths_B + 1
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], cache: DecodingCache) -> Tensor:
+        """Fill the cache with the prompts; return the hidden state at the end of each."""
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        starts = [0, *lengths.cumsum(0).tolist()]
+        hidden_TH = self._decode(
+            torch.tensor([token for prompt in prompts for token in prompt]),
+            torch.cat([torch.arange(len(prompt)) for prompt in prompts]),
+            PrefillAttention(starts=starts, cache=cache),
+        )
+        return hidden_TH[lengths.cumsum(0) - 1]
+
+
+class RewardModel(FrozenModel):
+    """A reward model, in the scale that was recorded for it."""
+
+    head: Head = "reward"
+    mean = 0.0
+    std = 1.0
+
+    @classmethod
+    def load(cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = SINGLE) -> Self:
+        """Load a reward model folder with its head and its scale.
+
+        Raises:
+            DataError: The folder holds no reward model that can be loaded.
+        """
+        mean, std = _read_scale(folder / REWARD_SCALE_FILE)
+        reward = cls._build(folder, precision, parallel)
+        reward.mean, reward.std = mean, std
+        return reward
+
+    @torch.inference_mode()
+    def score(
+        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
+    ) -> list[list[float]]:
+        """Return for each tree the reward at the last token of each branch.
+
+        Rewards are in standard deviations from the mean over the set of `reward_scale.json`.
+        """
+        rewards: list[list[float]] = []
+        for packed, batch in pack_trees(
+            trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
+        ):
+            raw_B = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
+            rewards += by_tree(packed, (raw_B.double() - self.mean) / self.std)
+            if progress is not None:
+                progress(len(packed), batch.num_tokens)
+        return rewards
+
+    def score_rows(self, rows: Sequence[Sequence[int]], *, max_tokens: int) -> list[float]:
+        """Return the reward of each row of at least two tokens."""
+        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
+        return [reward for (reward,) in self.score(trees, max_tokens=max_tokens)]
+
+
+def _read_scale(path: Path) -> tuple[float, float]:
+    try:
+        scale = json.loads(path.read_text(encoding="utf-8"))
+        mean, std = float(scale["mean"]), float(scale["std"])
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give the folder of a reward model.") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: must hold the numbers mean and std ({error!r}).") from None
+    if not std > 0:
+        raise DataError(f"{path}: std must be above 0, not {std}.")
+    return mean, std

@@ -1,1 +1,1 @@
-"""The release report: one HTML page a person wants to read."""
+"""The report of a run: its data, and the page made from it."""

@@ -1,0 +1,246 @@
+"""Geometry of the page's charts: numbers in, coordinates out; the template draws them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from alignflow.reporting.model import ROLE_LABELS, ROLES, CurvePoint, ScoreRow
+from alignflow.reporting.scores import format_score, with_minus
+from alignflow.reporting.text import format_compact, format_number
+
+_MAX_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A position on an axis, in pixels, and what stands there."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A marked point, in pixels; `title` is what a pointer resting on it shows."""
+
+    x: float
+    y: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: an SVG path, its points where they are few, its colour class, and its words."""
+
+    series: str
+    label: str
+    path: str
+    dots: list[Dot]
+    words: str
+    """First and last value, or the peak of a schedule."""
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """A chart over steps; all positions in pixels from the top left."""
+
+    title: str
+    width: int
+    height: int
+    left: float
+    right: float
+    bottom: float
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One model's value in a dot plot, with its 95 % interval where known."""
+
+    role: str
+    x: float
+    low: float | None
+    high: float | None
+    title: str
+
+
+@dataclass(frozen=True)
+class DotPlot:
+    """The three models' values of one score on one scale."""
+
+    width: int
+    marks: list[Mark]
+    ticks: list[Tick]
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Return round numbers, about `count` of them, that lie within the bounds."""
+    step = _nice_step((high - low) / max(count, 1))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def labelled(values: Sequence[float]) -> list[tuple[float, str]]:
+    """Return each value with its label, all with the decimals that the finest needs."""
+    largest = max((abs(value) for value in values), default=0.0)
+    if not 1e-3 <= largest < 1e5:
+        return [(value, format_number(value)) for value in values]
+    texts = [f"{value:.6f}".rstrip("0") for value in values]
+    decimals = max(len(text.partition(".")[2]) for text in texts)
+    return [(value, with_minus(f"{value:,.{decimals}f}")) for value in values]
+
+
+def _nice_step(rough: float) -> float:
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    return next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
+
+
+def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return few enough points for a path: the lowest and highest of each bucket keep spikes."""
+    if len(points) <= _MAX_POINTS:
+        return list(points)
+    size = math.ceil(2 * len(points) / _MAX_POINTS)
+    kept = {0, len(points) - 1}
+    for start in range(0, len(points), size):
+        bucket = range(start, min(start + size, len(points)))
+        kept |= {min(bucket, key=lambda i: points[i][1]), max(bucket, key=lambda i: points[i][1])}
+    return [points[i] for i in sorted(kept)]
+
+
+def line_chart(
+    title: str,
+    points: Sequence[CurvePoint],
+    series: Sequence[tuple[str, str]],
+    *,
+    width: int,
+    height: int,
+) -> LineChart | None:
+    """Lay out the named quantities of the points over their steps.
+
+    Args:
+        title: What the chart shows.
+        points: Points of one stage.
+        series: Quantity (a field of CurvePoint) and its label; the field is also its colour class.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        None where no point has any of the quantities.
+    """
+    values = {
+        field: [(p.step, v) for p in points if (v := getattr(p, field)) is not None]
+        for field, _ in series
+    }
+    everything = [point for of_field in values.values() for point in of_field]
+    if not everything:
+        return None
+    left, right, top, bottom = 44.0, width - 10.0, 10.0, height - 24.0
+    x_low, x_high = _padded([step for step, _ in everything], 0)
+    y_low, y_high = _padded([value for _, value in everything], 0.06)
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        return (
+            round(left + (step - x_low) / (x_high - x_low) * (right - left), 1),
+            round(bottom - (value - y_low) / (y_high - y_low) * (bottom - top), 1),
+        )
+
+    return LineChart(
+        title=title,
+        width=width,
+        height=height,
+        left=left,
+        right=right,
+        bottom=bottom,
+        x_ticks=[
+            Tick(place(step, y_low)[0], format_compact(step))
+            for step in nice_ticks(x_low, x_high, 4)
+            if step == int(step)
+        ],
+        y_ticks=[
+            Tick(place(x_low, value)[1], label)
+            for value, label in labelled(nice_ticks(y_low, y_high, 4))
+        ],
+        lines=[
+            _line(field, label, values[field], place) for field, label in series if values[field]
+        ],
+    )
+
+
+def _line(
+    field: str,
+    label: str,
+    values: list[tuple[int, float]],
+    place: Callable[[float, float], tuple[float, float]],
+) -> Line:
+    shown = thinned(values)
+    places = [place(*point) for point in shown]
+    path = "M" + "L".join(f"{x} {y}" for x, y in places)
+    few = len(values) <= 24 or field.startswith("held_out")
+    return Line(
+        series=field,
+        label=label,
+        path=path,
+        dots=[
+            Dot(x, y, f"step {step}: {format_number(value)}")
+            for (x, y), (step, value) in zip(places, shown, strict=True)
+        ]
+        if few
+        else [],
+        words=f"peak {format_number(max(value for _, value in values))}"
+        if field == "learning_rate"
+        else f"{format_number(values[0][1])} → {format_number(values[-1][1])}",
+    )
+
+
+def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
+    """Return bounds around the values with some air, never of width 0."""
+    low, high = min(values), max(values)
+    if high - low < 1e-9 * max(abs(high), abs(low), 1e-3):
+        air = abs(high) / 10 or 0.5
+        return low - air, high + air
+    return low - share * (high - low), high + share * (high - low)
+
+
+def dot_plot(row: ScoreRow, *, width: int) -> DotPlot | None:
+    """Place the models' values on one scale that shows differences without inflating noise.
+
+    The scale spans all values and their 95 % intervals, and for shares at least 20 points.
+    """
+    if not row.values:
+        return None
+    reach = {role: 1.96 * row.stderrs.get(role, 0.0) for role in row.values}
+    low = min(value - reach[role] for role, value in row.values.items())
+    high = max(value + reach[role] for role, value in row.values.items())
+    least = 0.2 if row.is_share else 0.1 * max(abs(low), abs(high)) or 1.0
+    middle, half = (low + high) / 2, max(high - low, least) * 0.6
+    low, high = middle - half, middle + half
+    if row.is_share:  # slide the window back into 0..1
+        shift = max(-low, 0.0) - max(high - 1, 0.0)
+        low, high = max(low + shift, 0.0), min(high + shift, 1.0)
+
+    def x(value: float) -> float:
+        inside = min(max((value - low) / (high - low), 0.0), 1.0)
+        return round(8 + inside * (width - 16), 1)
+
+    marks = []
+    for role in ROLES:
+        if role in row.values:
+            value, has_interval = row.values[role], role in row.stderrs
+            interval = f" ± {format_score(row, reach[role])}" if has_interval else ""
+            marks.append(
+                Mark(
+                    role=role,
+                    x=x(value),
+                    low=x(value - reach[role]) if has_interval else None,
+                    high=x(value + reach[role]) if has_interval else None,
+                    title=f"{ROLE_LABELS[role]}: {format_score(row, value)}{interval}",
+                )
+            )
+    ticks = [
+        Tick(x(value), f"{100 * value:.0f} %" if row.is_share else label)
+        for value, label in labelled(nice_ticks(low, high, 3))
+    ]
+    return DotPlot(width=width, marks=marks, ticks=ticks)

@@ -1,0 +1,355 @@
+"""What the report page shows, as data: one frozen model that reads and writes JSON."""
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, model_validator
+
+from alignflow.config import Config
+
+
+def _without_lone_surrogates(value: Any) -> Any:
+    """Replace halves of surrogate pairs, which JSON may hold and UTF-8 can't, by U+FFFD."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_without_lone_surrogates)]
+"""Text that comes from data or from a model, any characters at all; escaped where it is shown."""
+
+ModelRole = Literal["base", "sft", "aligned"]
+"""The three models that a pipeline judges."""
+
+ROLES: tuple[ModelRole, ...] = ("base", "sft", "aligned")
+ROLE_LABELS: dict[ModelRole, str] = {"base": "base", "sft": "SFT", "aligned": "aligned"}
+
+
+class RuleOutcome(Config):
+    """What became of one rule of the gate."""
+
+    name: str
+    """Name of the rule in the recipe."""
+    passed: bool
+    reason: Text
+    """One sentence with the numbers: why it passed or failed."""
+
+
+class VerdictSummary(Config):
+    """The decision of the gate."""
+
+    passed: bool
+    rules: list[RuleOutcome] = []
+    """Every rule, in the order of the recipe; empty where the recipe has none."""
+
+
+class ScoreRow(Config):
+    """One score of the base, the SFT and the aligned model."""
+
+    name: str
+    """Name as in the recipe and in MLflow, such as `truthfulness/mc2`."""
+    label: str
+    """The name for a person, such as `Truthfulness, MC2`."""
+    meaning: str = ""
+    """One phrase that says what the number counts."""
+    is_share: bool = False
+    """Whether values lie in 0..1 and are shown as percentages, differences as points."""
+    unit: str = ""
+    """Unit of a value that is no share, such as `nats a token`."""
+    higher_is_better: bool | None = None
+    """Direction of the good; None where a difference is neither good nor bad."""
+    values: dict[ModelRole, float] = {}
+    """Score of each model that has one."""
+    stderrs: dict[ModelRole, NonNegativeFloat] = {}
+    """Standard error of each value, in the unit of the value, where known."""
+    num_items: NonNegativeInt | None = None
+    """Items that were judged."""
+    groups: dict[Text, dict[ModelRole, float]] = {}
+    """Values by group of items, such as the target group of a statement."""
+
+    @property
+    def difference(self) -> float | None:
+        """Score of the aligned model less that of the base model; None unless both are there."""
+        if "base" in self.values and "aligned" in self.values:
+            return self.values["aligned"] - self.values["base"]
+        return None
+
+    @property
+    def difference_stderr(self) -> float | None:
+        """Standard error of the difference of independent values; None unless both are known.
+
+        The models answer the same items, so this is an upper bound wherever their answers go
+        together.
+        """
+        if "base" in self.stderrs and "aligned" in self.stderrs:
+            return math.hypot(self.stderrs["base"], self.stderrs["aligned"])
+        return None
+
+    @property
+    def change(self) -> Literal["better", "worse", "same", "neutral", "unclear"] | None:
+        """What the difference means.
+
+        `unclear` is a difference below 1.96 standard errors, `neutral` one of a score without a
+        direction, None one that can't be formed.
+        """
+        difference, stderr = self.difference, self.difference_stderr
+        if difference is None:
+            return None
+        if difference == 0:
+            return "same"
+        if self.higher_is_better is None:
+            return "neutral"
+        if stderr is not None and abs(difference) < 1.96 * stderr:
+            return "unclear"
+        return "better" if (difference > 0) == self.higher_is_better else "worse"
+
+
+class CurvePoint(Config):
+    """What was measured at one optimizer step; None is not measured there."""
+
+    step: NonNegativeInt
+    loss: float | None = None
+    """Training loss of the step's global batch."""
+    held_out_loss: float | None = None
+    accuracy: float | None = None
+    """Share of the step's pairs in which the chosen response wins, 0..1."""
+    held_out_accuracy: float | None = None
+    grad_norm: float | None = None
+    """Global gradient norm before clipping."""
+    learning_rate: float | None = None
+
+
+class TrainingCurve(Config):
+    """The course of one training stage."""
+
+    stage: str
+    """Name of the stage, such as `sft`."""
+    points: list[CurvePoint] = []
+    """In the order of their steps, each step once."""
+
+    @classmethod
+    def from_metrics(cls, stage: str, lines: Iterable[Mapping[str, Any]]) -> Self:
+        """Build the curve from the lines of a job's `metrics.jsonl`.
+
+        Lines of one step are merged, and where a resumed job repeats a step the later line
+        counts. Values that are not finite numbers are left out.
+        """
+        quantities = set(CurvePoint.model_fields) - {"step"}
+        by_step: dict[int, dict[str, float]] = {}
+        for line in lines:
+            step = line.get("step")
+            if not isinstance(step, int) or step < 0:
+                continue
+            for quantity in quantities:
+                value = line.get(f"{stage}/{quantity}")
+                if isinstance(value, int | float) and math.isfinite(value):
+                    by_step.setdefault(step, {})[quantity] = value
+        points = [CurvePoint(step=step, **by_step[step]) for step in sorted(by_step)]
+        return cls(stage=stage, points=points)
+
+
+class ReasonCount(Config):
+    """How many rows were refused for one reason."""
+
+    code: str
+    """Reason code, such as `identical_pair`."""
+    count: NonNegativeInt
+    meaning: str = ""
+    """The reason in plain words; empty shows the code as words."""
+
+
+class RefusedRow(Config):
+    """One refused row, shown as an example."""
+
+    file: Text
+    line: NonNegativeInt
+    """Line or record number, 1-based; 0 where the whole file is meant."""
+    reason: str
+    """Reason code."""
+    message: Text = ""
+    """What is wrong with this row, in one sentence."""
+    text: Text = ""
+    """The row as it stood in the file, cut at a length that the caller chose."""
+
+
+class ExpectationOutcome(Config):
+    """What became of one expectation of the set as a whole."""
+
+    name: Text
+    """The expectation in words."""
+    severity: Literal["critical", "warning", "info"] = "critical"
+    passed: bool
+    observed: Text = ""
+    """The value that was found."""
+
+
+class DataSource(Config):
+    """One source that a data set was read from."""
+
+    uri: Text
+    sha256: str
+    """SHA-256 of its bytes, lower-case hex."""
+    num_bytes: NonNegativeInt | None = None
+
+
+class DatasetSummary(Config):
+    """One data set: what went in and what was refused."""
+
+    name: str
+    """Name in the recipe, such as `preferences`."""
+    kind: str
+    """`sft`, `preference` or `steerlm`."""
+    num_read: NonNegativeInt
+    num_accepted: NonNegativeInt
+    num_refused: NonNegativeInt
+    num_skipped: NonNegativeInt = 0
+    """Blank lines, and rows beyond a limit of the recipe."""
+    num_train: NonNegativeInt
+    num_held_out: NonNegativeInt
+    reasons: list[ReasonCount] = []
+    flags: list[ReasonCount] = []
+    """Notes on accepted rows, by code."""
+    examples: list[RefusedRow] = []
+    expectations: list[ExpectationOutcome] = []
+    sources: list[DataSource] = []
+    data_docs: str | None = None
+    """Path or URL of the Data Docs page; a relative path is read from the report's folder."""
+
+
+class LineageNode(Config):
+    """One thing that the model came from or was judged by."""
+
+    id: str
+    kind: str
+    """Artifact kind (`model`, `dataset`, `benchmark`, `sft`, …) or `registry`."""
+    label: Text
+    """A short name; about 16 characters fit the picture."""
+    digest: str = ""
+    """Content digest; empty for what is no artifact."""
+    detail: Text = ""
+    """A few words more, such as `288 rows` or `version 3`."""
+
+
+class LineageEdge(Config):
+    """One thing that was made from another."""
+
+    source: str
+    """Id of the parent."""
+    target: str
+    """Id of the child."""
+    role: str = ""
+    """What the parent was to the child, such as `reference`."""
+
+
+class Lineage(Config):
+    """Where the model came from, as a directed graph without cycles."""
+
+    nodes: list[LineageNode] = []
+    edges: list[LineageEdge] = []
+
+    @model_validator(mode="after")
+    def _is_a_graph_without_cycles(self) -> Self:
+        known = {node.id for node in self.nodes}
+        if len(known) != len(self.nodes):
+            raise ValueError("two lineage nodes have the same id")
+        children: dict[str, list[str]] = {}
+        for edge in self.edges:
+            if not {edge.source, edge.target} <= known:
+                raise ValueError(f"edge {edge.source} -> {edge.target} names an unknown node")
+            children.setdefault(edge.source, []).append(edge.target)
+        try:
+            TopologicalSorter(children).prepare()
+        except CycleError as error:
+            raise ValueError(f"the lineage has a cycle: {error.args[1]}") from None
+        return self
+
+
+class StageRecord(Config):
+    """One stage of the run: whether it was computed, how long it took, how much it moved."""
+
+    name: str
+    status: Literal["computed", "reused"]
+    """Reused stages were taken from the store."""
+    seconds: NonNegativeFloat
+    """Wall-clock time in this run."""
+    num_processes: NonNegativeInt = 1
+    """Processes (on GPUs: devices) of the stage's job; what a price counts."""
+    tokens: NonNegativeInt | None = None
+    """Tokens that went through the model, all processes together."""
+    tokens_per_s: NonNegativeFloat | None = None
+    peak_memory_bytes: NonNegativeInt | None = None
+    """Largest memory of one process."""
+
+    @property
+    def process_hours(self) -> float:
+        """Hours times processes."""
+        return self.seconds * self.num_processes / 3600
+
+
+class Message(Config):
+    """One turn of a conversation."""
+
+    role: Text
+    content: Text
+
+
+class Answer(Config):
+    """What one model answered."""
+
+    text: Text
+    reward: float | None = None
+    """Score by the reward model, in standard deviations of its reference set."""
+
+
+class Sample(Config):
+    """One held-out prompt and the answers of the models, side by side."""
+
+    prompt: list[Message]
+    answers: dict[ModelRole, Answer]
+
+
+class Links(Config):
+    """Where the rest of the run can be found; None where there is none."""
+
+    prefect_run: str | None = None
+    """URL of the flow run's page."""
+    mlflow_run: str | None = None
+    """URL of the parent run's page."""
+    model_version: str | None = None
+    """The registered version in words, such as `demo version 3 (candidate)`; None if refused."""
+    model_version_url: str | None = None
+    export: str | None = None
+    """Folder or URL of the Hugging Face export."""
+    store: str | None = None
+    """URL of the artifact store."""
+
+
+class ReportData(Config):
+    """All that the report page of one run shows."""
+
+    pipeline: str
+    """Name of the pipeline in the recipe."""
+    run_id: str
+    finished_at: datetime
+    seconds: NonNegativeFloat
+    """Wall-clock time of the whole run."""
+    recipe: Text
+    """The resolved recipe as YAML."""
+    verdict: VerdictSummary
+    scores: list[ScoreRow] = []
+    curves: list[TrainingCurve] = []
+    datasets: list[DatasetSummary] = []
+    lineage: Lineage = Lineage()
+    stages: list[StageRecord] = []
+    samples: list[Sample] = []
+    links: Links = Links()
+    versions: dict[str, str] = {}
+    """Version of each program that took part, by name."""
+    machine: str = ""
+    """The machine in words, such as `2 CPU cores, 8 GB, no GPU`."""
+    price_per_process_hour: Annotated[float, Field(ge=0)] | None = None
+    """Price of one process (device) for an hour; None leaves costs out."""
+    currency: str = "USD"

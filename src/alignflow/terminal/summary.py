@@ -1,0 +1,65 @@
+"""What the terminal says when a run has ended."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alignflow.reporting.model import ROLE_LABELS, ROLES, ScoreRow
+from alignflow.reporting.scores import format_difference, format_score
+from alignflow.reporting.text import visible
+
+_CHANGE_STYLES = {"better": "green", "worse": "red"}
+
+
+def print_summary(
+    console: Console,
+    *,
+    passed: bool,
+    sentence: str,
+    reasons: Sequence[str],
+    scores: Sequence[ScoreRow],
+    places: Mapping[str, str],
+) -> None:
+    """Print what came of a run: verdict, scores with their differences, where everything lies.
+
+    Args:
+        console: Where to print; long paths run on rather than break.
+        passed: Whether the gate let the model pass.
+        sentence: The verdict in one sentence.
+        reasons: One sentence a rule.
+        scores: Rows of the score table.
+        places: What can be opened (`report`, `export`, `Prefect`, …), and its path, URL or command.
+    """
+    console.print()
+    word = ("PASSED", "bold green") if passed else ("REFUSED", "bold red")
+    console.print(Text.assemble(word, "  ", visible(sentence)))
+    for reason in reasons:
+        console.print(Text(f"- {visible(reason)}"))
+    if scores:
+        console.print()
+        console.print(_score_table(scores, console.width))
+    console.print()
+    width = max((len(name) for name in places), default=0)
+    for name, place in places.items():
+        line = Text.assemble((name.ljust(width), "dim"), "  ", visible(place))
+        console.print(line, soft_wrap=True)
+
+
+def _score_table(scores: Sequence[ScoreRow], width: int) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("score", no_wrap=True, overflow="ellipsis", max_width=max(width - 46, 12))
+    for heading in (*ROLE_LABELS.values(), "difference"):
+        table.add_column(heading, justify="right", no_wrap=True, overflow="ellipsis")
+    table.add_column("", no_wrap=True)
+    for row in scores:
+        style = _CHANGE_STYLES.get(row.change or "", "")
+        word = row.change if row.change in ("better", "worse", "unclear") else ""
+        table.add_row(
+            Text(row.label),
+            *(Text(format_score(row, row.values.get(role))) for role in ROLES),
+            Text(format_difference(row), style=style),
+            Text(word, style=style or "dim"),
+        )
+    return table

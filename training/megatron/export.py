@@ -1,0 +1,157 @@
+"""Writes a model as a Hugging Face folder, from the parts that the ranks hold."""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alignflow.training.megatron.convert import Rule, Shard, conversion_rules
+from alignflow.training.megatron.core import parallel_state
+from alignflow.training.megatron.model import (
+    REWARD_HEAD_FILE,
+    PackedModel,
+    RewardHead,
+    trunk_parameters,
+)
+from alignflow.training.megatron.weights import INDEX_FILE, SINGLE_FILE, Weights
+
+_MAX_FILE_BYTES = 5 * 10**9
+
+_COPIED = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+
+def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:
+    """Write weights, config and tokenizer files; called by all ranks.
+
+    No process ever holds the whole model: the first rank of each pipeline stage gathers one file's
+    tensors at a time from its tensor-parallel ranks and writes that file.
+
+    Args:
+        model: This rank's part.
+        model_dir: Folder of the initial model, whose config and tokenizer are copied.
+        folder: Where to write; made where it isn't there.
+    """
+    is_main = dist.get_rank() == 0
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+    dist.barrier()
+    if parallel_state.get_data_parallel_rank() == 0:
+        files = _plan_files(model)
+        for file in files:
+            if file.stage == parallel_state.get_pipeline_model_parallel_rank():
+                _write_file(model, file, model_dir, folder)
+        if is_main and len(files) > 1:
+            _write_index(files, folder)
+    if isinstance(getattr(model, "output_layer", None), RewardHead) and _is_first_of_stage():
+        head = model.output_layer.weight.detach().cpu().contiguous()
+        save_file({"weight": head}, folder / REWARD_HEAD_FILE)
+    if is_main:
+        _write_config(model.config.params_dtype, model_dir, folder)
+        for name in _COPIED:
+            if (model_dir / name).is_file():
+                shutil.copyfile(model_dir / name, folder / name)
+    dist.barrier()
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of weights: the parameters of one pipeline stage, or some of them."""
+
+    name: str
+    stage: int
+    rules: dict[str, Rule]
+    num_bytes: int
+
+
+def _plan_files(model: PackedModel) -> list[_File]:
+    """Return the files of the whole model; every rank comes to the same answer."""
+    architecture, element_size = model.architecture, model.config.params_dtype.itemsize
+    groups: list[tuple[int, dict[str, Rule], int]] = []
+    for name, rule in conversion_rules(architecture).items():
+        if name == "output_layer.weight" and architecture.has_tied_embeddings:
+            continue
+        stage = _stage_of(name, architecture.num_layers, model.config.pipeline_model_parallel_size)
+        num_bytes = sum(math.prod(shape) for shape in rule.shapes.values()) * element_size
+        if not groups or groups[-1][0] != stage or groups[-1][2] + num_bytes > _MAX_FILE_BYTES:
+            groups.append((stage, {}, 0))
+        _, rules, so_far = groups[-1]
+        groups[-1] = (stage, {**rules, name: rule}, so_far + num_bytes)
+    if len(groups) == 1:
+        return [_File(SINGLE_FILE, *groups[0])]
+    return [
+        _File(f"model-{number:05}-of-{len(groups):05}.safetensors", *group)
+        for number, group in enumerate(groups, start=1)
+    ]
+
+
+def _stage_of(name: str, num_layers: int, num_stages: int) -> int:
+    if name.startswith("embedding."):
+        return 0
+    if name.startswith("decoder.layers."):
+        return int(name.split(".")[2]) // (num_layers // num_stages)
+    return num_stages - 1
+
+
+def _write_file(model: PackedModel, file: _File, model_dir: Path, folder: Path) -> None:
+    """Gather the file's parameters on the stage's first rank, which writes them."""
+    parameters = trunk_parameters(model)
+    tensors: dict[str, Tensor] = {}
+    for name, rule in file.rules.items():
+        if name in parameters:
+            parts = _gathered(parameters[name].detach())
+        else:
+            # A reward model has no use for the output layer; the folder stays a whole model.
+            parts = [rule.read(Weights.of_folder(model_dir), Shard(rank=0, size=1))]
+        if parts:
+            tensors |= {n: t.to(model.config.params_dtype) for n, t in rule.write(parts).items()}
+    if tensors and _is_first_of_stage():
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, folder / file.name, metadata={"format": "pt"})
+
+
+def _is_first_of_stage() -> bool:
+    ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_tensor_model_parallel_rank()
+    return ranks == (0, 0)
+
+
+def _gathered(part: Tensor) -> list[Tensor]:
+    """Return the parts of all tensor-parallel ranks on the CPU; [] on all but the first."""
+    group = parallel_state.get_tensor_model_parallel_group()
+    is_first = dist.get_rank(group) == 0
+    parts = [torch.empty_like(part) for _ in range(group.size())] if is_first else None
+    dist.gather(part.contiguous(), parts, dst=dist.get_global_rank(group, 0), group=group)
+    return [held.cpu() for held in parts or []]
+
+
+def _write_index(files: list[_File], folder: Path) -> None:
+    weight_map = {
+        name: file.name for file in files for rule in file.rules.values() for name in rule.shapes
+    }
+    index = {
+        "metadata": {"total_size": sum(file.num_bytes for file in files)},
+        "weight_map": weight_map,
+    }
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_config(dtype: torch.dtype, model_dir: Path, folder: Path) -> None:
+    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)  # what transformers called it before version 5
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,89 @@
+"""Optimizer and learning-rate schedule of a run, both Megatron's."""
+
+import torch
+
+from alignflow.training.config import TrainerConfig
+from alignflow.training.megatron.core import (
+    DistributedDataParallel,
+    MegatronOptimizer,
+    OptimizerConfig,
+    OptimizerParamScheduler,
+    get_megatron_optimizer,
+)
+
+
+def build_optimizer(config: TrainerConfig, model: DistributedDataParallel) -> MegatronOptimizer:
+    """Return AdamW over the model's parameters; bf16 weights get fp32 master weights.
+
+    Norm weights and biases are not decayed.
+    """
+    optimizer = get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=config.learning_rate,
+            min_lr=config.min_learning_rate,
+            weight_decay=config.weight_decay,
+            adam_beta1=config.adam_beta1,
+            adam_beta2=config.adam_beta2,
+            adam_eps=config.adam_eps,
+            clip_grad=config.clip_grad,
+            bf16=config.precision == "bf16",
+            params_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        ),
+        [model],
+    )
+    for adam in torch_adams(optimizer):
+        _fuse(adam)
+        _allocate_state(adam)
+    return optimizer
+
+
+def torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Adam]:
+    """Return torch's optimizers inside Megatron's; none where it uses Transformer Engine's."""
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [part.optimizer for part in parts if isinstance(part.optimizer, torch.optim.Adam)]
+
+
+def build_scheduler(
+    config: TrainerConfig, optimizer: MegatronOptimizer, *, num_steps: int
+) -> OptimizerParamScheduler:
+    """Return the schedule, set to the learning rate of the first step.
+
+    Of `num_steps` steps the first `warmup_fraction` rise linearly to the peak, which the last of
+    them has; the decay reaches the minimum after the last step, so no step is lost to a rate of 0.
+    """
+    warmup_steps = int(config.warmup_fraction * num_steps)
+    offset = 1 if warmup_steps else 0
+    scheduler = OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=config.learning_rate,
+        min_lr=config.min_learning_rate,
+        lr_warmup_steps=warmup_steps,
+        lr_decay_steps=num_steps + offset,
+        lr_decay_style=config.schedule,
+        start_wd=config.weight_decay,
+        end_wd=config.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+    )
+    scheduler.step(increment=offset)
+    return scheduler
+
+
+def _fuse(adam: torch.optim.Adam) -> None:
+    """Update in one pass over memory; Megatron's builder has no option for it."""
+    for group in adam.param_groups:
+        group["fused"], group["foreach"] = True, False
+
+
+def _allocate_state(adam: torch.optim.Adam) -> None:
+    """Make the moments now; Megatron's checkpoints expect them, torch makes them in a step."""
+    for group in adam.param_groups:
+        for parameter in group["params"]:
+            adam.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }

@@ -1,13 +1,13 @@
 """Running a stage as a job: submit or re-attach, follow its metrics, keep its curves."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import JobResult, JobSpec
+from alignflow.jobs.slots import gpu_slots
+from alignflow.jobs.spec import JobResult, JobSpec, JobStatus
 from alignflow.jobs.wait import wait_for
 from alignflow.tasks.pipeline import Pipeline, StageOutput
 from alignflow.tasks.tracking import StageRun
@@ -48,7 +48,6 @@ def run_job(
         env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         time_limit_s=pipeline.recipe.cluster.time_limit_s,
     )
-    folder.path.mkdir(parents=True, exist_ok=True)
     _remember_flow_run(pipeline, folder)
     job = pipeline.launcher.submit(spec, folder)
     lines: list[Mapping[str, Any]] = []
@@ -63,7 +62,7 @@ def run_job(
         job,
         folder,
         on_metrics=follow,
-        on_note=lambda text: pipeline.display.note(stage, text),
+        on_status=lambda _status, note: pipeline.display.note(stage, note) if note else None,
         stop=pipeline.stop,
     )
     return _collect(folder, result, lines)
@@ -90,18 +89,11 @@ def thin_out(lines: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, An
 
 def _is_running(pipeline: Pipeline, folder: RunFolder) -> bool:
     job = pipeline.launcher.find(folder)
-    return job is not None and not job.status().is_final
+    return job is not None and job.status() in (JobStatus.PENDING, JobStatus.RUNNING)
 
 
 def _uses_gpus(device: str) -> bool:
-    return device == "cuda" or (device == "auto" and num_gpus() > 0)
-
-
-def num_gpus() -> int:
-    """Return how many NVIDIA GPUs the machine has, without importing torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return 0
-    return sum(entry.name[6:].isdigit() for entry in Path("/dev").glob("nvidia[0-9]*"))
+    return device == "cuda" or (device == "auto" and bool(gpu_slots()))
 
 
 def flow_run_index(workspace: Path, flow_run_id: str) -> Path:

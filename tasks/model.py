@@ -15,6 +15,7 @@ from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
+
 @task(task_run_name="model", cache_policy=NO_CACHE)
 def import_model(pipeline: Pipeline) -> Artifact:
     """Return the base model as a Hugging Face folder in the store.
@@ -74,7 +75,10 @@ def _described(output: StageOutput, config: ModelConfig, source: ModelSource) ->
         details={
             **output.details,
             "architecture": architecture,
-            "sources": [{"uri": config.source, **source.identity}],
+            "sources": [
+                {"uri": f"{config.source}#{name}", "sha256": digest}
+                for name, digest in source.identity.items()
+            ],
         },
         tokenizer=prints.tokenizer,
         chat_template=prints.chat_template,

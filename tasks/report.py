@@ -20,6 +20,7 @@ from alignflow import __version__
 from alignflow.artifacts import Artifact
 from alignflow.config import Config, as_yaml
 from alignflow.evaluation.gate import Verdict
+from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
     ROLES,
     Answer,
@@ -41,7 +42,6 @@ from alignflow.reporting.page import render_page, verdict_sentence
 from alignflow.reporting.scores import format_difference, format_score, score_row
 from alignflow.tasks.data import summarise_dataset
 from alignflow.tasks.evaluate import read_scores
-from alignflow.tasks.jobs import num_gpus
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
@@ -299,7 +299,7 @@ def _versions() -> dict[str, str]:
 
 def _machine() -> str:
     gigabytes = psutil.virtual_memory().total / 2**30
-    gpus = num_gpus()
+    gpus = len(gpu_slots())
     return (
         f"{os.cpu_count()} CPU cores, {gigabytes:.0f} GiB of memory, "
         f"{f'{gpus} GPUs' if gpus else 'no GPU'}"

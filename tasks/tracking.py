@@ -1,8 +1,8 @@
 """The only module that talks to MLflow: runs, metrics, datasets, lineage edges, the registry.
 
 One parent run a pipeline run, one nested run a stage. Checkpoints stay in the artifact store;
-MLflow holds their URI and manifest. Everything goes through `MlflowClient` with explicit run ids, because
-stages log from several threads at once and the fluent API's active run is a thread's own.
+MLflow holds their URI and manifest. Everything goes through `MlflowClient` with explicit run ids,
+because stages log from several threads at once and the fluent API's active run is a thread's own.
 """
 
 import json

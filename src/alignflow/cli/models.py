@@ -1,0 +1,186 @@
+"""`alignflow evaluate` and `export`: work with one model outside a pipeline."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
+from alignflow.errors import InputError
+
+
+class Suite(StrEnum):
+    """Benchmarks that `evaluate` knows."""
+
+    TRUTHFULQA = "truthfulqa"
+    TOXIGEN = "toxigen"
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(help="Folder, hub id, package:NAME, models:/NAME@ALIAS or a digest."),
+    ],
+    suite: Annotated[Suite, typer.Option(help="Benchmark.")],
+    data: Annotated[str, typer.Option(help="Its file: a path, s3://… or hf://datasets/….")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Judge the first N items only.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    format: OutputFormat = Format.TABLE,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Judge one model on one benchmark."""
+    from alignflow.evaluation.config import EvaluationConfig, EvaluationJob, SuiteConfig
+    from alignflow.sources import fetch_file
+
+    workspace = workspace.absolute()
+    file = fetch_file(data, workspace / "cache")
+    named = _find_model(model, workspace)
+    job = EvaluationJob(
+        evaluation=EvaluationConfig(
+            suites={suite.value: SuiteConfig(suite=suite.value, data=str(file.path), limit=limit)},
+            precision="bf16" if precision == "bf16" else "fp32",
+            num_samples=0,
+        ),
+        model=named.folder,
+    )
+    config = job.model_dump(mode="json")
+    identity = [named.identity, file.sha256, config]
+    folder = _run("evaluate", "alignflow.evaluation", config, identity, workspace)
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    report = {
+        "suite": suite.value,
+        "model": model,
+        "num_items": scores["num_items"][suite.value],
+        "scores": {
+            name.partition("/")[2]: value
+            for name, value in scores["scores"].items()
+            if name.startswith(f"{suite.value}/")
+        },
+        "items": str(folder / "items" / f"{suite.value}.jsonl"),
+    }
+    by_group = scores["groups"].get(f"{suite.value}/accuracy")
+    if by_group:
+        report["scores"]["by_group"] = by_group
+    if format is Format.JSON:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        _print_scores(report)
+
+
+def _print_scores(report: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("score", "value", title=f"{report['model']} on {report['suite']}")
+    for name, value in report["scores"].items():
+        if isinstance(value, dict):
+            for group, share in sorted(value.items()):
+                table.add_row(f"accuracy, {group}", f"{share:.4f}")
+        else:
+            table.add_row(name, f"{value:.4f}")
+    console = Console()
+    console.print(table)
+    console.print(f"{report['num_items']} items, one a line in {report['items']}", soft_wrap=True)
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="models:/NAME@ALIAS, a digest, or a checkpoint in a run folder.")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Folder to write; it must not exist.")],
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Write a model as a Hugging Face folder that `from_pretrained` loads."""
+    if to.exists():
+        raise InputError(f"{to.absolute()} exists; name a new folder.")
+    source = Path(checkpoint)
+    if source.is_dir() and source.parent.name == "checkpoints":
+        folder = _export_checkpoint(source, workspace.absolute())
+    else:
+        folder = _find_model(checkpoint, workspace.absolute()).folder
+    staged = to.with_name(f".{to.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("manifest.json"))
+    for path in staged.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    staged.rename(to)
+    print(to)
+
+
+def _export_checkpoint(checkpoint: Path, workspace: Path) -> Path:
+    """Convert a training checkpoint, in a job, because it takes the model on Megatron."""
+    config = {"run_folder": str(checkpoint.parent.parent.absolute()), "checkpoint": checkpoint.name}
+    identity = {**config, "modified": checkpoint.stat().st_mtime_ns}
+    return _run("export", "alignflow.training.export", config, identity, workspace)
+
+
+@dataclass(frozen=True)
+class _NamedModel:
+    folder: Path
+    """Hugging Face folder on this machine."""
+    identity: Any
+    """What names its content."""
+
+
+def _find_model(ref: str, workspace: Path) -> _NamedModel:
+    """Find what a person names as a model."""
+    from alignflow.artifacts import ArtifactStore
+    from alignflow.model_source import resolve_model
+
+    store, digest = str(workspace / "artifacts"), None
+    if ref.startswith("models:/"):
+        from alignflow.tasks.tracking import resolve_version
+
+        version = resolve_version(ref, workspace)
+        digest = version.tags["alignflow.digest"]
+        store = version.tags.get("alignflow.store", store)
+    elif len(ref) >= 8 and set(ref) <= set("0123456789abcdef") and not Path(ref).exists():
+        digest = ref
+    if digest is not None:
+        artifacts = ArtifactStore(store)
+        folder = artifacts.fetch(artifacts.get(digest), workspace / "cache")
+        return _NamedModel(folder, digest)
+    source = resolve_model(ref, cache=workspace / "cache")
+    identity = dict(source.identity)
+    if not source.is_gguf:
+        return _NamedModel(source.path, identity)
+    config = {"file": str(source.path)}
+    folder = _run("import", "alignflow.training.import_gguf", config, identity, workspace)
+    return _NamedModel(folder, identity)
+
+
+def _run(stage: str, module: str, config: dict[str, Any], identity: Any, workspace: Path) -> Path:
+    """Run a module as a job and return its output; the same identity is not computed twice."""
+    from rich.console import Console
+
+    from alignflow.jobs.local import LocalLauncher
+    from alignflow.jobs.run_folder import RunFolder
+    from alignflow.jobs.spec import JobSpec
+    from alignflow.jobs.wait import cancel_on_exit, wait_for
+    from alignflow.terminal import make_display
+
+    digest = hashlib.sha256(json.dumps([identity, module], sort_keys=True).encode()).hexdigest()
+    folder = RunFolder(workspace / "jobs" / f"{stage}-{digest[:12]}")
+    spec = JobSpec(name=folder.path.name, module=module, config=config, env={"HF_HUB_OFFLINE": "1"})
+    with make_display(False, Console(stderr=True)) as display:
+        display.plan([stage])
+        display.started(stage)
+        job = LocalLauncher().submit(spec, folder)
+
+        def follow(lines: list[dict[str, Any]]) -> None:
+            for line in lines:
+                display.progress(stage, line)
+
+        try:
+            with cancel_on_exit(job):
+                wait_for(job, folder, on_metrics=follow)
+        except BaseException:
+            display.finished(stage, "failed")
+            raise
+        display.finished(stage, "done")
+    return folder.output

@@ -47,7 +47,7 @@ def mean_loss(
         stop_if_asked()
         batches = feed.batches(items)
         for output, batch in zip(run.forward(batches), batches, strict=True):
-            loss = compute_loss(output, batch)
+            loss = compute_loss(output, batch.to(output.device))
             for name, value in {"units": loss.units, "loss": loss.total, **loss.metrics}.items():
                 sums[name] = sums.get(name, 0) + value.double()
     if not sums:
@@ -81,5 +81,5 @@ def row_values(
         batches = [feed.make_batch(feed.rows, part) for part in parts]
         for part, output, batch in zip(parts, run.forward(batches), batches, strict=True):
             rows = torch.from_numpy(feed.rows.rows_of(part))
-            values[rows] = values_of(output, batch)[: len(rows)].float().cpu()
+            values[rows] = values_of(output, batch.to(output.device))[: len(rows)].float().cpu()
     return max_over_ranks(values)

@@ -4,7 +4,6 @@ A run that is killed and resumed goes through the same steps as an undisturbed o
 follows from the step, and the rest of the state is what Megatron saves.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -93,7 +92,7 @@ class Trainer(Generic[BatchT]):
         Raises:
             ConfigError: The newest checkpoint was made under another config.
             DataError: The newest checkpoint was made on other data.
-            DivergedError: A loss or gradient was NaN, infinite or past `max_loss`.
+            DivergedError: A loss was past `max_loss`, or a loss or gradient NaN or infinite.
             JobStoppedError: The job was told to stop; a checkpoint holds what was done.
         """
         self._resume()
@@ -128,10 +127,12 @@ class Trainer(Generic[BatchT]):
         step, compute_loss = self._progress.step, self._objective.compute_loss
         items = self._order.items(step)
         began = time.perf_counter()
-        metrics = self._run.train_step(self._train.batches(items), compute_loss)
+        try:
+            metrics = self._run.train_step(self._train.batches(items), compute_loss)
+        except DivergedError as error:
+            raise DivergedError(f"Step {step + 1}: {error}") from None
         tokens_per_s = self._train.num_tokens(items) / (time.perf_counter() - began)
         self._log("train", step + 1, metrics, tokens_per_s=tokens_per_s)
-        check_finite(metrics, step=step + 1, max_loss=self._config.max_loss)
         if step == 0:
             self._objective.check_first_step(metrics)
             self._progress.first |= metrics
@@ -173,22 +174,3 @@ class Trainer(Generic[BatchT]):
         if self._run.is_main:
             self._checkpoints.finish(path)
         self._saved_step = self._progress.step
-
-
-def check_finite(metrics: Mapping[str, float], *, step: int, max_loss: float) -> None:
-    """Stop a run that has diverged.
-
-    Raises:
-        DivergedError: Loss or gradient norm is NaN or infinite, or the loss exceeds `max_loss`.
-    """
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(metrics[name]):
-            raise DivergedError(
-                f"Step {step}: {name} is {metrics[name]}; lower the learning rate or look at the "
-                "rows of this step."
-            )
-    if metrics["loss"] > max_loss:
-        raise DivergedError(
-            f"Step {step}: the loss of {metrics['loss']:.4g} exceeds max_loss {max_loss:g}; lower "
-            "the learning rate or raise the bound."
-        )

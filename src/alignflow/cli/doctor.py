@@ -5,11 +5,8 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import typer
 
@@ -70,6 +67,8 @@ def _packages() -> Iterator[Finding]:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -119,10 +118,12 @@ def _servers() -> Iterator[Finding]:
 
 
 def _answers(name: str, url: str, command: str) -> Finding:
+    from urllib.request import urlopen
+
     try:
         with urlopen(url, timeout=_ANSWER_TIMEOUT_S) as response:
             return Finding(name, response.status == 200, f"{url} answers {response.status}")
-    except (URLError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         return Finding(name, False, f"{url} doesn't answer ({reason})", f"start it: {command}")
 

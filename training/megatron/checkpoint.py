@@ -69,6 +69,7 @@ def load(
     loaded = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(folder))
     model.module.load_state_dict(loaded["model"], strict=True)
     _load_optimizer(optimizer, loaded["optimizer"])
+    scheduler.num_steps = 0  # Megatron adds the steps of the checkpoint to those taken so far
     scheduler.load_state_dict(schedule)
     for device, random_state in loaded["random"].items():
         _set_random_state(device, random_state[0])

@@ -1,0 +1,66 @@
+"""Checking one file, as `alignflow data check` does."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from alignflow.data_validation.checking import RowChecker, prompts_of
+from alignflow.data_validation.comparison import BenchmarkTexts
+from alignflow.data_validation.config import DataKind, RowLimits
+from alignflow.data_validation.readers import read_rows
+from alignflow.data_validation.report import FileReport
+from alignflow.data_validation.streams import NamedFile
+from alignflow.errors import DataError
+
+
+def check_file(
+    path: Path,
+    kind: DataKind,
+    limits: RowLimits | None = None,
+    *,
+    name: str | None = None,
+    against: NamedFile | None = None,
+    decontaminate: Iterable[str] = (),
+) -> FileReport:
+    """Decide on every row of a local file; nothing is written.
+
+    Args:
+        path: The file.
+        kind: What its rows are.
+        limits: Bounds of a single row.
+        name: How the user knows the file, where that is not its path.
+        against: The training side of a split, whose prompts must not occur.
+        decontaminate: Texts of benchmark items that must not occur.
+
+    Raises:
+        DataError: `path` doesn't exist, or `against` is refused as a whole.
+    """
+    limits = limits or RowLimits()
+    file = NamedFile(path, name or str(path))
+    checker = RowChecker(
+        kind,
+        limits,
+        training_prompts=prompts_of(read_rows(against, limits), kind) if against else frozenset(),
+        benchmark=BenchmarkTexts(decontaminate),
+    )
+    report = FileReport(file.name)
+    try:
+        for decisions in checker.check(read_rows(file, limits)):
+            for decision in decisions:
+                report.add(decision)
+    except DataError as error:
+        if error.reason is None:
+            raise
+        return FileReport(file.name, error.reason, str(error))
+    if file.format == "csv" and not report.counts["accept"]:
+        _blame_header(report)
+    return report
+
+
+def _blame_header(report: FileReport) -> None:
+    """Where every record of a CSV file lacks a key, it is the header that lacks it."""
+    if set(report.reasons) == {"missing_key"}:
+        report.reason = "missing_key"
+        report.message = (
+            f"{report.file}: the header lacks columns that the rows need; "
+            "name them in the first record, with commas between them."
+        )

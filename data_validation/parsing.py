@@ -1,0 +1,127 @@
+"""One JSON object from one line: RFC 8259, with what most parsers wave through refused."""
+
+import json
+import re
+from typing import Any, NoReturn, cast
+
+import orjson
+
+from alignflow.data_validation.reasons import RowRefused
+
+LONE_SURROGATE = "\ud800"
+"""Key that marks an object in which an unpaired surrogate was replaced by U+FFFD.
+
+No object can hold it otherwise: it is itself an unpaired surrogate.
+"""
+
+_KEY_ENDS = re.compile(rb'"[ \t\r\n]*:')
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A longer integer is beyond the largest double, and int() refuses 4301 digits.
+_MAX_INT_DIGITS = 308
+
+
+def parse_object(text: bytes, max_depth: int) -> dict[str, Any]:
+    """Return the object that a line holds.
+
+    Raises:
+        RowRefused: `invalid_utf8`, `invalid_json`, `too_deep`, `duplicate_key`, `not_an_object` or
+            `non_finite_number`.
+    """
+    may_be_deep = text.count(b"[") + text.count(b"{") > max_depth
+    if may_be_deep and _depth(text) > max_depth:
+        raise RowRefused("too_deep")
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        value = _parse_slowly(text)
+    else:
+        # Every key ends in a quote and a colon; so does some text. Only a surplus needs a look.
+        if len(_KEY_ENDS.findall(text)) > _count_keys(value):
+            value = _parse_slowly(text)
+    if not isinstance(value, dict):
+        raise RowRefused("not_an_object")
+    return cast("dict[str, Any]", value)
+
+
+def _depth(text: bytes) -> int:
+    """Return how deep brackets nest outside of strings."""
+    depth = deepest = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        first = match[0][:1]
+        if first in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif first in b"]}":
+            depth -= 1
+    return deepest
+
+
+def _count_keys(value: object) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(_count_keys, value.values()))
+    if isinstance(value, list):
+        return sum(map(_count_keys, value))
+    return 0
+
+
+def _parse_slowly(text: bytes) -> object:
+    """Parse with the standard library, which tells duplicate keys and surrogates apart."""
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowRefused("invalid_utf8", f"byte {error.start + 1}") from None
+    try:
+        value = json.loads(
+            decoded,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_number,
+            parse_int=_integer,
+        )
+    except json.JSONDecodeError as error:
+        raise RowRefused("invalid_json", f"column {error.colno}") from None
+    replaced, num_surrogates = _replace_surrogates(value)
+    if num_surrogates and isinstance(replaced, dict):
+        replaced[LONE_SURROGATE] = True
+    return replaced
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise RowRefused("duplicate_key", _SURROGATE.sub("\ufffd", twice))
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise RowRefused("invalid_json", text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise RowRefused("non_finite_number", text[:20])
+    return value
+
+
+def _integer(text: str) -> float:
+    return int(text) if len(text) <= _MAX_INT_DIGITS else _number(text)
+
+
+def _replace_surrogates(value: Any) -> tuple[Any, int]:
+    """Return the value with unpaired surrogates replaced, and how many strings had one."""
+    if isinstance(value, str):
+        replaced = _SURROGATE.sub("\ufffd", value)
+        return replaced, int(replaced != value)
+    if isinstance(value, list):
+        parts = [_replace_surrogates(item) for item in value]
+        return [part for part, _ in parts], sum(count for _, count in parts)
+    if isinstance(value, dict):
+        keys = [_replace_surrogates(key) for key in value]
+        values = [_replace_surrogates(item) for item in value.values()]
+        merged = {key: item for (key, _), (item, _) in zip(keys, values, strict=True)}
+        return merged, sum(count for _, count in [*keys, *values])
+    return value, 0

@@ -1,0 +1,103 @@
+"""Text patterns: which are refused or flagged, and in which texts of a record.
+
+Patterns are those of Rust's regex engine, which runs in linear time: no look-around, no
+back-references.
+"""
+
+from typing import Literal, NamedTuple
+
+Where = Literal["any", "prompt", "response"]
+"""`response` is what an assistant says, `prompt` everything else."""
+
+_TAGS = (
+    "a|abbr|article|aside|audio|b|blockquote|body|br|button|canvas|center|code|dd|div|dl|dt|em|"
+    "embed|fieldset|figure|font|footer|form|frame|h[1-6]|head|header|hr|html|i|iframe|img|input|"
+    "label|li|link|main|meta|nav|object|ol|option|p|pre|script|section|select|small|span|strong|"
+    "style|sub|sup|svg|table|tbody|td|textarea|tfoot|th|thead|title|tr|u|ul|video"
+)
+
+
+class TextPattern(NamedTuple):
+    """A regular expression and where it counts."""
+
+    code: str
+    where: Where
+    pattern: str
+
+
+REFUSED_PATTERNS = (
+    TextPattern("control_character", "any", r"[\x00-\x08\x0b\x0c\x0e-\x1f]"),
+    TextPattern(
+        "special_token",
+        "any",
+        # ChatML and Llama 3, DeepSeek, SteerLM labels, sentence ends, Gemma, Llama 2.
+        r"<\|[A-Za-z0-9_]+\|>|<\x{FF5C}[^\x{FF5C}<>]+\x{FF5C}>|<extra_id_\d+>|</s>|<(?:start|end)_of_turn>"
+        r"|<(?:bos|eos|pad|unk)>|\[/?INST\]|<</?SYS>>",
+    ),
+    TextPattern("bidi_control", "any", r"[\x{202A}-\x{202E}\x{2066}-\x{2069}]"),
+    TextPattern(
+        "pii",
+        "any",
+        r"(?x)"
+        r"\b[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b"  # e-mail address
+        r"| \+\d{1,3}[\ .-]\(?\d{2,4}\)?(?:[\ .-]\d{2,4}){2,4}\b | (?:\A|\s)\+\d{9,14}\b"  # phone
+        r"| \(\d{3}\)\ ?\d{3}-\d{4}\b | \b\d{3}-\d{3}-\d{4}\b"  # North American phone number
+        r"| \b\d{3}-\d{2}-\d{4}\b"  # social security number
+        r"| \b(?:\d{4}[\ -]){3}\d{4}\b"  # card number
+        r"| \b[A-Z]{2}\d{2}(?:[A-Z]{4}\d{6,18}|\d{12,26})\b",  # IBAN
+    ),
+    TextPattern(
+        "secret",
+        "any",
+        r"(?x)"
+        r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS
+        r"| \bgh[pousr]_[A-Za-z0-9]{36,}\b | \bgithub_pat_[A-Za-z0-9_]{40,}\b"  # GitHub
+        r"| \bsk-(?:[a-z]+-)?[A-Za-z0-9_-]{32,}\b | \bhf_[A-Za-z0-9]{30,}\b"  # model hosts
+        r"| \bxox[abprs]-[A-Za-z0-9-]{10,}\b | \bAIza[A-Za-z0-9_-]{35}\b"  # Slack, Google
+        r"| -----BEGIN\ (?:[A-Z]+\ )?PRIVATE\ KEY-----",
+    ),
+    TextPattern(
+        "judge_injection",
+        "response",
+        r"(?ix)"
+        r"\b(?:note|message|attention|instructions?)\ (?:to|for)\ (?:the\ |all\ )?"
+        r"(?:graders?|judges?|evaluators?|raters?|reviewers?)\b\s*[:,-]"
+        r"| \b(?:disregard|ignore)\ (?:the|your|all|any)\ (?:rubric|grading|scoring)\b"
+        r"| \b(?:rate|score|grade)\ this\ (?:response|answer)\ (?:a\ |as\ )?\d+\b"
+        # A response that is a tool call and nothing else.
+        r'| \A\s*\{\s*"(?:tool|tool_calls?|function|function_call)"\s*:[\s\S]*\}\s*\z',
+    ),
+)
+"""A text that matches is refused with the code."""
+
+PAGE_MARKUP = rf"(?i)</?(?:{_TAGS})(?:\s[^<>]*)?/?>"
+"""An HTML tag."""
+PAGE_BOILERPLATE = (
+    r"(?i)\baccept (?:all )?cookies\b|\bcookie policy\b|\bskip to (?:main )?content\b"
+    r"|\ball rights reserved\b|>\s*(?:log ?in|sign ?(?:in|up))\s*<"
+)
+"""What pages say around their content."""
+CODE_FENCE = "```"
+
+FLAGGED_PATTERNS = (
+    TextPattern("replacement_character", "any", "\\x{FFFD}"),
+    TextPattern(
+        "mojibake", "any", r"â€[\x{2010}-\x{2122}œ™\x{9d}]?|Ã[\x{80}-\x{bf}]|Â[\x{a0}-\x{bf}]"
+    ),
+    TextPattern("html", "any", PAGE_MARKUP),
+    TextPattern("formula_prefix", "any", r"\A[=+\-@]"),
+    TextPattern(
+        "injection",
+        "prompt",
+        r"(?i)\b(?:ignore|disregard|forget) (?:all |any )?(?:of )?(?:the |your |my )?"
+        r"(?:previous|prior|above|earlier|preceding) (?:instructions?|prompts?|messages?|rules)\b",
+    ),
+    TextPattern("suspicious_output", "response", r"(?i)\A\s*(?:none|null|nan|undefined)\s*\z"),
+    TextPattern(
+        "placeholder",
+        "response",
+        r"\[(?:[A-Z]{2,}[A-Z _]*|(?:[Yy]our|[Ii]nsert) [A-Za-z ]+)\]|\bTODO\b"
+        r"|(?i:\binsert (?:\w+ ){0,3}here\b)",
+    ),
+)
+"""A text that matches is accepted, and the row carries the code as a flag."""

@@ -1,0 +1,188 @@
+"""The rules that a row must keep, as pandera schemas; a check's name is its reason code."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import pandera.polars as pa
+
+from alignflow.data_validation.canonical import ATTRIBUTES
+from alignflow.data_validation.config import DataKind, RowLimits
+from alignflow.data_validation.drafts import ASSISTANT, SYSTEM, USER
+from alignflow.data_validation.frames import (
+    ATTRIBUTE_COLUMNS,
+    PARTS,
+    RECORD_COLUMNS,
+    ROLES,
+    TEXT_COLUMNS,
+)
+from alignflow.data_validation.patterns import (
+    CODE_FENCE,
+    PAGE_BOILERPLATE,
+    PAGE_MARKUP,
+    REFUSED_PATTERNS,
+    Where,
+)
+
+MAX_ATTRIBUTE = 4
+MIN_REPETITION_WORDS = 200
+
+_VISIBLE = r"[^\s\p{Cf}\x{115F}\x{1160}\x{2800}\x{3164}]"
+_PATH_PARTS = r"[/\\\x00]|\A\.{1,2}\z"
+
+
+def is_where(where: Where) -> pl.Expr:
+    """Return which rows of a text frame a pattern looks at."""
+    if where == "response":
+        return pl.col("role") == ASSISTANT
+    if where == "prompt":
+        return pl.col("role") != ASSISTANT
+    return pl.lit(value=True)
+
+
+def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
+    """Return the schema of `frames.text_frame`."""
+    content = [
+        _check("empty_value", pl.col("content").str.contains(_VISIBLE)),
+        _check("too_long", pl.col("content").str.len_chars() <= limits.max_field_chars),
+        _text_check("too_long", lambda text: not _has_long_word(text, limits.max_word_chars)),
+        _text_check("degenerate_repetition", lambda text: not is_degenerate(text)),
+    ]
+    patterns = [
+        _check(code, ~(is_where(where) & pl.col("content").str.contains(pattern)))
+        for code, where, pattern in REFUSED_PATTERNS
+    ]
+    return pa.DataFrameSchema(
+        {
+            **_columns(TEXT_COLUMNS),
+            "part": pa.Column(pl.String, _check("part", pl.col("part").is_in(PARTS))),
+            "role": pa.Column(pl.String, _check("bad_role", pl.col("role").is_in(ROLES))),
+            "content": pa.Column(pl.String, content),
+        },
+        checks=[
+            _check("role_order", _is_in_order()),
+            *patterns,
+            _check("html_markup", ~_is_page()),
+        ],
+    )
+
+
+def record_schema(kind: DataKind) -> pa.DataFrameSchema:
+    """Return the schema of `frames.record_frame`."""
+    checks = [
+        _check("empty_value", pl.col("fewest_turns") > 0),
+        _check("prompt_echo", _trimmed("question") != _trimmed("response")),
+        _check("identical_responses", _trimmed("response") != _trimmed("rejected")),
+        _check("score_contradiction", pl.col("score_chosen") >= pl.col("score_rejected")),
+        _check("lone_surrogate", ~pl.col("has_lone_surrogate")),
+    ]
+    if kind == "steerlm":
+        checks.append(_check("empty_value", pl.col("num_attributes") > 0))
+    nullable = ("question", "response", "rejected", "score_chosen", "score_rejected")
+    return pa.DataFrameSchema(
+        {
+            **_columns(RECORD_COLUMNS, nullable),
+            "id": pa.Column(
+                pl.String,
+                [
+                    _check("empty_value", pl.col("id").str.contains(_VISIBLE)),
+                    _check("bad_id", ~pl.col("id").str.contains(_PATH_PARTS)),
+                ],
+                nullable=True,
+            ),
+        },
+        checks=checks,
+    )
+
+
+def attribute_schema() -> pa.DataFrameSchema:
+    """Return the schema of `frames.attribute_frame`."""
+    value = [
+        _check("wrong_type", pl.col("value") == pl.col("value").floor()),
+        _check("out_of_range", pl.col("value").is_between(0, MAX_ATTRIBUTE)),
+    ]
+    name = _check("unknown_attribute", pl.col("name").is_in(ATTRIBUTES))
+    return pa.DataFrameSchema(
+        {
+            **_columns(ATTRIBUTE_COLUMNS),
+            "name": pa.Column(pl.String, name),
+            "value": pa.Column(pl.Float64, value),
+        }
+    )
+
+
+def _columns(types: dict[str, Any], nullable: Sequence[str] = ()) -> dict[str, pa.Column]:
+    return {name: pa.Column(type_, nullable=name in nullable) for name, type_ in types.items()}
+
+
+def _check(code: str, is_good: pl.Expr) -> pa.Check:
+    """Return a check that fails with `code` where the expression is false; null passes."""
+    return pa.Check(lambda data: data.lazyframe.select(is_good.fill_null(value=True)), name=code)
+
+
+def _text_check(code: str, is_good: Callable[[str], bool]) -> pa.Check:
+    """Return a check of contents that only a function of Python can judge."""
+
+    def judge(contents: pl.Series) -> pl.Series:
+        return pl.Series([text is None or is_good(text) for text in contents], dtype=pl.Boolean)
+
+    return _check(code, pl.col("content").map_batches(judge, return_dtype=pl.Boolean))
+
+
+def _is_in_order() -> pl.Expr:
+    """Return where a turn stands in a place that chat templates render.
+
+    A conversation starts with at most one system turn, then user and assistant take turns. It
+    ends with the assistant, a prompt with the user; a response is one assistant turn.
+    """
+    offset = (pl.col("first_role") == SYSTEM).cast(pl.Int32)
+    turn = pl.col("at") - offset
+    by_place = (
+        pl.when(turn < 0).then(pl.lit(SYSTEM))
+        .when(turn % 2 == 0).then(pl.lit(USER))
+        .otherwise(pl.lit(ASSISTANT))
+    )  # fmt: skip
+    is_last = pl.col("at") == pl.col("num_turns") - 1
+    is_in_place = pl.col("role") == by_place
+    ends_with = pl.when(pl.col("part") == "prompt").then(pl.lit(USER)).otherwise(pl.lit(ASSISTANT))
+    is_response = pl.col("part").is_in(["chosen", "rejected"])
+    return (
+        pl.when(is_response)
+        .then((pl.col("num_turns") == 1) & (pl.col("role") == ASSISTANT))
+        .otherwise(is_in_place & (~is_last | (pl.col("role") == ends_with)))
+    )
+
+
+def _is_page() -> pl.Expr:
+    """Return where a response looks like a page that was saved, and not like code that is shown."""
+    content = pl.col("content")
+    return (
+        is_where("response")
+        & content.str.contains(PAGE_BOILERPLATE)
+        & content.str.contains(PAGE_MARKUP)
+        & ~content.str.contains(CODE_FENCE, literal=True)
+    )
+
+
+def _trimmed(column: str) -> pl.Expr:
+    return pl.col(column).str.normalize("NFC").str.strip_chars()
+
+
+def _has_long_word(text: str, max_chars: int) -> bool:
+    return len(text) > max_chars and max(map(len, text.split()), default=0) > max_chars
+
+
+def is_degenerate(text: str) -> bool:
+    """Say whether one word is more than half of over 200 words."""
+    words = text.split()
+    # One word that fills more than half leaves at most half of the places to different ones.
+    if len(words) <= MIN_REPETITION_WORDS or 2 * len(set(words)) > len(words) + 2:
+        return False
+    [(word, count)] = Counter(words).most_common(1)
+    # The bars of a table and the dashes of its rule are no words.
+    return 2 * count > len(words) and any(map(str.isalnum, word))

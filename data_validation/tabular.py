@@ -1,0 +1,170 @@
+"""Rows of CSV and Parquet files."""
+
+import csv
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignflow.data_validation.config import RowLimits
+from alignflow.data_validation.reasons import RowRefused
+from alignflow.data_validation.source_row import SourceRow
+from alignflow.data_validation.streams import (
+    Line,
+    NamedFile,
+    open_stream,
+    read_lines,
+    refuse_file,
+)
+
+_NUMBER_COLUMNS = ("score_chosen", "score_rejected", "chosen_reward", "rejected_reward")
+_OPTIONAL_COLUMNS = ("id", "input", *_NUMBER_COLUMNS)
+_BATCH_ROWS = 256
+
+
+def read_csv(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
+    """Yield the records of a CSV file with a header, numbered from 1 after it.
+
+    An empty field of an optional column counts as absent, and scores are read as numbers.
+
+    Raises:
+        DataError: The file is refused as a whole.
+    """
+    # The field limit of the csv module is the process's: only ever raise it.
+    csv.field_size_limit(max(csv.field_size_limit(), limits.max_line_bytes))
+    with open_stream(file) as stream:
+        lines = _RecordLines(read_lines(stream, file, limits.max_line_bytes), file, limits)
+        records = csv.reader(lines)
+        header = next(records, None)
+        if header is None:
+            return
+        twice = {name for name in header if header.count(name) > 1}
+        if twice:
+            refuse_file(file, "duplicate_key", f"rename one of the columns {', '.join(twice)}")
+        number = 0
+        while True:
+            lines.start_record()
+            try:
+                fields = next(records, None)
+            except csv.Error as error:
+                number += 1
+                yield SourceRow(
+                    number, lines.original, refused=RowRefused("column_count", str(error))
+                )
+                continue
+            if fields is None:
+                return
+            number += 1
+            yield _csv_row(number, header, fields, lines)
+
+
+def _csv_row(number: int, header: list[str], fields: list[str], lines: "_RecordLines") -> SourceRow:
+    if not fields:
+        return SourceRow(number, lines.original)
+    try:
+        if lines.is_exhausted:
+            # The reader asks for another line only while a quote is open.
+            raise RowRefused("unclosed_quote")
+        if not lines.is_utf8:
+            raise RowRefused("invalid_utf8")
+        if len(fields) != len(header):
+            raise RowRefused("column_count", f"{len(fields)} fields, not {len(header)}")
+        values = dict(zip(header, map(_csv_value, header, fields), strict=True))
+    except RowRefused as refused:
+        return SourceRow(number, lines.original, refused=refused)
+    present = {name: value for name, value in values.items() if value is not None}
+    return SourceRow(number, lines.original, present)
+
+
+def _csv_value(name: str, text: str) -> str | float | None:
+    """Return the value of a field; None means that an optional column has none here."""
+    if name in _OPTIONAL_COLUMNS and not text.strip():
+        return None
+    if name not in _NUMBER_COLUMNS:
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(number):
+        raise RowRefused("non_finite_number", name)
+    return number
+
+
+class _RecordLines(Iterable[str]):
+    """Physical lines for the csv reader, which may take several for one record."""
+
+    def __init__(self, lines: Iterator[Line], file: NamedFile, limits: RowLimits) -> None:
+        self._original = bytearray()
+        self.is_utf8 = True
+        self.is_exhausted = False
+        self._lines = lines
+        self._file = file
+        self._limits = limits
+
+    def start_record(self) -> None:
+        """Forget the lines of the record before."""
+        self._original.clear()
+        self.is_utf8 = True
+
+    @property
+    def original(self) -> bytes:
+        """The bytes of the record so far."""
+        return bytes(self._original)
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            self._original += line.text + b"\n"
+            if len(self._original) > self._limits.max_line_bytes:
+                refuse_file(
+                    self._file, "line_too_long", "look for an open quote or raise max_line_bytes"
+                )
+            try:
+                yield line.text.decode("utf-8") + "\n"
+            except UnicodeDecodeError:
+                self.is_utf8 = False
+                yield line.text.decode("utf-8", "replace") + "\n"
+        self.is_exhausted = True
+
+
+def read_parquet(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
+    """Yield the rows of a Parquet file, numbered from 1, a batch in memory at a time.
+
+    A null column counts as absent where the column is optional.
+
+    Raises:
+        DataError: The file is no Parquet, or can't be read to its end.
+    """
+    del limits  # Parquet has no lines; the row checks bound its fields.
+    if file.compression:
+        refuse_file(file, "not_parquet", "decompress it, for Parquet compresses by itself")
+    with open_stream(file) as stream:
+        if stream.read(4) != b"PAR1":
+            refuse_file(file, "not_parquet", "look at what was downloaded")
+    number = 0
+    try:
+        with pq.ParquetFile(file.path) as parquet:
+            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
+                for index in range(batch.num_rows):
+                    number += 1
+                    yield _parquet_row(number, batch, index)
+    except (pa.ArrowException, OSError):
+        refuse_file(file, "corrupt_archive", "fetch it again")
+
+
+def _parquet_row(number: int, batch: pa.RecordBatch, index: int) -> SourceRow:
+    values: dict[str, Any] = {}
+    try:
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            value = column[index].as_py()
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RowRefused("non_finite_number", name)
+            if value is not None or name not in _OPTIONAL_COLUMNS:
+                values[name] = value
+    except UnicodeDecodeError:
+        return SourceRow(number, None, values, RowRefused("invalid_utf8", name))
+    except RowRefused as refused:
+        return SourceRow(number, None, values, refused)
+    return SourceRow(number, None, values)

@@ -131,6 +131,26 @@ class ChatTokenizer:
             )
         ]
 
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens that ask for an answer to a conversation.
+
+        Raises:
+            DataError: The template refuses the conversation.
+        """
+        text = self._render(messages, generation_prompt=True)
+        encoded = self._tokenizer(text, add_special_tokens=False, verbose=False)
+        return list(encoded["input_ids"])
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the words of an answer, without the tokens that end it."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    @property
+    def stop_tokens(self) -> frozenset[int]:
+        """The tokens that end an answer: that of its turn and that of the sequence."""
+        end_of_turn = self._tokenizer(self._end_of_turn, add_special_tokens=False)["input_ids"]
+        return frozenset((end_of_turn[-1], self._tokenizer.eos_token_id)) - {None}
+
     def check(self, chat: RenderedChat, tokenized: TokenizedChat) -> None:
         """Refuse a tokenised conversation that would teach the wrong thing.
 

@@ -268,3 +268,19 @@ def test_text_that_brings_its_own_bos_is_refused(make_tokenizer: MakeTokenizer) 
     rendered = chat.render(conversation("<s>hello", "hi"))
     with pytest.raises(DataError, match="twice"):
         chat.check(rendered, *chat.tokenize([rendered]))
+
+
+@pytest.mark.parametrize("name", ["smollm2", "llama 3", "mistral"])
+def test_an_answer_starts_after_the_prompt_and_ends_with_a_stop_token(
+    subjects: dict[str, Subject], name: str
+) -> None:
+    chat = subjects[name].chat
+    messages = conversation("one question", "two answers")
+    (row,) = chat.tokenize([chat.render(messages)])
+    prompt = chat.prompt(messages[:-1])
+    answer = row.tokens_T[row.is_learnt_T].tolist()
+    assert row.tokens_T[: len(prompt)].tolist() == prompt
+    assert row.is_learnt_T.argmax() == len(prompt)
+    assert answer[-1] in chat.stop_tokens
+    assert not chat.stop_tokens.intersection(answer[:-1])
+    assert chat.decode(answer).strip() == "two answers"

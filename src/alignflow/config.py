@@ -38,6 +38,10 @@ def as_yaml(config: Config) -> str:
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+KeyPath = tuple[str, ...]
+Places = dict[KeyPath, str]
+"""Where each key path was set: `file:line`, or the override that set it."""
+
 
 def load_config(
     model: type[ConfigT],
@@ -52,15 +56,14 @@ def load_config(
         ConfigError: The file can't be read, isn't YAML, or doesn't fit the model. The message names
             file, line and field, and the nearest known name of an unknown key.
     """
-    text = _read_text(path)
-    data, lines = _parse_yaml(text, path)
+    data, places = _parse_yaml(_read_text(path), path)
     for override in overrides:
-        _apply_override(data, override)
-    data = _expand(data, environ, (), path, lines)
+        _apply_override(data, override, places)
+    data = _expand(data, environ, (), path, places)
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, model, path, lines)) from None
+        raise ConfigError(_explain(error, model, data, path, places)) from None
 
 
 def _read_text(path: Path) -> str:
@@ -72,25 +75,32 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: can't be read as a UTF-8 text file ({error}).") from None
 
 
-def _parse_yaml(text: str, path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """Return the mapping and the line, 1-based, on which each key path stands."""
+def _parse_yaml(text: str, path: Path) -> tuple[dict[str, Any], Places]:
+    """Return the mapping, and the file and line on which each key path stands."""
+    lines: dict[KeyPath, int] = {}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
+        _collect_lines(node, (), lines, path)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or "it can't be parsed"
         raise ConfigError(f"{where}: not valid YAML: {problem}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply, or an alias stands in itself.") from None
+    except ConfigError:
+        raise
+    except ValueError as error:
+        # A date like 2026-13-01, or an integer of thousands of digits.
+        raise ConfigError(f"{path}: a value can't be read ({error}); quote it.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a recipe is a YAML mapping, but this is {_kind(data)}.")
-    lines: dict[tuple[str, ...], int] = {}
-    _collect_lines(node, (), lines, path)
-    return data, lines
+    return data, {at: f"{path}:{line}" for at, line in lines.items()}
 
 
 def _collect_lines(
-    node: yaml.Node | None, at: tuple[str, ...], lines: dict[tuple[str, ...], int], path: Path
+    node: yaml.Node | None, at: KeyPath, lines: dict[KeyPath, int], path: Path
 ) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -110,21 +120,32 @@ def _collect_lines(
             _collect_lines(value, inner, lines, path)
 
 
-def _apply_override(data: dict[str, Any], override: str) -> None:
+def _apply_override(data: dict[str, Any], override: str, places: Places) -> None:
     """Set one `a.b.c=value` in place; list items are named by index."""
+    keys, value = _parse_override(override)
+    _set(data, keys, value, override)
+    for at in [at for at in places if at[: len(keys)] == keys]:
+        del places[at]
+    places[keys] = f"--set {override}"
+
+
+def _parse_override(override: str) -> tuple[KeyPath, Any]:
     dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
+    keys = tuple(dotted.strip().split("."))
     if not equals or not all(keys):
         raise ConfigError(f"--set {override}: an override looks like sft.learning_rate=1e-5.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        return keys, yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"--set {override}: the value is not valid YAML; quote it.") from None
+
+
+def _set(data: dict[str, Any], keys: KeyPath, value: Any, override: str) -> None:
     at: Any = data
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
         if isinstance(at, list):
-            if not key.isdigit() or int(key) >= len(at):
+            if not key.isdecimal() or int(key) >= len(at):
                 where = ".".join(keys[:depth])
                 raise ConfigError(
                     f"--set {override}: {where} is a list of {len(at)}; use an index below that."
@@ -148,15 +169,15 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 def _expand(
     value: Any,
     environ: Mapping[str, str],
-    at: tuple[str, ...],
+    at: KeyPath,
     path: Path,
-    lines: Mapping[tuple[str, ...], int],
+    places: Places,
 ) -> Any:
     """Return the value with every `${NAME}` in its strings filled in."""
     if isinstance(value, dict):
-        return {k: _expand(v, environ, (*at, str(k)), path, lines) for k, v in value.items()}
+        return {k: _expand(v, environ, (*at, str(k)), path, places) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expand(v, environ, (*at, str(i)), path, lines) for i, v in enumerate(value)]
+        return [_expand(v, environ, (*at, str(i)), path, places) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
 
@@ -164,7 +185,7 @@ def _expand(
         found = environ.get(match["name"], match["default"])
         if found is None:
             raise ConfigError(
-                f"{_place(path, at, lines)}: the environment variable {match['name']} is not set; "
+                f"{_place(path, at, places)}: the environment variable {match['name']} is not set; "
                 f"set it, or write ${{{match['name']}:-default}}."
             )
         return found
@@ -173,44 +194,61 @@ def _expand(
 
 
 def _explain(
-    error: ValidationError, model: type[Config], path: Path, lines: Mapping[tuple[str, ...], int]
+    error: ValidationError, model: type[Config], data: Any, path: Path, places: Places
 ) -> str:
     """Return one sentence for each thing that is wrong, one a line."""
     sentences = []
     for item in error.errors(include_url=False):
-        at = tuple(str(part) for part in item["loc"])
+        at = _key_path(item["loc"], data)
         if item["type"] == "extra_forbidden":
-            known = _known_keys(model, at[:-1])
+            known = _known_keys(model, item["loc"][:-1])
             near = difflib.get_close_matches(at[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}."
-            sentences.append(f"{_place(path, at, lines)}: unknown key; {hint}")
+            sentences.append(f"{_place(path, at, places)}: unknown key; {hint}")
         elif item["type"] == "missing":
-            sentences.append(f"{_place(path, at, lines)}: this key is required.")
+            sentences.append(f"{_place(path, at, places)}: this key is required.")
         else:
             message = item["msg"].removeprefix("Value error, ")
             given = item.get("input")
             shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
-            sentences.append(f"{_place(path, at, lines)}: {message}{shown}.")
+            sentences.append(f"{_place(path, at, places)}: {message}{shown}.")
     return "\n".join(sentences)
 
 
-def _place(path: Path, at: tuple[str, ...], lines: Mapping[tuple[str, ...], int]) -> str:
-    """Return `file:line: key.path`; the line is that of the nearest key that stands in the file."""
+def _key_path(location: tuple[int | str, ...], data: Any) -> KeyPath:
+    """Return pydantic's location without the names of union members, which no file holds."""
+    keys = []
+    for depth, part in enumerate(location):
+        is_key = isinstance(data, dict) and part in data
+        if is_key or (isinstance(data, list) and isinstance(part, int)):
+            data = data[part]
+        elif depth < len(location) - 1:
+            continue
+        keys.append(str(part))
+    return tuple(keys)
+
+
+def _place(path: Path, at: KeyPath, places: Places) -> str:
+    """Return `file:line: key.path`, with the place of the nearest key that was set anywhere."""
     for length in range(len(at), 0, -1):
-        if at[:length] in lines:
-            return f"{path}:{lines[at[:length]]}: {'.'.join(at)}"
+        if at[:length] in places:
+            return f"{places[at[:length]]}: {'.'.join(at)}"
     return f"{path}: {'.'.join(at)}" if at else str(path)
 
 
-def _known_keys(model: type[Config], at: tuple[str, ...]) -> list[str]:
-    """Return the field names of the model that the key path leads to."""
+def _known_keys(model: type[Config], location: tuple[int | str, ...]) -> list[str]:
+    """Return the field names of the model that pydantic's location leads to."""
     models = [model]
-    for part in at:
+    for part in map(str, location):
         inner = [field.annotation for m in models if (field := m.model_fields.get(part))]
         nested = [m for annotation in inner for m in _models_in(annotation)]
-        # Below a dict or in a union, the path holds a key or a tag that is no field: stay.
-        models = nested or models
+        # In a union the part is a member's tag; below a dict it is a key and no field: stay.
+        models = nested or [m for m in models if _has_tag(m, part)] or models
     return sorted({name for m in models for name in m.model_fields})
+
+
+def _has_tag(model: type[Config], tag: str) -> bool:
+    return any(tag in get_args(field.annotation) for field in model.model_fields.values())
 
 
 def _models_in(annotation: Any) -> list[type[Config]]:

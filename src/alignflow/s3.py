@@ -96,8 +96,8 @@ def _client(pid: int, environ: tuple[tuple[str, str], ...]) -> Any:
     return s3fs.S3FileSystem(
         use_listings_cache=False,
         skip_instance_cache=True,
-        # s3fs itself tries five times; botocore's own five on top would take minutes to give up.
-        config_kwargs={"connect_timeout": 10, "retries": {"total_max_attempts": 1}},
+        # s3fs itself tries five times; all of botocore's tries on top would take minutes.
+        config_kwargs={"connect_timeout": 10, "retries": {"total_max_attempts": 3}},
     )
 
 
@@ -223,7 +223,7 @@ def translated(error_class: type[InputError], action: str, path: S3Path) -> Iter
 
 
 def _reason(error: Exception, path: S3Path) -> str | None:
-    from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
+    from botocore import exceptions as boto
 
     code = error_code(error)
     if code in ("403", "404"):
@@ -232,11 +232,11 @@ def _reason(error: Exception, path: S3Path) -> str | None:
         return _REASONS.get(code, "the server answered {code}").format(
             bucket=path.bucket, code=code
         )
-    if isinstance(error, NoCredentialsError):
+    if isinstance(error, boto.NoCredentialsError):
         return "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if isinstance(error, HTTPClientError | TimeoutError):
+    if isinstance(error, boto.ConnectionError | boto.HTTPClientError | TimeoutError):
         return f"{_endpoint()} doesn't answer; check the network and AWS_ENDPOINT_URL"
-    if isinstance(error, BotoCoreError):
+    if isinstance(error, boto.BotoCoreError):
         return f"the AWS settings are not usable ({type(error).__name__})"
     if isinstance(error, ValueError) and "Invalid endpoint" in str(error):
         return "AWS_ENDPOINT_URL is not a URL like https://host:port"

@@ -31,7 +31,10 @@ class Job(Protocol):
         ...
 
     def note(self) -> str:
-        """Return a few words about the status, such as what a pending job waits for."""
+        """Return a few words about the status, such as what a pending job waits for.
+
+        Empty after the end of the job.
+        """
         ...
 
     def cancel(self, grace_s: float = CANCEL_GRACE_S) -> None:

@@ -116,8 +116,9 @@ class LocalJob:
         return JobStatus.CANCELLED if is_cancelled else JobStatus.FAILED
 
     def note(self) -> str:
-        """Return what the job does or waits for."""
-        return self._handle().note
+        """Return what the job does or waits for; nothing after its end."""
+        handle = self._handle()
+        return handle.note if handle.is_alive(self._folder) else ""
 
     def failure(self) -> JobFailure | None:
         """Return why the job failed; None while it runs and after a success."""
@@ -176,25 +177,38 @@ class LocalLauncher:
         """Return the job of a run folder, started if it neither runs nor has succeeded.
 
         Raises:
-            ConfigError: The spec asks for more than this machine has, or the folder is another
-                job's.
+            ConfigError: The spec asks for more than this machine has, or the folder can't be
+                written or is another job's.
             JobError: The supervisor could not be started, or an earlier attempt can't be killed.
         """
         _check_spec(spec)
-        folder.create()
-        with folder.submission() as lock:
-            _check_owner(spec, folder)
-            job = self.find(folder)
-            if job is not None and job.status() not in (JobStatus.FAILED, JobStatus.CANCELLED):
-                return job
-            _kill_leftovers(folder)
-            folder.begin_attempt(spec)
-            _start_supervisor(folder, lock)
-        return LocalJob(folder)
+        try:
+            folder.create()
+            with folder.submission() as lock:
+                return self._find_or_start(spec, folder, lock)
+        except OSError as error:
+            raise ConfigError(
+                f"{error.filename or folder.path}: the run folder can't be written "
+                f"({error.strerror}); make room or choose another workspace."
+            ) from error
 
     def find(self, folder: RunFolder) -> LocalJob | None:
         """Return the job that was submitted with this folder, whatever became of it."""
         return LocalJob(folder) if folder.handle.exists() else None
+
+    def _find_or_start(self, spec: JobSpec, folder: RunFolder, lock: int) -> LocalJob:
+        _check_owner(spec, folder)
+        job = self.find(folder)
+        if job is not None and job.status() not in (JobStatus.FAILED, JobStatus.CANCELLED):
+            return job
+        _kill_leftovers(folder)
+        folder.begin_attempt(spec)
+        try:
+            _start_supervisor(folder, lock)
+        except BaseException:  # Ctrl-C among them: nobody would know of a job half started
+            _kill_leftovers(folder)
+            raise
+        return LocalJob(folder)
 
 
 def _check_spec(spec: JobSpec) -> None:

@@ -1,0 +1,356 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignflow.errors import ConfigError, JobError
+from alignflow.jobs.local import Handle, LocalJob, LocalLauncher
+from alignflow.jobs.processes import descendants, kill_all, processes_of_job, read_process
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import FailureKind, JobFailure, JobResult, JobSpec, JobStatus
+from alignflow.jobs.wait import cancel_on_exit, wait_for
+
+pytestmark = pytest.mark.integration
+
+WORKERS = Path(__file__).parent / "workers"
+FOR_EVER = {"num_steps": 100_000}
+
+
+@pytest.fixture
+def folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], RunFolder]]:
+    """Makes run folders; whatever still runs in them at the end is killed."""
+    monkeypatch.setenv("ALIGNFLOW_SLOTS_DIR", str(tmp_path / "slots"))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made: list[RunFolder] = []
+
+    def make(name: str) -> RunFolder:
+        made.append(RunFolder(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        assert not kill_all(lambda at=folder.path: processes_of_job(at))  # type: ignore[misc]
+
+
+@pytest.fixture
+def folder(folders: Callable[[str], RunFolder]) -> RunFolder:
+    return folders("run")
+
+
+def counting(config: dict[str, Any], **changes: Any) -> JobSpec:
+    return JobSpec(
+        name="counting-1234",
+        module="counting_job",
+        config=config,
+        env={"PYTHONPATH": str(WORKERS)},
+    ).replaced(**changes)
+
+
+def start(folder: RunFolder, config: dict[str, Any], **changes: Any) -> LocalJob:
+    return LocalLauncher().submit(counting(config, **changes), folder)
+
+
+def start_and_see_steps(folder: RunFolder, config: dict[str, Any], **changes: Any) -> LocalJob:
+    """Return a job of which every rank is at work."""
+    job = start(folder, config, **changes)
+    num_ranks = changes.get("processes_per_node", 1)
+    until(lambda: len(list(folder.checkpoints.iterdir())) == num_ranks)
+    return job
+
+
+def finish(job: LocalJob, folder: RunFolder) -> JobResult:
+    return wait_for(job, folder, poll_s=0.05)
+
+
+def failure_of(job: LocalJob, folder: RunFolder) -> JobFailure:
+    with pytest.raises(JobError) as caught:
+        finish(job, folder)
+    return caught.value.failure
+
+
+def until(is_so: Callable[[], bool], *, within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_all_gone(folder: RunFolder) -> bool:
+    return not processes_of_job(folder.path)
+
+
+def supervisor_pid(folder: RunFolder) -> int:
+    handle = Handle.read(folder)
+    assert handle is not None
+    return handle.pid
+
+
+def environment_text(pid: int) -> str:
+    return "\0" + Path(f"/proc/{pid}/environ").read_text()
+
+
+def test_job_is_followed_to_its_result(folder: RunFolder) -> None:
+    rows: list[dict[str, Any]] = []
+    told: list[tuple[JobStatus, str]] = []
+    job = start(folder, {"num_steps": 5})
+    assert folder.handle.exists()
+    result = wait_for(
+        job, folder, on_metrics=rows.extend, on_status=lambda *at: told.append(at), poll_s=0.05
+    )
+    assert result.metrics == {"count": 5.0}
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert told[-1] == (JobStatus.SUCCEEDED, "")
+    assert told[-2] == (JobStatus.RUNNING, "running as attempt 1 on cpu-0")
+    assert "rank 0 of 1" in folder.rank_log(0).read_text()
+    cores = len(os.sched_getaffinity(0))
+    assert result.details == {"OMP_NUM_THREADS": str(cores), "CUDA_VISIBLE_DEVICES": ""}
+    assert is_all_gone(folder)
+
+
+def test_finished_job_is_not_run_again(folder: RunFolder) -> None:
+    finish(start(folder, {"num_steps": 1}), folder)
+    again = start(folder, {"num_steps": 1})
+    assert again.attempt == 1
+    assert finish(again, folder).metrics == {"count": 1.0}
+
+
+def test_folder_of_another_job_is_refused(folder: RunFolder) -> None:
+    finish(start(folder, {"num_steps": 1}), folder)
+    with pytest.raises(ConfigError, match="belongs to job counting-1234, not other"):
+        LocalLauncher().submit(counting({"num_steps": 1}, name="other"), folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "exit_code"),
+    [("error", FailureKind.ERROR, 1), ("data", FailureKind.BAD_DATA, 2)],
+)
+def test_exception_becomes_a_failure(
+    folder: RunFolder, name: str, kind: FailureKind, exit_code: int
+) -> None:
+    job = start(folder, {"num_steps": 1, "fail": {"0": name}})
+    with pytest.raises(JobError) as caught:
+        finish(job, folder)
+    assert caught.value.failure.kind is kind
+    assert caught.value.exit_code == exit_code
+    assert "Traceback" in caught.value.failure.log_tail
+    assert job.status() is JobStatus.FAILED
+
+
+def test_module_that_does_not_exist_fails_with_the_log(folder: RunFolder) -> None:
+    failure = failure_of(start(folder, {}, module="no_such_module"), folder)
+    assert failure.kind is FailureKind.ERROR
+    assert "exited with code 1" in failure.message
+    assert "No module named no_such_module" in failure.message
+    assert "No module named no_such_module" in failure.log_tail
+
+
+SUBMITTER = """
+import sys, time
+from pathlib import Path
+from alignflow.jobs.local import LocalLauncher
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobSpec
+LocalLauncher().submit(JobSpec.model_validate_json(sys.argv[1]), RunFolder(Path(sys.argv[2])))
+time.sleep(99)
+"""
+
+
+def test_job_outlives_its_submitter_and_is_found_again(folder: RunFolder) -> None:
+    spec = counting({"num_steps": 40, "step_s": 0.05})
+    command = [sys.executable, "-c", SUBMITTER, spec.model_dump_json(), str(folder.path)]
+    with subprocess.Popen(command, start_new_session=True) as submitter:
+        until(folder.metrics.exists)
+        os.killpg(submitter.pid, signal.SIGINT)  # Ctrl-C in its terminal
+        os.killpg(submitter.pid, signal.SIGKILL)
+    job = LocalLauncher().find(folder)
+    assert job is not None
+    assert job.status() is JobStatus.RUNNING
+    again = LocalLauncher().submit(spec, folder)
+    assert (again.id, again.attempt) == (job.id, 1)
+    rows: list[dict[str, Any]] = []
+    wait_for(again, folder, on_metrics=rows.extend, poll_s=0.05)
+    assert [row["step"] for row in rows] == list(range(40))
+
+
+def test_submitters_at_once_start_one_job(folder: RunFolder) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        jobs = list(pool.map(lambda _: start(folder, {"num_steps": 20}), range(4)))
+    assert len({job.id for job in jobs}) == 1
+    assert [job.attempt for job in jobs] == [1, 1, 1, 1]
+    finish(jobs[0], folder)
+    assert folder.launcher_log.read_text().count("starting") == 1
+
+
+def test_cancelled_job_stops_at_a_step(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, FOR_EVER)
+    job.cancel()
+    assert is_all_gone(folder)
+    assert job.status() is JobStatus.CANCELLED
+    failure = job.failure()
+    assert failure is not None
+    assert failure.message.startswith("Stopped after step")
+    assert start(folder, FOR_EVER).attempt == 2
+
+
+def test_job_that_ignores_sigterm_is_killed_with_its_helpers(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, {**FOR_EVER, "ignore_sigterm": True})
+    assert len(processes_of_job(folder.path)) == 3  # supervisor, rank, helper
+    began = time.monotonic()
+    job.cancel(grace_s=0.5)
+    assert time.monotonic() - began < 5
+    assert is_all_gone(folder)
+    failure = job.failure()
+    assert failure is not None
+    assert failure.kind is FailureKind.CANCELLED
+
+
+def test_supervisor_that_hangs_does_not_stop_cancelling(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, FOR_EVER)
+    os.kill(supervisor_pid(folder), signal.SIGSTOP)
+    job.cancel(grace_s=0)
+    assert is_all_gone(folder)
+    assert job.status() is JobStatus.CANCELLED
+
+
+def test_set_event_cancels_the_job(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, FOR_EVER)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(JobError) as caught:
+        wait_for(job, folder, stop=stop)
+    assert caught.value.failure.kind is FailureKind.CANCELLED
+    assert is_all_gone(folder)
+
+
+def test_block_left_by_ctrl_c_cancels_and_by_an_error_does_not(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, FOR_EVER)
+    with pytest.raises(RuntimeError), cancel_on_exit(job):
+        raise RuntimeError("the tracking server is down")
+    assert job.status() is JobStatus.RUNNING
+    with pytest.raises(KeyboardInterrupt), cancel_on_exit(job):
+        raise KeyboardInterrupt
+    assert job.status() is JobStatus.CANCELLED
+
+
+def test_killed_supervisor_takes_the_job_with_it_and_the_next_attempt_resumes(
+    folder: RunFolder,
+) -> None:
+    job = start_and_see_steps(folder, FOR_EVER)
+    os.kill(supervisor_pid(folder), signal.SIGKILL)
+    until(lambda: is_all_gone(folder), within_s=10)
+    failure = failure_of(job, folder)
+    assert failure.kind is FailureKind.NODE_LOST
+    assert failure.retryable
+
+    last = int((folder.checkpoints / "rank-0").read_text())
+    again = start(folder, {"num_steps": last + 4})
+    assert again.attempt == 2
+    finish(again, folder)
+    rows = [row for row in folder.metric_reader().read_new() if row["attempt"] == "2"]
+    assert [row["step"] for row in rows] == [last + 1, last + 2, last + 3]
+
+
+def test_killed_worker_is_told_from_an_error_and_forgotten_by_the_next_attempt(
+    folder: RunFolder,
+) -> None:
+    job = start_and_see_steps(folder, FOR_EVER)
+    for worker in descendants(supervisor_pid(folder)):
+        worker.send(signal.SIGKILL)
+    failure = failure_of(job, folder)
+    assert failure.kind is FailureKind.NODE_LOST
+    assert "killed from outside by signal 9" in failure.message
+
+    again = start(folder, FOR_EVER)
+    assert again.status() in (JobStatus.PENDING, JobStatus.RUNNING)
+    assert again.failure() is None
+    assert folder.read_failure() is None
+
+
+def test_time_limit_ends_the_job(folder: RunFolder) -> None:
+    failure = failure_of(start(folder, FOR_EVER, time_limit_s=1), folder)
+    assert failure.kind is FailureKind.TIME_LIMIT
+    assert failure.retryable
+    assert is_all_gone(folder)
+
+
+def test_jobs_queue_for_the_slot(folders: Callable[[str], RunFolder]) -> None:
+    first, second, third = folders("first"), folders("second"), folders("third")
+    running = start_and_see_steps(first, FOR_EVER)
+    waiting, cancelled = start(second, {"num_steps": 2}), start(third, {"num_steps": 2})
+    until(lambda: waiting.note() != "" and cancelled.note() != "")
+    assert waiting.status() is JobStatus.PENDING
+    held_by = f"counting-1234 (pid {supervisor_pid(first)})"
+    assert waiting.note() == f"waiting for a free cpu slot, held by {held_by}"
+    assert waiting.note() in second.launcher_log.read_text()
+
+    cancelled.cancel()
+    assert cancelled.status() is JobStatus.CANCELLED
+    told: list[JobStatus] = []
+    timer = threading.Timer(0.5, running.cancel)
+    timer.start()
+    wait_for(waiting, second, on_status=lambda status, _: told.append(status), poll_s=0.02)
+    timer.join()
+    assert told[0] is JobStatus.PENDING
+    assert told[-1] is JobStatus.SUCCEEDED
+    assert not third.metrics.exists()
+
+
+def test_job_without_a_sign_of_life_is_lost(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, FOR_EVER)
+    for worker in descendants(supervisor_pid(folder)):
+        worker.send(signal.SIGSTOP)
+    with pytest.raises(JobError) as caught:
+        wait_for(job, folder, poll_s=0.1, heartbeat_timeout_s=1.5)
+    assert caught.value.failure.kind is FailureKind.NODE_LOST
+    assert is_all_gone(folder)
+    assert job.status() is JobStatus.FAILED
+
+
+def test_torchrun_reports_the_first_cause_and_not_what_it_led_to(folder: RunFolder) -> None:
+    # Rank 0 loses its connection first; rank 1 says why a moment later.
+    config = {
+        "num_steps": 1,
+        "fail": {"0": "connection", "1": "diverged"},
+        "delay_s": {"0": 0.5, "1": 0.55},
+    }
+    failure = failure_of(start(folder, config, processes_per_node=2), folder)
+    assert failure.kind is FailureKind.DIVERGED
+    assert failure.message == "DivergedError: The loss is NaN at step 2."
+    assert "rank 1 of 2" in failure.log_tail
+    assert "rank 0 of 2" in folder.rank_log(0).read_text()
+
+
+def test_killed_rank_is_named_and_no_rank_outlives_torchrun(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, FOR_EVER, processes_per_node=2)
+    ranks = descendants(descendants(supervisor_pid(folder))[0].pid)
+    victim = next(rank for rank in ranks if "\0RANK=1\0" in environment_text(rank.pid))
+    victim.send(signal.SIGKILL)
+    failure = failure_of(job, folder)
+    assert failure.kind is FailureKind.NODE_LOST
+    assert failure.message == "Rank 1 of counting_job was killed from outside by signal 9."
+
+    again = start(folder, {**FOR_EVER, "ignore_sigterm": True}, processes_per_node=2)
+    until(lambda: len(descendants(supervisor_pid(folder))) == 5)  # torchrun, ranks, helpers
+    descendants(supervisor_pid(folder))[0].send(signal.SIGKILL)
+    assert failure_of(again, folder).kind is FailureKind.NODE_LOST
+    assert is_all_gone(folder)
+
+
+def test_ranks_of_torchrun_stop_at_a_step(folder: RunFolder) -> None:
+    job = start_and_see_steps(folder, FOR_EVER, processes_per_node=2)
+    job.cancel()
+    assert is_all_gone(folder)
+    failure = job.failure()
+    assert failure is not None
+    assert failure.message.startswith("Stopped after step")
+    assert read_process(supervisor_pid(folder)) is None

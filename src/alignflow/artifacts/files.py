@@ -37,7 +37,9 @@ def list_files(folder: Path) -> list[str]:
 
 
 def _walk(folder: Path, prefix: str) -> Iterator[str]:
-    for entry in os.scandir(folder):
+    with os.scandir(folder) as scan:
+        entries = list(scan)
+    for entry in entries:
         path = prefix + entry.name
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(folder / entry.name, f"{path}/")

@@ -100,7 +100,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         ("just text\n", "R: a recipe is a YAML mapping, but this is text."),
         ("name: 2026-13-41\n", "R: a value can't be read ("),
         ("name: &a [*a]\n", "R: nested too deeply, or an alias stands in itself."),
-        ("name: " + "[" * 400, "R: nested too deeply, or an alias stands in itself."),
+        ("name: " + "[" * 600, "R: nested too deeply, or an alias stands in itself."),
         ("1: x\nname: demo\n", "R:1: 1: Keys should be strings"),
     ],
 )

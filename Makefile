@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-slow demo bench wheel lock clean
+.PHONY: help install check format test test-slow demo wheel lock clean env
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,3 +51,8 @@ lock: pyproject.toml requirements/lock-overrides.txt  ## resolve the locked pack
 
 clean:  ## remove what runs left behind: models, runs, caches
 	rm -rf .alignflow dist build
+
+env: .env  ## write .env with random passwords for docker compose
+
+.env:
+	umask 077; echo "POSTGRES_PASSWORD=$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')" > .env

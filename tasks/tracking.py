@@ -235,7 +235,7 @@ class Tracker:
         """Return the registered version that holds the model with this digest."""
         for version in self._versions(name):
             if version.tags.get("alignflow.digest") == digest:
-                return self.get_version(name, version.version)
+                return self.get_version(name, str(version.version))
         return None
 
     def _versions(self, name: str) -> Sequence[ModelVersion]:

@@ -1,0 +1,47 @@
+"""Which stages a run computes anew, given --force and --from."""
+
+from pathlib import Path
+
+import pytest
+
+from alignflow.config import load_config
+from alignflow.errors import ConfigError
+from alignflow.flows.config import Recipe
+from alignflow.flows.graph import StageGraph, stage_graph, stages_to_compute
+
+DEMO = Path(__file__).parents[3] / "deployments/recipes/demo.yaml"
+
+
+@pytest.fixture(scope="module")
+def graph() -> StageGraph:
+    return stage_graph(load_config(Recipe, DEMO))
+
+
+def test_every_parent_comes_before_its_child(graph: StageGraph) -> None:
+    seen: set[str] = set()
+    for stage, parents in graph.items():
+        assert seen.issuperset(parents), stage
+        seen.add(stage)
+
+
+def test_nothing_asked_for_computes_what_is_not_there(graph: StageGraph) -> None:
+    assert stages_to_compute(graph, [], None) == (frozenset(), frozenset())
+
+
+def test_force_names_one_stage(graph: StageGraph) -> None:
+    assert stages_to_compute(graph, ["dpo"], None) == (frozenset({"dpo"}), frozenset())
+
+
+def test_from_takes_what_follows_and_wants_the_rest_in_the_store(graph: StageGraph) -> None:
+    anew, must_reuse = stages_to_compute(graph, [], "dpo")
+    assert anew == {"dpo", "evaluate-aligned", "gate", "register", "report"}
+    assert {"model", "sft", "reward_model", "evaluate-base", "evaluate-sft"} <= must_reuse
+    assert not anew & must_reuse
+
+
+@pytest.mark.parametrize(("force", "start"), [(["dop"], None), ([], "dop")])
+def test_unknown_stage_is_refused_with_the_list(
+    graph: StageGraph, force: list[str], start: str | None
+) -> None:
+    with pytest.raises(ConfigError, match=r"dop: no such stage; stages are model, .*dpo"):
+        stages_to_compute(graph, force, start)

@@ -1,0 +1,117 @@
+"""MLflow as the pipeline uses it, on a real SQLite database."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
+from alignflow.errors import ConfigError
+from alignflow.tasks.tracking import StageRun, Tracker, resolve_version, tracking_uri
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def tracker(workspace: Path) -> Iterator[Tracker]:
+    uri = f"sqlite:///{workspace / 'mlflow.db'}"
+    tracker = Tracker(uri=uri, experiment="alignflow", artifact_root=workspace / "mlflow")
+    run = tracker.start_pipeline("demo-1", {"alignflow.recipe": "demo"})
+    yield tracker
+    run.end("FINISHED")
+
+
+@pytest.fixture
+def stage(tracker: Tracker) -> StageRun:
+    return tracker.start_stage("dpo", {"alignflow.key": "k"})
+
+
+def publish(workspace: Path, content: str) -> Artifact:
+    folder = workspace / f"folder-{content}"
+    folder.mkdir()
+    (folder / "config.json").write_text(content)
+    version = code_version(1)
+    key = stage_key("dpo", {"content": content}, {}, version)
+    store = ArtifactStore(str(workspace / "artifacts"))
+    return store.publish(folder, kind="dpo", key=key, code_version=version)
+
+
+def test_same_lines_logged_twice_leave_one_row(tracker: Tracker, stage: StageRun) -> None:
+    lines = [
+        {"step": step, "num_steps": 2, "phase": "train", "time": 1000.0 + step, "dpo/loss": 0.7}
+        for step in (1, 2)
+    ]
+    stage.log_lines(lines)
+    stage.log_lines(lines)
+    history = MlflowClient(tracker.uri).get_metric_history(stage.run_id, "dpo/loss")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.7), (2, 0.7)]
+
+
+def test_nested_config_becomes_dotted_parameters(tracker: Tracker, stage: StageRun) -> None:
+    stage.log_params({"beta": 0.1, "parallel": {"tensor_model_parallel_size": 2}})
+    params = MlflowClient(tracker.uri).get_run(stage.run_id).data.params
+    assert params == {"beta": "0.1", "parallel.tensor_model_parallel_size": "2"}
+
+
+def test_stage_runs_are_nested_under_the_pipeline_run(tracker: Tracker, stage: StageRun) -> None:
+    tags = MlflowClient(tracker.uri).get_run(stage.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == tracker.run.run_id
+    assert tags["alignflow.stage"] == "dpo"
+
+
+def test_dataset_is_found_by_our_digest(
+    tracker: Tracker, stage: StageRun, workspace: Path
+) -> None:
+    dataset = publish(workspace, "dataset")
+    stage.log_dataset("preferences", dataset, context="dpo")
+    inputs = MlflowClient(tracker.uri).get_run(stage.run_id).inputs.dataset_inputs
+    assert [item.dataset.digest for item in inputs] == [f"sha256:{dataset.digest[:29]}"]
+
+
+def test_version_keeps_its_tags_and_is_found_by_alias_and_digest(
+    tracker: Tracker, stage: StageRun, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = publish(workspace, "model")
+    tags = {"alignflow.digest": model.digest}
+    model_id = tracker.log_model(stage, "assistant", model, step=0)
+    version = tracker.register("assistant", model_id, run=stage, tags=tags)
+    tracker.set_alias(version, "candidate")
+
+    found = tracker.version_of("assistant", model.digest)
+    assert found is not None
+    assert (found.uri, found.aliases) == ("models:/assistant/1", ("candidate",))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    for ref in ("models:/assistant@candidate", "models:/assistant/1"):
+        assert resolve_version(ref, workspace).tags["alignflow.digest"] == model.digest
+    # A second recording of the same weights is the same node of the lineage.
+    assert tracker.log_model(stage, "assistant", model, step=0) == model_id
+
+
+@pytest.mark.parametrize(
+    "ref", ["models:/assistant@nobody", "models:/nobody/1", "models:/x", "assistant"]
+)
+def test_unknown_version_is_bad_input(
+    tracker: Tracker, ref: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    with pytest.raises(ConfigError, match=ref):
+        resolve_version(ref, workspace)
+
+
+def test_environment_names_the_server(monkeypatch: pytest.MonkeyPatch, workspace: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert tracking_uri(workspace) == "http://127.0.0.1:5000"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking_uri(workspace) == f"sqlite:///{workspace}/mlflow.db"
+
+
+def test_final_metrics_carry_the_time_they_are_given(tracker: Tracker, stage: StageRun) -> None:
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    stage.log_metrics({"truthfulness/mc1": 0.5}, time_ms=now)
+    (metric,) = MlflowClient(tracker.uri).get_metric_history(stage.run_id, "truthfulness/mc1")
+    assert (metric.value, metric.timestamp) == (0.5, now)

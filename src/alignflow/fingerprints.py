@@ -128,7 +128,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _canonical_merges(model: Any) -> Any:
     """Write each merge as a pair: older files have it as text with a space between."""
-    if not isinstance(model, dict) or "merges" not in model:
+    if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
         return model
     merges = [m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"]]
     return {**model, "merges": merges}
@@ -149,8 +149,12 @@ def _read_chat_template(folder: Path) -> str | None:
         raise DataError(f"{path}: can't be read as UTF-8 text ({error}).") from None
     template = (_read_json(folder / "tokenizer_config.json") or {}).get("chat_template")
     if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template}
-        template = named.get("default")
+        named = [item for item in template if isinstance(item, dict)]
+        # Text of several templates, of which none is the default one, is no template either.
+        template = next((i.get("template") for i in named if i.get("name") == "default"), template)
     if template is not None and not isinstance(template, str):
-        raise DataError(f"{folder / 'tokenizer_config.json'}: chat_template is not text.")
+        raise DataError(
+            f"{folder / 'tokenizer_config.json'}: chat_template is not text; "
+            "give a template, or several of which one is named default."
+        )
     return template

@@ -117,6 +117,8 @@ class ChatTokenizer:
 
     def tokenize(self, chats: Sequence[RenderedChat]) -> list[TokenizedChat]:
         """Tokenise each text as a whole and mark the tokens that lie inside its turns."""
+        if not chats:
+            return []
         encoded = self._tokenizer(
             [chat.text for chat in chats],
             add_special_tokens=False,

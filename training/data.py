@@ -137,16 +137,15 @@ def _tokenize(
     folder: Path,
     digest: str,
 ) -> None:
-    writer = RowWriter(folder)
-    for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
-        missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
-        if missing:
-            raise DataError(
-                f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
-                f"ingest it with --kind {kind.name}."
-            )
-        _add_records(writer, kind, chat, batch.to_pylist(), max_length)
-    writer.finish(digest)
+    with RowWriter(folder, digest) as writer:
+        for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
+            missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
+            if missing:
+                raise DataError(
+                    f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
+                    f"ingest it with --kind {kind.name}."
+                )
+            _add_records(writer, kind, chat, batch.to_pylist(), max_length)
 
 
 def _add_records(

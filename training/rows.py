@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +73,7 @@ class TokenRows:
 
     @classmethod
     def open(cls, folder: Path, *, digest: str, rows_per_item: int) -> Self | None:
-        """Map the rows that a `RowWriter` finished, or return None where there are none.
+        """Map the rows that a `RowWriter` completed, or return None where there are none.
 
         Args:
             folder: Where they were written.
@@ -95,18 +96,36 @@ class TokenRows:
 
 
 class RowWriter:
-    """Appends tokenised rows to a folder; `finish` makes them readable."""
+    """Appends tokenised rows to a folder; they count once it was left without an error."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, digest: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _SUMMARY).unlink(missing_ok=True)
+        for name in (_SUMMARY, _TOKENS, _LEARNT):  # never write into a file that is mapped
+            (folder / name).unlink(missing_ok=True)
         self._folder = folder
-        self._tokens = (folder / _TOKENS).open("wb")
-        self._is_learnt = (folder / _LEARNT).open("wb")
+        self._digest = digest
+        self._files = ExitStack()
+        self._tokens = self._files.enter_context((folder / _TOKENS).open("wb"))
+        self._is_learnt = self._files.enter_context((folder / _LEARNT).open("wb"))
         self._lengths: list[int] = []
         self._num_truncated = 0
         self._reasons: Counter[str] = Counter()
         self._refused: list[dict[str, str]] = []
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Close the files and, after no error, write the summary that makes them count."""
+        self._files.close()
+        if kind is not None:
+            return
+        np.save(self._folder / _STARTS, np.cumsum([0, *self._lengths], dtype=np.int64))
+        summary = RowSummary(
+            self._digest, self._num_truncated, dict(self._reasons), tuple(self._refused)
+        )
+        write_atomically(self._folder / _SUMMARY, json.dumps(asdict(summary)))
 
     def append(self, row: TokenizedChat, *, is_truncated: bool) -> None:
         """Add a row."""
@@ -120,14 +139,6 @@ class RowWriter:
         self._reasons[reason] += 1
         if len(self._refused) < _MAX_NAMED:
             self._refused.append({"id": record_id, "reason": reason})
-
-    def finish(self, digest: str) -> None:
-        """Close the files and write the summary, which is what makes them count."""
-        self._tokens.close()
-        self._is_learnt.close()
-        np.save(self._folder / _STARTS, np.cumsum([0, *self._lengths], dtype=np.int64))
-        summary = RowSummary(digest, self._num_truncated, dict(self._reasons), tuple(self._refused))
-        write_atomically(self._folder / _SUMMARY, json.dumps(asdict(summary)))
 
 
 def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from alignflow.errors import ConfigError, DataError
+from alignflow.training.checkpoints import Checkpoints
+
+
+def checkpoints(
+    folder: Path, *, data: str = "abc", learning_rate: float = 1e-5, keep: int = 2
+) -> Checkpoints:
+    config = {"learning_rate": learning_rate, "parallel": {"data_parallel_size": 2}}
+    return Checkpoints(folder, data_digest=data, config=config, keep=keep)
+
+
+def save(subject: Checkpoints, step: int) -> None:
+    path = subject.path(step)
+    subject.begin(path)
+    (path / "weights").write_text(str(step))
+    subject.finish(path)
+
+
+def test_the_newest_complete_one_counts(tmp_path: Path) -> None:
+    subject = checkpoints(tmp_path)
+    assert subject.newest() is None
+    for step in (9, 10):
+        save(subject, step)
+    subject.begin(subject.path(11))  # killed before it was finished
+    assert subject.newest() == tmp_path / "step-00000010"
+
+
+def test_only_the_latest_are_kept(tmp_path: Path) -> None:
+    subject = checkpoints(tmp_path, keep=2)
+    for step in (10, 20, 30):
+        save(subject, step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000020", "step-00000030"]
+
+
+def test_what_a_killed_attempt_left_is_emptied(tmp_path: Path) -> None:
+    subject = checkpoints(tmp_path)
+    subject.begin(subject.path(10))
+    (tmp_path / "step-00000010/half").write_text("")
+    save(subject, 10)
+    assert not (tmp_path / "step-00000010/half").exists()
+
+
+def test_a_checkpoint_of_another_config_is_refused_by_name(tmp_path: Path) -> None:
+    save(checkpoints(tmp_path), 10)
+    with pytest.raises(ConfigError, match=r"step-00000010: .* learning_rate 1e-05, .* has 2e-05"):
+        checkpoints(tmp_path, learning_rate=2e-5).newest()
+
+
+def test_a_checkpoint_of_other_data_is_refused_by_name(tmp_path: Path) -> None:
+    save(checkpoints(tmp_path), 10)
+    with pytest.raises(DataError, match=r"step-00000010: .* other data"):
+        checkpoints(tmp_path, data="def").newest()

@@ -1,0 +1,193 @@
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer
+
+from alignflow.data_validation.canonical import SCHEMAS, Split
+from alignflow.errors import DataError
+from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, RecordKind, load_rows
+from alignflow.training.rows import TokenRows
+
+Record = dict[str, Any]
+
+
+def demonstration(name: str, *contents: str) -> Record:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+    return {"id": name, "messages": messages}
+
+
+def pair(name: str, chosen: str, rejected: str, *prompt: str) -> Record:
+    messages = demonstration(name, *(prompt or ("Red?",)))["messages"]
+    return {"id": name, "prompt": messages, "chosen": chosen, "rejected": rejected}
+
+
+def write_dataset(
+    folder: Path, kind: str, train: Sequence[Record], held_out: Sequence[Record] = ()
+) -> Path:
+    """A dataset artifact whose training split has two rows a shard."""
+    folder.mkdir()
+    (folder / "card.json").write_text("{}")
+    for split, records in (("train", train), ("held_out", held_out)):
+        (folder / split).mkdir()
+        for start in range(0, len(records), 2):
+            shard = pa.Table.from_pylist(records[start : start + 2], schema=SCHEMAS[kind])
+            pq.write_table(shard, folder / split / f"part-{start // 2:05d}.parquet")
+    return folder
+
+
+def load(
+    dataset: Path,
+    kind: RecordKind,
+    model: Path,
+    *,
+    split: Split = "train",
+    max_length: int = 200,
+    is_writer: bool = True,
+) -> TokenRows:
+    return load_rows(
+        dataset,
+        split,
+        kind,
+        model=model,
+        max_length=max_length,
+        cache=dataset.parent / "tokens",
+        is_writer=is_writer,
+    )
+
+
+def texts(rows: TokenRows, model: Path) -> list[tuple[str, str]]:
+    """Each row as text, and what of it is learnt."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    decoded = []
+    for index in range(rows.num_rows):
+        row = rows.row(index)
+        learnt_T = row.tokens_T[row.is_learnt_T]
+        decoded.append((tokenizer.decode(row.tokens_T), tokenizer.decode(learnt_T)))
+    return decoded
+
+
+def test_demonstrations_of_all_shards_come_in_order(tmp_path: Path, chatml_model: Path) -> None:
+    records = [demonstration(f"row-{i}", f"number {i}?", f"it is {i}") for i in range(5)]
+    rows = load(write_dataset(tmp_path / "set", "sft", records), DEMONSTRATIONS, chatml_model)
+    assert len(rows) == rows.num_rows == 5
+    assert texts(rows, chatml_model)[3] == (
+        "<|im_start|>user\nnumber 3?<|im_end|>\n<|im_start|>assistant\nit is 3<|im_end|>\n",
+        "it is 3<|im_end|>",
+    )
+    assert rows.item_lengths.tolist() == [len(rows.row(i).tokens_T) for i in range(5)]
+
+
+def test_the_rows_of_a_pair_stand_together_and_learn_the_answer_only(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [pair("one", "good", "bad", "Red?", "earlier answer", "Blue?"), pair("two", "a", "b")]
+    rows = load(write_dataset(tmp_path / "set", "preference", records), PREFERENCES, chatml_model)
+    assert (len(rows), rows.num_rows) == (2, 4)
+    learnt = [learnt for _, learnt in texts(rows, chatml_model)]
+    assert learnt == ["good<|im_end|>", "bad<|im_end|>", "a<|im_end|>", "b<|im_end|>"]
+    assert rows.rows_of(np.array([1, 0])).tolist() == [2, 3, 0, 1]
+    assert rows.item_lengths.sum() == len(rows.tokens)
+
+
+def test_long_rows_are_cut_at_the_end_and_counted(tmp_path: Path, chatml_model: Path) -> None:
+    records = [demonstration("short", "Red?", "yes"), demonstration("long", "Red?", "yes " * 50)]
+    dataset = write_dataset(tmp_path / "set", "sft", records)
+    rows = load(dataset, DEMONSTRATIONS, chatml_model, max_length=60)
+    assert rows.summary.num_truncated == 1
+    assert rows.item_lengths[1] == 60
+    assert rows.row(1).is_learnt_T[-1]
+
+
+def test_rows_that_cannot_be_learnt_from_are_refused_by_name(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [
+        pair("good", "yes", "no"),
+        pair("long prompt", "yes", "no", "word " * 100),
+        pair("same start", "yes " * 100 + "a", "yes " * 100 + "b"),
+        pair("merged seam", "\nyes", "no"),
+        pair("no words", "yes", " "),
+    ]
+    dataset = write_dataset(tmp_path / "set", "preference", records)
+    rows = load(dataset, PREFERENCES, chatml_model, max_length=60)
+    assert len(rows) == 1
+    assert sorted((refused["id"], refused["reason"]) for refused in rows.summary.refused) == [
+        ("long prompt", "response_cut_away"),
+        ("merged seam", "prompt_not_shared"),
+        ("no words", "empty_response"),
+        ("same start", "pair_equal_after_cut"),
+    ]
+    assert sum(rows.summary.reasons.values()) == 4
+    assert rows.summary.num_truncated == 0  # of the rows that are left
+
+
+def test_a_set_without_a_row_to_learn_from_says_why(tmp_path: Path, chatml_model: Path) -> None:
+    records = [demonstration(f"row-{i}", "word " * 50, "yes") for i in range(3)]
+    dataset = write_dataset(tmp_path / "set", "sft", records)
+    with pytest.raises(DataError, match=r"no training row is left .* 3 for response_cut_away"):
+        load(dataset, DEMONSTRATIONS, chatml_model, max_length=20)
+
+
+def test_an_empty_held_out_split_is_no_error(tmp_path: Path, chatml_model: Path) -> None:
+    dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
+    rows = load(dataset, DEMONSTRATIONS, chatml_model, split="held_out")
+    assert (len(rows), rows.num_rows, len(rows.tokens)) == (0, 0, 0)
+
+
+def test_a_set_of_another_kind_is_refused(tmp_path: Path, chatml_model: Path) -> None:
+    dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
+    with pytest.raises(DataError, match="no preference dataset, it has no column 'prompt'"):
+        load(dataset, PREFERENCES, chatml_model)
+
+
+class TestCache:
+    def test_other_ranks_and_later_attempts_map_what_was_tokenised(
+        self, tmp_path: Path, chatml_model: Path
+    ) -> None:
+        dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
+        written = load(dataset, DEMONSTRATIONS, chatml_model)
+        before = (tmp_path / "tokens/train/tokens.bin").stat().st_mtime_ns
+        again = load(dataset, DEMONSTRATIONS, chatml_model, is_writer=False)
+        np.testing.assert_array_equal(written.tokens, again.tokens)
+        load(dataset, DEMONSTRATIONS, chatml_model)
+        assert (tmp_path / "tokens/train/tokens.bin").stat().st_mtime_ns == before
+
+    @pytest.mark.parametrize("change", ["data", "template", "length"])
+    def test_what_determines_the_tokens_makes_them_anew(
+        self, tmp_path: Path, chatml_model: Path, change: str
+    ) -> None:
+        dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
+        model = tmp_path / "model"
+        model.mkdir()
+        for file in chatml_model.iterdir():
+            (model / file.name).write_bytes(file.read_bytes())
+        before = load(dataset, DEMONSTRATIONS, model)
+        if change == "data":
+            shard = next((dataset / "train").iterdir())
+            changed = [demonstration("one", "Red?", "no")]
+            pq.write_table(pa.Table.from_pylist(changed, schema=SCHEMAS["sft"]), shard)
+        elif change == "template":
+            template = model / "chat_template.jinja"
+            template.write_text(template.read_text().replace("\n{% endfor", "\n\n{% endfor"))
+        after = load(dataset, DEMONSTRATIONS, model, max_length=199 if change == "length" else 200)
+        assert after.summary.digest != before.summary.digest
+        is_same = np.array_equal(after.tokens, before.tokens)
+        assert is_same == (change == "length")
+
+    def test_rows_that_were_not_finished_do_not_count(
+        self, tmp_path: Path, chatml_model: Path
+    ) -> None:
+        dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
+        rows = load(dataset, DEMONSTRATIONS, chatml_model)
+        summary = tmp_path / "tokens/train/rows.json"
+        digest = json.loads(summary.read_text())["digest"]
+        assert digest == rows.summary.digest
+        summary.unlink()
+        assert TokenRows.open(summary.parent, digest=digest, rows_per_item=1) is None

@@ -1,20 +1,26 @@
 """Checkpoints that a killed job resumes from: Megatron's distributed format."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save as write_state
 
 from alignflow.errors import DataError
 from alignflow.training.megatron.core import (
     DistributedDataParallel,
+    MCoreSavePlanner,
     MegatronOptimizer,
     OptimizerParamScheduler,
     ShardedTensor,
     TorchDistSaveShardedStrategy,
+    _replace_state_dict_keys_with_sharded_keys,
     dist_checkpointing,
+    mcore_to_pyt_state_dict,
 )
 from alignflow.training.megatron.optimizer import torch_adams
 
@@ -42,7 +48,7 @@ def save(
     dist_checkpointing.save(
         _sharded_state(model, optimizer, is_loading=False),
         str(folder),
-        sharded_strategy=TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1),
+        sharded_strategy=_SaveInThisProcess("torch_dist", 1),
     )
     if is_main:
         record = {"schedule": scheduler.state_dict(), "state": state}
@@ -66,7 +72,13 @@ def load(
         schedule, state = record["schedule"], record["state"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a whole checkpoint ({error!r}).") from None
-    loaded = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(folder))
+    with warnings.catch_warnings():
+        # Megatron reads its format by what torch.distributed.checkpoint now deprecates.
+        warnings.filterwarnings("ignore", "`load_state_dict` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
+        loaded = dist_checkpointing.load(
+            _sharded_state(model, optimizer, is_loading=True), str(folder)
+        )
     model.module.load_state_dict(loaded["model"], strict=True)
     _load_optimizer(optimizer, loaded["optimizer"])
     scheduler.num_steps = 0  # Megatron adds the steps of the checkpoint to those taken so far
@@ -75,6 +87,25 @@ def load(
         _set_random_state(device, random_state[0])
     restored: dict[str, Any] = state
     return restored
+
+
+class _SaveInThisProcess(TorchDistSaveShardedStrategy):  # type: ignore[misc]
+    """Megatron's format written by torch's own writer.
+
+    Megatron's writer starts two processes that import the whole job again, 10 s on a busy machine,
+    and forks a process with threads.
+    """
+
+    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> None:
+        """Write this rank's tensors, and on rank 0 the metadata."""
+        by_sharded_key, _, _ = _replace_state_dict_keys_with_sharded_keys(
+            sharded_state_dict, self.keep_only_main_replica
+        )
+        write_state(
+            mcore_to_pyt_state_dict(by_sharded_key, False),
+            storage_writer=FileSystemWriter(checkpoint_dir, thread_count=1),
+            planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+        )
 
 
 def _sharded_state(

@@ -181,6 +181,7 @@ class RewardHead(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(1, hidden_size, dtype=torch.float32))
+        self.weight.is_reward_head = True  # type: ignore[attr-defined]
 
     def forward(self, hidden_RH: Tensor) -> Tensor:
         """Return scores, [R] float32, of hidden states, [R, hidden]."""

@@ -8,31 +8,43 @@ from alignflow.training.megatron.core import (
     MegatronOptimizer,
     OptimizerConfig,
     OptimizerParamScheduler,
+    ParamKey,
     get_megatron_optimizer,
+    get_standard_config_overrides,
 )
 
 
-def build_optimizer(config: TrainerConfig, model: DistributedDataParallel) -> MegatronOptimizer:
+def build_optimizer(
+    config: TrainerConfig, model: DistributedDataParallel, *, is_sharded: bool
+) -> MegatronOptimizer:
     """Return AdamW over the model's parameters; bf16 weights get fp32 master weights.
 
     Norm weights and biases are not decayed.
+
+    Args:
+        config: Learning rate, decay and clipping.
+        model: The model, whose gradient buffers are sharded alike.
+        is_sharded: Split states and master weights over the data-parallel ranks.
     """
-    optimizer = get_megatron_optimizer(
-        OptimizerConfig(
-            optimizer="adam",
-            lr=config.learning_rate,
-            min_lr=config.min_learning_rate,
-            weight_decay=config.weight_decay,
-            adam_beta1=config.adam_beta1,
-            adam_beta2=config.adam_beta2,
-            adam_eps=config.adam_eps,
-            clip_grad=config.clip_grad,
-            bf16=config.precision == "bf16",
-            params_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
-            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
-        ),
-        [model],
+    megatron_config = OptimizerConfig(
+        optimizer="adam",
+        lr=config.learning_rate,
+        min_lr=config.min_learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_eps=config.adam_eps,
+        clip_grad=config.clip_grad,
+        bf16=config.precision == "bf16",
+        params_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        use_distributed_optimizer=is_sharded,
     )
+    overrides = get_standard_config_overrides(megatron_config)
+    if config.precision == "bf16":
+        # Megatron's sharded optimizer mixes up bf16 and fp32 weights of one group: the reward head
+        # gets its own, by an override that changes nothing.
+        overrides[ParamKey(attr="is_reward_head")] = {"wd_mult": 1.0}
+    optimizer = get_megatron_optimizer(megatron_config, [model], config_overrides=overrides)
     for adam in torch_adams(optimizer):
         _fuse(adam)
         _allocate_state(adam)

@@ -212,17 +212,22 @@ def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: 
         device=device,
     )
     load_weights(module, model_dir, seed=config.seed)
+    # Megatron's plain optimizer can't checkpoint bf16 weights beside a reward head in fp32; its
+    # distributed one can, and makes the same updates.
+    is_sharded = config.parallel.use_distributed_optimizer or (
+        head == "reward" and config.precision == "bf16"
+    )
     model = DistributedDataParallel(
         module.config,
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
-            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+            use_distributed_optimizer=is_sharded,
             # The loss and the gradient norm are looked at on all ranks alike, see `train_step`.
             check_for_nan_in_grad=False,
         ),
         module,
     )
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(config, model, is_sharded=is_sharded)
     module.config.finalize_model_grads_func = finalize_model_grads
     module.config.grad_scale_func = optimizer.scale_loss
     scheduler = build_scheduler(config, optimizer, num_steps=num_steps)

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from alignflow.reporting.model import ROLE_LABELS, ROLES, CurvePoint, ScoreRow
 from alignflow.reporting.scores import format_score, with_minus
 from alignflow.reporting.text import format_compact, format_number
 
-_MAX_POINTS = 400
+_MAX_POINTS = 240
+_NUM_BUCKETS = 120
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,14 @@ class Dot:
 
 @dataclass(frozen=True)
 class Line:
-    """One series: an SVG path, its points where they are few, its colour class, and its words."""
+    """One series as SVG paths, with its points where they are few."""
 
     series: str
+    """Quantity, which is also the colour class."""
     label: str
     path: str
+    band: str | None
+    """Area between the lowest and the highest of each bucket; None where all points are drawn."""
     dots: list[Dot]
     words: str
     """First and last value, or the peak of a schedule."""
@@ -98,16 +103,24 @@ def _nice_step(rough: float) -> float:
     return next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
 
 
-def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return few enough points for a path: the lowest and highest of each bucket keep spikes."""
-    if len(points) <= _MAX_POINTS:
-        return list(points)
-    size = math.ceil(2 * len(points) / _MAX_POINTS)
-    kept = {0, len(points) - 1}
+class Bucket(NamedTuple):
+    """Neighbouring points of a long series, drawn as one."""
+
+    step: float
+    mean: float
+    low: float
+    high: float
+
+
+def bucketed(points: Sequence[tuple[int, float]]) -> list[Bucket]:
+    """Return a long series in buckets of equal size, and a short one point by point."""
+    size = 1 if len(points) <= _MAX_POINTS else math.ceil(len(points) / _NUM_BUCKETS)
+    buckets = []
     for start in range(0, len(points), size):
-        bucket = range(start, min(start + size, len(points)))
-        kept |= {min(bucket, key=lambda i: points[i][1]), max(bucket, key=lambda i: points[i][1])}
-    return [points[i] for i in sorted(kept)]
+        steps, values = zip(*points[start : start + size], strict=True)
+        mean = math.fsum(values) / len(values)
+        buckets.append(Bucket(sum(steps) / len(steps), mean, min(values), max(values)))
+    return buckets
 
 
 def line_chart(
@@ -161,7 +174,7 @@ def line_chart(
         ],
         y_ticks=[
             Tick(place(x_low, value)[1], label)
-            for value, label in labelled(nice_ticks(y_low, y_high, 4))
+            for value, label in labelled(nice_ticks(y_low, y_high, 5))
         ],
         lines=[
             _line(field, label, values[field], place) for field, label in series if values[field]
@@ -175,24 +188,33 @@ def _line(
     values: list[tuple[int, float]],
     place: Callable[[float, float], tuple[float, float]],
 ) -> Line:
-    shown = thinned(values)
-    places = [place(*point) for point in shown]
-    path = "M" + "L".join(f"{x} {y}" for x, y in places)
-    few = len(values) <= 24 or field.startswith("held_out")
+    buckets = bucketed(values)
+    is_whole = len(buckets) == len(values)
+    is_few = len(values) <= 24 or field.startswith("held_out")
     return Line(
         series=field,
         label=label,
-        path=path,
+        path=_polyline([place(b.step, b.mean) for b in buckets]),
+        band=None
+        if is_whole
+        else _polyline(
+            [place(b.step, b.high) for b in buckets]
+            + [place(b.step, b.low) for b in reversed(buckets)]
+        ),
         dots=[
-            Dot(x, y, f"step {step}: {format_number(value)}")
-            for (x, y), (step, value) in zip(places, shown, strict=True)
+            Dot(*place(step, value), f"step {step}: {format_number(value)}")
+            for step, value in values
         ]
-        if few
+        if is_few and is_whole
         else [],
         words=f"peak {format_number(max(value for _, value in values))}"
         if field == "learning_rate"
         else f"{format_number(values[0][1])} → {format_number(values[-1][1])}",
     )
+
+
+def _polyline(places: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x} {y}" for x, y in places)
 
 
 def _padded(values: Sequence[float], share: float) -> tuple[float, float]:

@@ -6,12 +6,12 @@ from itertools import pairwise
 from alignflow.reporting.layout import Place, layered_layout
 from alignflow.reporting.model import Lineage, LineageNode
 
-BOX_WIDTH = 140
+BOX_WIDTH = 148
 BOX_HEIGHT = 46
-_COLUMN = BOX_WIDTH + 46
+_COLUMN = BOX_WIDTH + 38
 _ROW = BOX_HEIGHT + 22
-_LABEL_CHARS = 16
-_DETAIL_CHARS = 20
+_LABEL_CHARS = 18
+_DETAIL_CHARS = 22
 _DIGEST_CHARS = 12
 
 _FAMILIES = {

@@ -41,14 +41,11 @@ def format_seconds(seconds: float) -> str:
 
 def format_compact(value: float) -> str:
     """Return a count in at most five characters, such as `950`, `3.1k` or `12M`."""
-    for bound, factor, suffix in ((999.5, 1, ""), (999_500, 1e3, "k"), (999.5e6, 1e6, "M")):
+    for bound, factor, suffix in ((999.5, 1.0, ""), (999_500, 1e3, "k"), (999.5e6, 1e6, "M")):
         if abs(value) < bound:
             scaled = value / factor
-            return (
-                f"{scaled:.1f}{suffix}"
-                if suffix and abs(scaled) < 9.95
-                else f"{scaled:.0f}{suffix}"
-            )
+            decimals = 1 if suffix and abs(scaled) < 9.95 else 0
+            return f"{scaled:.{decimals}f}".removesuffix(".0") + suffix
     return f"{value / 1e9:.1f}G"
 
 

@@ -14,15 +14,14 @@ from rich.live import Live
 from rich.text import Text
 
 from alignflow.reporting.text import format_seconds, visible
-from alignflow.terminal.stages import Outcome, StageState, facts, stage_table
+from alignflow.terminal.stages import Outcome, StageState, facts, stage_table, stages_in_view
 
 Clock = Callable[[], float]
 _Event = Literal["started", "progress", "note", "finished"]
 
 _LINE_EVERY_S = 10.0
-_LINE_EVERY_SHARE = 0.1
 _LINE_AT_LEAST_S = 2.0
-"""Stages that take seconds don't print every tenth of them."""
+"""Every tenth of the steps gives a line too, but not in a stage that takes seconds."""
 
 
 class Display(Protocol):
@@ -135,8 +134,9 @@ class _StageDisplay(NullDisplay):
         """Show the words in place of the progress."""
         with self._lock:
             state = self._begun(stage)
-            state.note = visible(text)
-            self._show(state, "note")
+            if state.note != visible(text):
+                state.note = visible(text)
+                self._show(state, "note")
 
     def finished(self, stage: str, status: Outcome, summary: str = "") -> None:
         """Stop the stage's clock."""
@@ -161,13 +161,13 @@ class PlainDisplay(_StageDisplay):
 
     def __init__(self, console: Console, clock: Clock = time.time) -> None:
         super().__init__(console, clock)
-        self._printed: dict[str, tuple[float, float]] = {}  # time and share of the last line
+        self._printed: dict[str, tuple[float, int]] = {}  # time and tenths of the last line
 
     def _show(self, state: StageState, event: _Event) -> None:
         now = self._clock()
         if event == "progress" and not self._is_due(state, now):
             return
-        self._printed[state.name] = (now, state.share or 0.0)
+        self._printed[state.name] = (now, state.tenths)
         clock = time.strftime("%H:%M:%S", time.localtime(now))
         words = {
             "started": f"started{_aside(state.note)}",
@@ -180,14 +180,15 @@ class PlainDisplay(_StageDisplay):
     def _is_due(self, state: StageState, now: float) -> bool:
         if state.share is None:
             return False
-        last_at, last_share = self._printed.get(state.name, (now, 0.0))
+        last_at, last_tenths = self._printed.get(state.name, (now, 0))
         since = now - last_at
-        is_next_tenth = int(state.share / _LINE_EVERY_SHARE) > int(last_share / _LINE_EVERY_SHARE)
-        return since >= _LINE_EVERY_S or (is_next_tenth and since >= _LINE_AT_LEAST_S)
+        return since >= _LINE_EVERY_S or (state.tenths > last_tenths and since >= _LINE_AT_LEAST_S)
 
 
 class RichDisplay(_StageDisplay):
     """A live table, redrawn four times a second; it stays on the terminal when the run ends."""
+
+    _is_over = False
 
     def __enter__(self) -> Self:
         """Start to draw."""
@@ -207,13 +208,19 @@ class RichDisplay(_StageDisplay):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Draw once more and leave the table where it is."""
+        """Draw all stages once more and leave the table where it is."""
+        self._is_over = True
         self._live.stop()
         super().__exit__(kind, error, trace)
 
     def _table(self) -> RenderableType:
         with self._lock:
-            return stage_table(list(self._stages.values()), self._console, self._clock())
+            stages = list(self._stages.values())
+            if not stages:
+                return Text()
+            if not self._is_over:  # a heading and the cursor's line take two
+                stages = stages_in_view(stages, self._console.height - 2)
+            return stage_table(stages, self._console, self._clock())
 
 
 def _progress_words(state: StageState, now: float) -> str:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alignflow.reporting.text import format_compact
+from alignflow.reporting.text import format_compact, visible
 
 Outcome = Literal["done", "reused", "failed"]
 Status = Literal["waiting", "running", "done", "reused", "failed"]
@@ -25,6 +25,8 @@ class StageState:
     name: str
     status: Status = "waiting"
     phase: str = ""
+    suite: str = ""
+    """What an evaluation is judging on."""
     step: int | None = None
     num_steps: int | None = None
     loss: float | None = None
@@ -37,10 +39,15 @@ class StageState:
 
     @property
     def share(self) -> float | None:
-        """Share of the phase's steps that are done, 0..1; None where steps aren't counted."""
+        """Share of the steps that are done, 0..1; None where steps aren't counted."""
         if self.step is None or not self.num_steps:
             return None
         return min(self.step / self.num_steps, 1.0)
+
+    @property
+    def tenths(self) -> int:
+        """Whole tenths of the steps that are done."""
+        return 10 * self.step // self.num_steps if self.step and self.num_steps else 0
 
     def elapsed_s(self, now: float) -> float | None:
         """Return the time since the start, up to the end."""
@@ -61,8 +68,8 @@ class StageState:
     def take(self, metrics: Mapping[str, Any], now: float) -> None:
         """Take in one line of metrics, which may be older than now where a job is re-attached.
 
-        Lines that count no steps, such as those of a validation, leave the count as it is. Steps
-        that go back (a new phase, a resumed job) start a new rate.
+        Lines that count no steps leave the count as it is. Steps that go back, as those of a
+        resumed job do, start a new rate.
         """
         self.note = ""
         loss = metrics.get(f"{self.name}/loss")
@@ -70,14 +77,14 @@ class StageState:
         rate = metrics.get("tokens_per_s")
         self.tokens_per_s = float(rate) if isinstance(rate, int | float) else self.tokens_per_s
         step, num_steps = metrics.get("step"), metrics.get("num_steps")
-        phase = str(metrics.get("phase", ""))
+        self.phase, self.suite = str(metrics.get("phase", "")), str(metrics.get("suite", ""))
         if not isinstance(step, int) or not isinstance(num_steps, int):
-            self.phase = phase or self.phase
             return
-        if phase != self.phase or (self._steps and step < self._steps[-1][1]):
+        if num_steps != self.num_steps or (self._steps and step < self._steps[-1][1]):
             self._steps.clear()
-        self.phase, self.step, self.num_steps = phase, step, num_steps
-        written_at = metrics.get("time", now)
+        self.step, self.num_steps = step, num_steps
+        time = metrics.get("time")
+        written_at = float(time) if isinstance(time, int | float) else now
         self._steps.append((written_at, step))
         while len(self._steps) > 4 and written_at - self._steps[0][0] > _RECENT_S:
             self._steps.popleft()
@@ -97,6 +104,15 @@ _ASCII_MARKS: dict[Status, str] = {
     "reused": "=",
     "failed": "x",
 }
+
+
+def stages_in_view(stages: Sequence[StageState], height: int) -> list[StageState]:
+    """Return the stages that fit the height: early ended ones go first, then late waiting ones."""
+    ended = [s for s in stages if s.status in ("done", "reused")]
+    waiting = [s for s in stages if s.status == "waiting"]
+    surplus = max(len(stages) - max(height, 1), 0)
+    hidden = [*ended, *reversed(waiting)][:surplus]
+    return [s for s in stages if not any(s is h for h in hidden)]
 
 
 def stage_table(stages: Sequence[StageState], console: Console, now: float) -> Table:
@@ -144,8 +160,10 @@ def _progress_cell(state: StageState, width: int, is_ascii: bool) -> Text:
 
 
 def facts(state: StageState) -> list[str]:
-    """Return step, loss and rate in a few characters each."""
+    """Return step, suite, loss and rate in a few characters each."""
     facts = [f"{state.step}/{state.num_steps}"]
+    if state.suite:
+        facts.append(visible(state.suite))
     if state.loss is not None:
         facts.append(f"loss {state.loss:.4g}")
     if state.tokens_per_s is not None:

@@ -35,8 +35,10 @@ def print_summary(
     console.print()
     word = ("PASSED", "bold green") if passed else ("REFUSED", "bold red")
     console.print(Text.assemble(word, "  ", visible(sentence)))
+    list_of_reasons = Table.grid(padding=(0, 1))
     for reason in reasons:
-        console.print(Text(f"- {visible(reason)}"))
+        list_of_reasons.add_row("-", Text(visible(reason)))
+    console.print(list_of_reasons)
     if scores:
         console.print()
         console.print(_score_table(scores, console.width))

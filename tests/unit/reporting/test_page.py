@@ -1,0 +1,151 @@
+import json
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from alignflow.reporting.model import ReportData, RuleOutcome, VerdictSummary
+from alignflow.reporting.page import render_page, verdict_sentence
+
+SECTIONS = ["verdict", "scores", "training", "data", "lineage", "time", "samples", "run"]
+HOSTILE = (
+    "</title></style></pre></svg><script>alert(1)</script><img src=x onerror=alert(1)>"
+    '"\' onclick="alert(1)" {{ 7 * 7 }} {% raw %} \u202e\u2066\x00\x1b[31m\u2028 ${x}'
+)
+# Words of a fixed vocabulary, which hold nothing hostile.
+FIXED = {"status", "severity", "finished_at"}
+
+
+class Page(HTMLParser):
+    """Collects the start tags with the names of their attributes, the links and the text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, tuple[str, ...]]] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, tuple(name for name, _ in attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.links += [value for name, value in attrs if name in ("href", "src") and value]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def poisoned(value: Any) -> Any:
+    """Return the JSON value with hostile text after every text that isn't empty."""
+    if isinstance(value, dict):
+        return {k: v if k in FIXED else poisoned(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(item) for item in value]
+    return value + HOSTILE if isinstance(value, str) and value else value
+
+
+def with_verdict(report: ReportData, *passed: bool) -> ReportData:
+    rules = [RuleOutcome(name=f"rule_{i}", passed=p, reason="why") for i, p in enumerate(passed)]
+    return report.replaced(verdict=VerdictSummary(passed=all(passed), rules=rules))
+
+
+def test_page_has_every_section_in_order(report: ReportData) -> None:
+    page = Page(render_page(report))
+    assert [i for i in page.ids if i in SECTIONS] == SECTIONS
+
+
+def test_sections_without_data_and_their_links_are_left_out(report: ReportData) -> None:
+    bare = ReportData(
+        pipeline="demo",
+        run_id="r",
+        finished_at=report.finished_at,
+        seconds=1,
+        recipe="name: demo",
+        verdict=VerdictSummary(passed=True),
+    )
+    page = Page(render_page(bare))
+    assert [i for i in page.ids if i in SECTIONS] == ["verdict", "run"]
+    assert page.links == ["#run"]
+
+
+def test_hostile_text_changes_no_tag_and_no_attribute(report: ReportData) -> None:
+    hostile = ReportData.model_validate(poisoned(json.loads(report.model_dump_json())))
+    page = Page(render_page(hostile))
+    assert page.tags == Page(render_page(report)).tags
+    assert "<script>alert(1)</script>" in page.text  # shown, as text
+    assert "{{ 7 * 7 }}" in page.text
+
+
+def test_hostile_characters_are_spelled_out(report: ReportData) -> None:
+    hostile = ReportData.model_validate(poisoned(json.loads(report.model_dump_json())))
+    html = render_page(hostile)
+    assert not set(html) & set("\u202e\u2066\x00\x1b\u2028")
+    assert "[U+202E]" in html
+    html.encode("utf-8")
+
+
+def test_page_has_no_script_and_loads_nothing(report: ReportData) -> None:
+    html = render_page(report)
+    page = Page(html)
+    names = [name for name, _ in page.tags]
+    assert not {"script", "img", "link", "iframe", "object", "embed", "form", "base"} & set(names)
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+    assert "default-src 'none'" in html
+    assert "@import" not in html
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", " JavaScript:alert(1)", "java\tscript:x", "data:text/html,x"]
+)
+def test_urls_that_run_are_shown_but_not_linked(report: ReportData, url: str) -> None:
+    links = report.links.replaced(prefect_run=url, model_version_url=url)
+    page = Page(render_page(report.replaced(links=links)))
+    assert url not in page.links
+    assert all(link.startswith(("#", "http", "data_docs/")) for link in page.links)
+
+
+def test_failed_rules_come_first(report: ReportData) -> None:
+    text = Page(render_page(with_verdict(report, True, False, True))).text
+    assert text.index("rule 1") < text.index("rule 0") < text.index("rule 2")
+
+
+@pytest.mark.parametrize(
+    ("passed", "sentence"),
+    [
+        ((True,), "The aligned model meets the one rule of the recipe; it is registered as "),
+        ((True, True), "The aligned model meets all 2 rules of the recipe; it is registered as "),
+        ((), "The recipe has no rules, so nothing stood against the aligned model; it is "),
+        ((True, False, False), "The aligned model failed 2 of 3 rules, so nothing was registered."),
+    ],
+)
+def test_verdict_in_one_sentence(
+    report: ReportData, passed: tuple[bool, ...], sentence: str
+) -> None:
+    assert verdict_sentence(with_verdict(report, *passed)).startswith(sentence)
+
+
+def test_scores_are_counted_by_what_their_difference_means(report: ReportData) -> None:
+    text = " ".join(Page(render_page(report)).text.split())
+    assert "3 better, 1 worse" in text
+    assert "4 without a clear change" in text
+
+
+def test_cost_is_left_out_without_a_price(report: ReportData) -> None:
+    assert "Time and cost" in render_page(report)
+    assert "Cost" not in Page(render_page(report.replaced(price_per_process_hour=None))).text
+
+
+def test_cost_counts_every_process(report: ReportData) -> None:
+    # Two processes for half an hour at 3 an hour each.
+    stage = report.stages[0].replaced(seconds=1800, num_processes=2, status="computed")
+    page = render_page(report.replaced(stages=[stage], price_per_process_hour=3.0))
+    assert "3.00 USD" in Page(page).text
+
+
+def test_unfiltered_text_comes_after_a_warning(report: ReportData) -> None:
+    text = Page(render_page(report)).text
+    samples = text.index("Answers, side by side")
+    assert samples < text.index("Content warning", samples) < text.index("drink water", samples)
+    examples = text.index("refused rows, as in the file")
+    assert examples < text.index("Content warning", examples) < text.index("basil", examples)

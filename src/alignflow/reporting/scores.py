@@ -1,16 +1,103 @@
 """Scores as a person reads them, the same on the page and in the terminal."""
 
-from alignflow.reporting.model import ScoreRow
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from alignflow.reporting.model import ModelRole, ScoreRow
+from alignflow.reporting.text import humanise
 
 _NONE = "\N{EN DASH}"
+
+
+class _Words(NamedTuple):
+    """What a score is called and how it is read."""
+
+    label: str
+    meaning: str
+    higher_is_better: bool | None = True
+    is_share: bool = False
+    unit: str = ""
+
+
+_WORDS = {
+    "preference/logprob_accuracy": _Words(
+        "Prefers the chosen response",
+        "held-out pairs where the chosen response is the likelier",
+        is_share=True,
+    ),
+    "preference/implicit_accuracy": _Words(
+        "Learned the preference",
+        "held-out pairs where training raised the chosen response more",
+        is_share=True,
+    ),
+    "preference/implicit_margin": _Words(
+        "Preference margin", "implicit reward of the chosen response above the rejected"
+    ),
+    "reward_model/accuracy": _Words(
+        "Reward model ranks pairs rightly", "held-out pairs; judges the judge", is_share=True
+    ),
+    "reward_model/sample_mean": _Words(
+        "Reward of the sample answers", "mean over held-out prompts", unit="standard deviations"
+    ),
+    "perplexity/response": _Words(
+        "Perplexity of chosen responses", "how surprising good answers are", higher_is_better=False
+    ),
+    "kl/parent_nats_per_token": _Words(
+        "Distance from the parent", "KL divergence a token", higher_is_better=None, unit="nats"
+    ),
+}
+# Scores of a benchmark, whose suite has a name of its own in each recipe.
+_SUITE_WORDS = {
+    "mc1": _Words("{suite}, MC1", "questions where a true answer is the likeliest", is_share=True),
+    "mc2": _Words("{suite}, MC2", "probability given to true answers", is_share=True),
+    "accuracy": _Words(
+        "{suite}, accuracy", "statements told rightly as hateful or harmless", is_share=True
+    ),
+    "macro_f1": _Words(
+        "{suite}, macro F1", "the same, hateful and harmless weighing alike", is_share=True
+    ),
+}
+
+
+def score_row(
+    name: str,
+    values: Mapping[ModelRole, float],
+    *,
+    stderrs: Mapping[ModelRole, float] | None = None,
+    groups: Mapping[str, Mapping[ModelRole, float]] | None = None,
+    num_items: int | None = None,
+) -> ScoreRow:
+    """Return the row of a score in words; an unknown one keeps its name and has no direction.
+
+    Args:
+        name: `<suite>/<score>`.
+        values: Score of each model that has one.
+        stderrs: Standard error of each value, where known.
+        groups: Values by group of items.
+        num_items: Items that were judged.
+    """
+    suite, _, score = name.partition("/")
+    unknown = _Words(humanise(name).capitalize(), "", higher_is_better=None)
+    words = _WORDS.get(name) or _SUITE_WORDS.get(score) or unknown
+    return ScoreRow(
+        name=name,
+        label=words.label.replace("{suite}", humanise(suite).capitalize()),
+        meaning=words.meaning,
+        is_share=words.is_share,
+        unit=words.unit,
+        higher_is_better=words.higher_is_better,
+        values=dict(values),
+        stderrs=dict(stderrs or {}),
+        num_items=num_items,
+        groups={group: dict(of_group) for group, of_group in (groups or {}).items()},
+    )
 
 
 def format_score(row: ScoreRow, value: float | None) -> str:
     """Return a value of the row: shares as percentages; a dash where there is none."""
     if value is None:
         return _NONE
-    text = f"{100 * value:.1f} %" if row.is_share else f"{value:.3f}"
-    return with_minus(text)
+    return with_minus(f"{100 * value:.1f} %" if row.is_share else f"{value:.3f}")
 
 
 def format_difference(row: ScoreRow) -> str:

@@ -1,7 +1,5 @@
 import pytest
 
-from alignflow.reporting.model import ScoreRow
-from alignflow.reporting.scores import format_difference, format_score
 from alignflow.reporting.text import (
     format_bytes,
     format_compact,
@@ -85,15 +83,3 @@ def test_bytes_in_binary_units(count: int, words: str) -> None:
 def test_words_for_codes_and_counts() -> None:
     assert humanise("held_out/loss") == "held out: loss"
     assert (plural(1, "rule"), plural(1200, "row")) == ("1 rule", "1,200 rows")
-
-
-def test_shares_are_percentages_and_their_differences_points() -> None:
-    row = ScoreRow(name="s", label="S", is_share=True, values={"base": 0.5, "aligned": 0.4711})
-    assert format_score(row, 0.4711) == "47.1 %"
-    assert format_difference(row) == "\N{MINUS SIGN}2.9 pts"
-
-
-def test_other_scores_keep_three_decimals_and_a_missing_one_is_a_dash() -> None:
-    row = ScoreRow(name="s", label="S", values={"aligned": 9.87})
-    assert format_score(row, 9.87) == "9.870"
-    assert format_score(row, None) == format_difference(row) == "\N{EN DASH}"

@@ -327,22 +327,33 @@ def _snapshot(path: _HubPath, *patterns: str) -> Path:
 
 @contextmanager
 def _hub_errors(path: _HubPath) -> Iterator[None]:
-    from huggingface_hub import constants, errors
-
-    # The base class of the HTTP library behind the hub, which has not always been the same one.
-    no_connection = errors.HTTPError  # type: ignore[attr-defined]
     try:
         yield
-    except errors.GatedRepoError:
-        reason = "the repository is gated; accept its terms on the hub and set HF_TOKEN"
-    except errors.RepositoryNotFoundError:
-        reason = "there is no such repository, or it is private; check the id or set HF_TOKEN"
-    except errors.RevisionNotFoundError:
-        reason = f"the repository has no revision {path.revision}"
-    except errors.HfHubHTTPError as error:
-        reason = f"the hub answered {error.response.status_code}; try again later"
-    except (errors.LocalEntryNotFoundError, no_connection):
-        reason = f"{constants.ENDPOINT} doesn't answer; check the network and HF_ENDPOINT"
-    else:
-        return
-    raise DataError(f"{path}: {reason}.")
+    except Exception as error:
+        reason = _hub_reason(error, path)
+        if reason is None:
+            raise
+        raise DataError(f"{path}: {reason}.") from None
+
+
+def _hub_reason(error: BaseException, path: _HubPath) -> str | None:
+    from huggingface_hub import constants, errors
+
+    # What a missing file of the cache hides: the hub was asked first, and this came back.
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__
+    if isinstance(error, errors.GatedRepoError):
+        return "the repository is gated; accept its terms on the hub and set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such repository, or it is private; check the id or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the repository has no revision {path.revision}"
+    if isinstance(error, errors.HfHubHTTPError):
+        return f"the hub answered {error.response.status_code}; try again later"
+    # The base class of the HTTP library behind the hub, which has not always been the same one.
+    no_connection = errors.HTTPError  # type: ignore[attr-defined]
+    if not isinstance(error, (errors.LocalEntryNotFoundError, no_connection, ConnectionError)):
+        return None
+    if constants.HF_HUB_OFFLINE:
+        return "it is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub"
+    return f"{constants.ENDPOINT} doesn't answer; check the network and HF_ENDPOINT"

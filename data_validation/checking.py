@@ -1,6 +1,6 @@
 """The way of a row through all checks, chunk by chunk: accept, reject or skip."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple
 
@@ -60,7 +60,7 @@ class RowChecker:
         self._training_prompts = training_prompts
         self._benchmark = benchmark or BenchmarkTexts(())
 
-    def check(self, rows: Iterable[SourceRow]) -> Iterator[list[Decision]]:
+    def check(self, rows: Iterable[SourceRow]) -> Generator[list[Decision], None, None]:
         """Yield the decisions on the rows of one file, a chunk at a time, in order."""
         self._seen.start_file()
         for chunk in _chunks(rows):

@@ -27,11 +27,11 @@ class SeenRows:
 
     def find(self, draft: Draft) -> str | None:
         """Return the reason code if the draft repeats or contradicts an accepted row."""
-        known = self._rows.get(_row_hash(draft))
+        known = self._rows.get(row_hash(draft))
         if known is not None:
             is_same = known == _label_hash(draft)
             return "duplicate_row" if is_same else "conflicting_attributes"
-        if self._kind == "preference" and _row_hash(draft, is_swapped=True) in self._rows:
+        if self._kind == "preference" and row_hash(draft, is_swapped=True) in self._rows:
             return "conflicting_preference"
         if draft.id is not None and hash_of(draft.id) in self._ids:
             return "duplicate_id"
@@ -43,7 +43,7 @@ class SeenRows:
 
     def add(self, draft: Draft) -> None:
         """Remember an accepted row."""
-        self._rows[_row_hash(draft)] = _label_hash(draft)
+        self._rows[row_hash(draft)] = _label_hash(draft)
         self._prompts.add(prompt_hash(draft.prompt))
         if draft.id is not None:
             self._ids.add(hash_of(draft.id))
@@ -56,7 +56,8 @@ def prompt_hash(prompt: Sequence[Turn]) -> int:
     )
 
 
-def _row_hash(draft: Draft, *, is_swapped: bool = False) -> int:
+def row_hash(draft: Draft, *, is_swapped: bool = False) -> int:
+    """Return a hash of a conversation, or of a prompt and its pair, which may be swapped."""
     parts = list(draft.parts.values())
     if is_swapped:
         parts[-2:] = reversed(parts[-2:])

@@ -14,19 +14,39 @@ class RowLimits(Config):
     """Bounds that a single row must keep; a row past one is refused."""
 
     max_field_chars: PositiveInt = 32768
+    """Longest text of a turn."""
     max_word_chars: PositiveInt = 4096
+    """Longest run of characters without white space."""
     max_line_bytes: PositiveInt = 4 * 1024 * 1024
-    max_json_depth: PositiveInt = 64
+    """Longest line; one past it refuses the whole file, for reading stops there."""
+    max_json_depth: Annotated[int, Field(ge=1, le=512)] = 64
+    """Deepest nesting of JSON."""
 
 
 class SetExpectations(Config):
-    """What the accepted rows must look like as a set; judged by Great Expectations."""
+    """What the accepted rows must look like as a set; judged by Great Expectations.
+
+    The first two are critical and stop the run; the others warn.
+    """
 
     min_rows: PositiveInt = 1
+    """Fewest accepted rows."""
     max_refused_share: Share = 0.2
-    """Largest share of refused rows; more is critical and stops the run."""
+    """Largest share of refused rows among all rows."""
     max_duplicate_prompt_share: Share = 0.5
-    """Largest share of rows whose prompt occurs more than once; more is a warning."""
+    """Largest share of rows whose prompt stands in an earlier row."""
+    min_median_response_chars: PositiveInt = 2
+    max_median_response_chars: PositiveInt = 8000
+    max_length_bias: Share = 0.9
+    """Largest share of pairs in which the chosen response is the longer one, or the shorter one."""
+    max_score_tie_share: Share = 0.5
+    """Largest share of pairs whose responses have equal scores."""
+
+    @model_validator(mode="after")
+    def _median_is_a_range(self) -> Self:
+        if self.min_median_response_chars > self.max_median_response_chars:
+            raise ValueError("min_median_response_chars must not exceed max_median_response_chars")
+        return self
 
 
 class DatasetConfig(Config):

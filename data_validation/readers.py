@@ -1,6 +1,6 @@
 """Rows of a file in any format: JSON lines, a JSON array, CSV or Parquet; plain, gz or zst."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from alignflow.data_validation.config import RowLimits
 from alignflow.data_validation.json_array import read_array_items
@@ -20,7 +20,7 @@ from alignflow.errors import DataError
 _Reader = Callable[[NamedFile, RowLimits], Iterator[SourceRow]]
 
 
-def read_rows(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
+def read_rows(file: NamedFile, limits: RowLimits) -> Generator[SourceRow, None, None]:
     """Yield every row of a file in order, parsed, refused or blank, in bounded memory.
 
     Nothing may be used of a file whose reading ends in an error: the rows that came out before it

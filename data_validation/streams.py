@@ -155,3 +155,15 @@ def _check_length(text: bytes, number: int, file: NamedFile, max_line_bytes: int
             f"line {number} is longer than max_line_bytes ({max_line_bytes}); split it or raise "
             "the limit",
         )
+
+
+def read_to_end(file: NamedFile) -> None:
+    """Decompress an archive to its end, which alone tells whether it is whole.
+
+    Raises:
+        DataError: The archive is truncated or corrupt.
+    """
+    if file.compression:
+        with open_stream(file) as stream:
+            while stream.read(BLOCK_BYTES):
+                pass

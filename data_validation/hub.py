@@ -1,0 +1,104 @@
+"""Training sets of the Hugging Face hub, read by the `datasets` library, and their names."""
+
+import hashlib
+import re
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from alignflow.data_validation.reasons import RowRefused
+from alignflow.data_validation.source_row import SourceRow
+from alignflow.errors import DataError
+
+_HUB_URI = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/?")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SPLITS = ("train", "train_prefs", "train_sft")
+"""Splits that are taken for training, by preference."""
+
+
+def is_hub_set(source: str) -> bool:
+    """Say whether a source names a whole set of the hub, not a file in it nor a local path."""
+    if _HUB_URI.fullmatch(source):
+        return True
+    return _HUB_NAME.fullmatch(source) is not None and not Path(source).exists()
+
+
+class HubRows:
+    """The rows of a set's training split, streamed; identity and size are known at the end.
+
+    Args:
+        source: `hf://datasets/OWNER/NAME[@REVISION]`, `OWNER/NAME`, or what else the `datasets`
+            library loads, such as a folder of data files.
+    """
+
+    def __init__(self, source: str) -> None:
+        match = _HUB_URI.fullmatch(source)
+        self._name = match["name"] if match else source
+        self._revision = match["revision"] if match else None
+        self._digest = hashlib.sha256()
+        self.num_bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the rows read so far, as JSON lines."""
+        return self._digest.hexdigest()
+
+    def read(self) -> Generator[SourceRow, None, None]:
+        """Yield the rows in order, numbered from 1.
+
+        Raises:
+            DataError: There is no such set, it has no training split, or the hub can't be reached.
+        """
+        for number, values in enumerate(_load(self._name, self._revision), start=1):
+            original = orjson.dumps(values, default=str) + b"\n"
+            self._digest.update(original)
+            self.num_bytes += len(original)
+            if not all(isinstance(name, str) for name in values):
+                yield SourceRow(number, original, refused=RowRefused("wrong_type"))
+            else:
+                yield SourceRow(number, original, values)
+
+
+def hub_commit(source: str) -> str:
+    """Return the commit that names the content of a set of the hub now.
+
+    Raises:
+        DataError: There is no such set, or the hub can't be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    match = _HUB_URI.fullmatch(source)
+    name, revision = (match["name"], match["revision"]) if match else (source, None)
+    try:
+        return str(HfApi().dataset_info(name, revision=revision).sha)
+    except (HfHubHTTPError, OSError) as error:
+        raise DataError(
+            f"{source}: there is no such file here, and the hub can't be asked for a set of this "
+            f"name ({str(error).partition(chr(10))[0]})."
+        ) from None
+
+
+def _load(name: str, revision: str | None) -> Iterator[dict[str, Any]]:
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        splits = datasets.load_dataset(name, revision=revision, streaming=True)
+        split = next((split for split in _SPLITS if split in splits), None)
+        if split is None and len(splits) != 1:
+            raise DataError(
+                f"{name}: none of its splits ({', '.join(splits)}) is for training; "
+                f"name a file, as in hf://datasets/{name}/FILE."
+            )
+        yield from splits[split or next(iter(splits))]
+    except (DatasetsError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        first_line = str(error).partition("\n")[0]
+        raise DataError(
+            f"{name}: can't be read from the hub ({first_line}); check the name, the network, "
+            "and HF_TOKEN if it is private."
+        ) from None

@@ -1,0 +1,261 @@
+"""From sources to a dataset artifact: every row is decided on, the rest is written and judged."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import orjson
+
+from alignflow.data_validation.card import Card, Counts, RefusedRow, Source
+from alignflow.data_validation.checking import Decision, RowChecker
+from alignflow.data_validation.comparison import BenchmarkTexts, row_hash
+from alignflow.data_validation.config import DataKind, DatasetConfig
+from alignflow.data_validation.expectations import judge_set
+from alignflow.data_validation.hub import HubRows, is_hub_set
+from alignflow.data_validation.readers import read_rows
+from alignflow.data_validation.shards import StagedRows, canonical_record
+from alignflow.data_validation.source_row import SourceRow
+from alignflow.data_validation.splitting import group_of
+from alignflow.data_validation.statistics import SetStatistics
+from alignflow.data_validation.streams import NamedFile, read_to_end
+from alignflow.errors import DataError
+from alignflow.sources import expand, fetch_file
+
+QUARANTINE_NAME = "quarantine.jsonl"
+DATA_DOCS_NAME = "data_docs"
+
+_QUARANTINE_CHARS = 2000
+_EXAMPLE_CHARS = 300
+_EXAMPLES_PER_REASON = 3
+_REASONS_NAMED = 3
+
+
+class Progress(NamedTuple):
+    """How far an ingest is."""
+
+    source: str
+    """What is being read."""
+    accepted: int
+    refused: int
+
+
+def ingest(
+    config: DatasetConfig,
+    kind: DataKind,
+    output: Path,
+    *,
+    benchmark_texts: Iterable[str] = (),
+    on_progress: Callable[[Progress], None] | None = None,
+    cache_dir: Path | None = None,
+) -> Card:
+    """Read all sources and write a dataset artifact.
+
+    The folder holds `train/` and `held_out/` in the canonical form, `quarantine.jsonl`,
+    `data_docs/` and, written last, `card.json`. Equal sources and configs give equal files.
+
+    Args:
+        config: Sources, limits, split and bounds.
+        kind: What the rows are.
+        output: Empty folder, made where it isn't there.
+        benchmark_texts: Items of the benchmarks the model is judged on.
+        on_progress: Called after each chunk of rows.
+        cache_dir: Where downloads are kept; None keeps none.
+
+    Raises:
+        DataError: A source can't be read or is refused as a whole, no row is accepted, or a
+            critical expectation fails; `quarantine.jsonl` then tells why rows were refused.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix=".ingest-", dir=output) as work,
+        (output / QUARANTINE_NAME).open("wb") as quarantine,
+        StagedRows(Path(work) / "accepted.parquet", kind) as staged,
+    ):
+        run = _Ingest(config, kind, BenchmarkTexts(benchmark_texts), staged, quarantine)
+        cache = cache_dir or Path(work) / "cache"
+        for reading in _readings(config, cache):
+            run.read(reading, on_progress)
+            if run.is_full:
+                break
+        quarantine.flush()
+        if not run.statistics.counts["accept"]:
+            raise _refusal(run.statistics, output, "no row is accepted")
+        sizes = staged.split(output, config.held_out_share, config.max_held_out_rows)
+    expectations = judge_set(
+        run.statistics,
+        kind,
+        config.expectations,
+        output / DATA_DOCS_NAME,
+        title=f"Training set ({kind})",
+    )
+    card = run.card(sizes).replaced(expectations=expectations)
+    failed = [
+        item.name for item in expectations if item.severity == "critical" and not item.success
+    ]
+    if failed:
+        raise _refusal(run.statistics, output, _complaint(card, failed))
+    card.save(output)
+    return card
+
+
+class _Reading(NamedTuple):
+    """One source, ready to be read."""
+
+    name: str
+    rows: Generator[SourceRow, None, None]
+    describe: Callable[[], Source]
+    """Called at the end."""
+    finish: Callable[[], None]
+    """Reads what is left where the end of a file says whether it is whole."""
+
+
+def _readings(config: DatasetConfig, cache: Path) -> Iterator[_Reading]:
+    for source in config.sources:
+        if is_hub_set(source):
+            yield _hub_reading(source)
+        else:
+            for uri in expand(source):
+                yield _file_reading(uri, config, cache)
+
+
+def _hub_reading(source: str) -> _Reading:
+    rows = HubRows(source)
+    return _Reading(
+        name=source,
+        rows=rows.read(),
+        describe=lambda: Source(uri=source, sha256=rows.sha256, bytes=rows.num_bytes),
+        finish=lambda: None,
+    )
+
+
+def _file_reading(uri: str, config: DatasetConfig, cache: Path) -> _Reading:
+    local = fetch_file(uri, cache)
+    file = NamedFile(local.path, local.uri)
+    return _Reading(
+        name=uri,
+        rows=read_rows(file, config.limits),
+        describe=lambda: Source(uri=local.uri, sha256=local.sha256, bytes=local.size),
+        finish=lambda: read_to_end(file),
+    )
+
+
+class _Ingest:
+    """What accumulates while sources are read."""
+
+    def __init__(
+        self,
+        config: DatasetConfig,
+        kind: DataKind,
+        benchmark: BenchmarkTexts,
+        staged: StagedRows,
+        quarantine: IO[bytes],
+    ) -> None:
+        self.statistics = SetStatistics()
+        self._config = config
+        self._kind = kind
+        self._checker = RowChecker(kind, config.limits, benchmark=benchmark)
+        self._staged = staged
+        self._quarantine = quarantine
+        self._sources: list[Source] = []
+        self._examples: list[RefusedRow] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many rows are accepted as are wanted."""
+        return self.statistics.counts["accept"] == self._config.max_rows
+
+    def read(self, reading: _Reading, on_progress: Callable[[Progress], None] | None) -> None:
+        """Decide on the rows of one source, until the set is full."""
+        name = Path(reading.name).name
+        with closing(reading.rows), closing(self._checker.check(reading.rows)) as chunks:
+            for decisions in chunks:
+                self._take(decisions, name)
+                if on_progress:
+                    counts = self.statistics.counts
+                    on_progress(Progress(reading.name, counts["accept"], counts["reject"]))
+                if self.is_full:
+                    break
+        if self.is_full:
+            reading.finish()
+        self._sources.append(reading.describe())
+
+    def _take(self, decisions: list[Decision], source: str) -> None:
+        records, groups = [], []
+        for decision in decisions:
+            if decision.draft is not None:
+                identity = decision.draft.id or f"{row_hash(decision.draft):016x}"
+                line = decision.row.line
+                records.append(canonical_record(decision.draft, identity, source, line))
+                groups.append(group_of(decision.draft, self._config.seed))
+                self.statistics.add_accepted(decision.draft, identity, source, decision.flags)
+                if self.is_full:
+                    break
+            elif decision.reason is not None:
+                self._refuse(decision, decision.reason, source)
+            else:
+                self.statistics.counts["skip"] += 1
+        self._staged.add(records, groups)
+
+    def _refuse(self, decision: Decision, reason: str, source: str) -> None:
+        row = RefusedRow(
+            file=source,
+            line=decision.row.line,
+            reason=reason,
+            message=decision.message,
+            row=decision.row.excerpt(_QUARANTINE_CHARS),
+        )
+        self._quarantine.write(orjson.dumps(row.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
+        if self.statistics.reasons[reason] < _EXAMPLES_PER_REASON:
+            self._examples.append(row.replaced(row=row.row[:_EXAMPLE_CHARS]))
+        self.statistics.add_refused(reason)
+
+    def card(self, sizes: dict[str, int]) -> Card:
+        """Return the card of the set, without its expectations."""
+        statistics = self.statistics
+        return Card(
+            kind=self._kind,
+            sources=self._sources,
+            counts=Counts(
+                read=statistics.num_judged,
+                accepted=statistics.counts["accept"],
+                refused=statistics.counts["reject"],
+                skipped=statistics.counts["skip"],
+                train=sizes["train"],
+                held_out=sizes["held_out"],
+            ),
+            reasons=dict(statistics.reasons.most_common()),
+            flags=dict(statistics.flags.most_common()),
+            config=self._config,
+            examples=self._examples,
+            expectations=[],
+        )
+
+
+def _complaint(card: Card, failed: list[str]) -> str:
+    bounds = card.config.expectations
+    if "few_refused" in failed:
+        share = card.counts.refused / card.counts.read
+        return (
+            f"{share:.1%} of the rows are refused, more than "
+            f"max_refused_share ({bounds.max_refused_share:.1%})"
+        )
+    if "enough_rows" in failed:
+        return f"{card.counts.accepted} rows are accepted, fewer than min_rows ({bounds.min_rows})"
+    return f"the set fails {', '.join(failed)}"
+
+
+def _refusal(statistics: SetStatistics, output: Path, complaint: str) -> DataError:
+    """Return the error for a set that can't be used: the commonest reasons, and where to look."""
+    return DataError(
+        f"{complaint}: {statistics.counts['reject']} of {statistics.num_judged} rows refused"
+        f"{_commonest(statistics.reasons)}; each is explained in {output / QUARANTINE_NAME}.",
+        reason="set_refused",
+    )
+
+
+def _commonest(reasons: Counter[str]) -> str:
+    named = ", ".join(f"{code} {count}" for code, count in reasons.most_common(_REASONS_NAMED))
+    return f" ({named})" if named else ""

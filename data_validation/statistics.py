@@ -1,0 +1,68 @@
+"""Numbers about an accepted set, for the judgement of the set as a whole."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from alignflow.data_validation.drafts import Draft
+
+_MAX_SAMPLED_ROWS = 50_000
+
+
+@dataclass(slots=True)
+class SetStatistics:
+    """Counts over a set, and the lengths of an evenly spread sample of its rows."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Rows by outcome: `accept`, `reject`, `skip`."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    """One dict a sampled row: `id`, `source` and lengths in characters."""
+    _stride: int = 1
+
+    @property
+    def num_judged(self) -> int:
+        """Rows that were accepted or refused."""
+        return self.counts["accept"] + self.counts["reject"]
+
+    @property
+    def refused_share(self) -> float:
+        """Refused rows among those judged, from 0 to 1."""
+        return self.counts["reject"] / max(self.num_judged, 1)
+
+    def flag_share(self, flag: str) -> float:
+        """Accepted rows that carry a flag, from 0 to 1."""
+        return self.flags[flag] / max(self.counts["accept"], 1)
+
+    def add_accepted(self, draft: Draft, identity: str, source: str, flags: Sequence[str]) -> None:
+        """Take an accepted row into account."""
+        if self.counts["accept"] % self._stride == 0:
+            self.sample.append(_lengths(draft, identity, source))
+        self.counts["accept"] += 1
+        self.flags.update(flags)
+        if len(self.sample) > _MAX_SAMPLED_ROWS:
+            # Every second row stays, and from now on only every second one comes.
+            del self.sample[1::2]
+            self._stride *= 2
+
+    def add_refused(self, reason: str) -> None:
+        """Take a refused row into account."""
+        self.counts["reject"] += 1
+        self.reasons[reason] += 1
+
+
+def _lengths(draft: Draft, identity: str, source: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": identity,
+        "source": source,
+        "num_turns": len(draft.messages),
+        "prompt_chars": sum(len(turn.content or "") for turn in draft.prompt),
+        "response_chars": len(draft.messages[-1].content or ""),
+    }
+    if "rejected" in draft.parts:
+        row["rejected_chars"] = len(draft.parts["rejected"][-1].content or "")
+        row["chosen_is_longer"] = float(row["response_chars"] > row["rejected_chars"])
+        row["chosen_is_shorter"] = float(row["response_chars"] < row["rejected_chars"])
+    return row

@@ -18,8 +18,9 @@ from alignflow.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest
 from alignflow.errors import CorruptArtifactError, StoreError
 from alignflow.locks import LeaseLock, describe_this_process
 
+# Together they bound the memory of an upload: 4 files, 4 parts of each, 16 MiB a part.
 _TRANSFERS = 4
-"""Files on their way at once; s3fs parts each large one by itself."""
+_PARTS = {"chunksize": 16 * 2**20, "max_concurrency": 4}
 _STALE_AFTER_S = 24 * 3600.0
 
 _Item = TypeVar("_Item")
@@ -87,6 +88,7 @@ class S3Backend:
                     str(staged / entry.path),
                     f"{prefix.bucket}/{prefix.key}/{entry.path}",
                     Metadata={"sha256": entry.sha256},
+                    **_PARTS,
                 )
 
         _in_parallel(upload, manifest.files)

@@ -1,11 +1,13 @@
 """The pipeline: data → SFT → reward model and DPO → evaluation → gate → registry → report."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
+from prefect.futures import PrefectFuture
+from prefect.tasks import Task
 
 from alignflow.errors import SafetyGateError
 from alignflow.flows.config import Recipe
@@ -18,6 +20,8 @@ from alignflow.tasks.register import find_champion, register_model
 from alignflow.tasks.report import Outcome, PipelineArtifacts, write_report
 from alignflow.tasks.train import train_stage
 
+R = TypeVar("R")
+
 
 def _run_name() -> str:
     """Name a flow run after its recipe and the time it started."""
@@ -26,9 +30,14 @@ def _run_name() -> str:
     return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
 
 
-def _on_cancellation(_flow: Flow[..., Any], flow_run: FlowRun, _state: State[Any]) -> None:
+def _on_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """End the jobs of a cancelled run; Prefect calls this in another process than the flow's."""
     cancel_jobs(Recipe.model_validate(flow_run.parameters["recipe"]), str(flow_run.id))
+
+
+def _submit(task: Task[..., R], *args: Any, **kwargs: Any) -> PrefectFuture[R]:
+    """Submit a task whose arguments may be futures of other tasks."""
+    return task.submit(*args, **kwargs, return_state=False)
 
 
 @flow(name="align", flow_run_name=_run_name, on_cancellation=[_on_cancellation])
@@ -49,22 +58,23 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
     with open_pipeline(
         recipe, stages=list(graph), forced=forced, must_reuse=must_reuse
     ) as pipeline:
-        model = import_model.submit(pipeline)
+        model = _submit(import_model, pipeline)
         benchmarks = {
-            name: fetch_benchmark.submit(pipeline, name) for name in recipe.evaluation.suites
+            name: _submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.suites
         }
-        demonstrations = ingest_dataset.submit(pipeline, "demonstrations", "sft", benchmarks)
-        preferences = ingest_dataset.submit(pipeline, "preferences", "preference", benchmarks)
+        demonstrations = _submit(ingest_dataset, pipeline, "demonstrations", "sft", benchmarks)
+        preferences = _submit(ingest_dataset, pipeline, "preferences", "preference", benchmarks)
 
-        sft = train_stage.submit(pipeline, "sft", recipe.sft, model, demonstrations)
-        reward_model = train_stage.submit(
-            pipeline, "reward_model", recipe.reward_model, sft, preferences
+        sft = _submit(train_stage, pipeline, "sft", recipe.sft, model, demonstrations)
+        reward_model = _submit(
+            train_stage, pipeline, "reward_model", recipe.reward_model, sft, preferences
         )
-        aligned = train_stage.submit(pipeline, recipe.method, recipe.dpo, sft, preferences)
+        aligned = _submit(train_stage, pipeline, recipe.method, recipe.dpo, sft, preferences)
 
         lineage = {"base": (model, None), "sft": (sft, model), "aligned": (aligned, sft)}
         evaluations = {
-            name: evaluate_model.submit(
+            name: _submit(
+                evaluate_model,
                 pipeline,
                 name,
                 judged,
@@ -76,11 +86,12 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             for name, (judged, parent) in lineage.items()
         }
         champion = find_champion(pipeline)
-        verdict, verdict_artifact = judge_model.submit(pipeline, evaluations, champion).result()
+        verdict, verdict_artifact = _submit(judge_model, pipeline, evaluations, champion).result()
 
         version = None
         if verdict.passed:
-            version = register_model.submit(
+            version = _submit(
+                register_model,
                 pipeline,
                 aligned,
                 parent=sft,
@@ -96,7 +107,7 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             evaluations={name: future.result() for name, future in evaluations.items()},
             verdict=verdict_artifact,
         )
-        outcome = write_report.submit(pipeline, artifacts, verdict, version).result()
+        outcome = _submit(write_report, pipeline, artifacts, verdict, version).result()
     if not verdict.passed:
         raise SafetyGateError(outcome.sentence, outcome=outcome)
     return outcome

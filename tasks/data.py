@@ -1,13 +1,28 @@
 """Data stages as tasks: benchmarks, and training sets that passed validation."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
-from alignflow.sources import fetch_file
+from alignflow.data_validation.benchmarks import benchmark_texts
+from alignflow.data_validation.card import Card
+from alignflow.data_validation.config import DataKind, DatasetConfig
+from alignflow.data_validation.hub import hub_commit, is_hub_set
+from alignflow.data_validation.reasons import FLAGS, REASONS
+from alignflow.reporting.model import (
+    DatasetSummary,
+    DataSource,
+    ExpectationOutcome,
+    ReasonCount,
+    RefusedRow,
+)
+from alignflow.reporting.text import format_number, humanise
+from alignflow.sources import expand, fetch_file
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
@@ -24,7 +39,137 @@ def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
     stage = Stage(f"benchmark-{name}", "benchmark", {"suite": suite.suite, "sha256": file.sha256})
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
-        shutil.copyfile(file.path, scratch / Path(file.path).name)
-        return StageOutput(scratch, details={"source": file.uri, "bytes": file.size})
+        shutil.copyfile(file.path, scratch / Path(file.uri).name)
+        source = {"uri": file.uri, "sha256": file.sha256, "bytes": file.size}
+        return StageOutput(scratch, details={"sources": [source]})
 
     return run_stage(pipeline, stage, compute)
+
+
+def only_file(folder: Path) -> Path:
+    """Return the one data file of a benchmark artifact."""
+    (file,) = (path for path in folder.iterdir() if path.name != "manifest.json")
+    return file
+
+
+@task(task_run_name="{name}", cache_policy=NO_CACHE)
+def ingest_dataset(
+    pipeline: Pipeline, name: str, kind: DataKind, benchmarks: Mapping[str, Artifact]
+) -> Artifact:
+    """Read a training set, refuse what is wrong with it, split and judge it.
+
+    Args:
+        pipeline: The run.
+        name: `demonstrations` or `preferences`.
+        kind: What its rows are.
+        benchmarks: Suites whose items must not occur in it, where the recipe says so.
+
+    Raises:
+        DataError: A source can't be used, or too little of the set passes.
+    """
+    config: DatasetConfig = getattr(pipeline.recipe.data, name)
+    against = benchmarks if pipeline.recipe.data.decontaminate else {}
+    stage = Stage(
+        name,
+        "dataset",
+        {
+            "kind": kind,
+            **config.model_dump(mode="json"),
+            "sources": _identities(config, pipeline.cache),
+        },
+        parents={f"benchmark-{suite}": artifact for suite, artifact in against.items()},
+    )
+
+    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+        from alignflow.data_validation.ingest import ingest
+
+        # Not the scratch folder: after a refusal the quarantine file is what a person needs.
+        folder = pipeline.workspace / "ingest" / f"{name}-{stage.key[:12]}"
+        shutil.rmtree(folder, ignore_errors=True)
+        card = ingest(
+            config,
+            kind,
+            folder,
+            benchmark_texts=[
+                text
+                for artifact in against.values()
+                for text in benchmark_texts(
+                    fetch_file(str(only_file(pipeline.local(artifact))), pipeline.cache)
+                )
+            ],
+            on_progress=lambda progress: pipeline.display.note(
+                name, f"{progress.accepted} rows accepted, {progress.refused} refused"
+            ),
+            cache_dir=pipeline.cache,
+        )
+        run.log_folder(folder / "data_docs", "data_docs")
+        return StageOutput(
+            folder,
+            metrics={
+                f"data/{field}": float(count) for field, count in card.counts.model_dump().items()
+            },
+            details={
+                "name": name,
+                "num_train": card.counts.train,
+                "sources": [source.model_dump() for source in card.sources],
+            },
+        )
+
+    return run_stage(pipeline, stage, compute)
+
+
+def _identities(config: DatasetConfig, cache: Path) -> list[dict[str, Any]]:
+    """Return what names the content of each source, in their order."""
+    identities: list[dict[str, Any]] = []
+    for source in config.sources:
+        if is_hub_set(source):
+            identities.append({"uri": source, "commit": hub_commit(source)})
+        else:
+            for uri in expand(source):
+                identities.append({"name": Path(uri).name, "sha256": fetch_file(uri, cache).sha256})
+    return identities
+
+
+def summarise_dataset(pipeline: Pipeline, name: str, artifact: Artifact) -> DatasetSummary:
+    """Return what the report shows of a training set."""
+    folder = pipeline.local(artifact)
+    card = Card.load(folder)
+    return DatasetSummary(
+        name=name,
+        kind=card.kind,
+        num_read=card.counts.read,
+        num_accepted=card.counts.accepted,
+        num_refused=card.counts.refused,
+        num_skipped=card.counts.skipped,
+        num_train=card.counts.train,
+        num_held_out=card.counts.held_out,
+        reasons=_counted(card.reasons, REASONS),
+        flags=_counted(card.flags, FLAGS),
+        examples=[
+            RefusedRow(
+                file=row.file, line=row.line, reason=row.reason, message=row.message, text=row.row
+            )
+            for row in card.examples
+        ],
+        expectations=[
+            ExpectationOutcome(
+                name=humanise(item.name),
+                severity=item.severity,
+                passed=item.success,
+                observed="" if item.observed is None else format_number(item.observed),
+            )
+            for item in card.expectations
+        ],
+        sources=[
+            DataSource(uri=source.uri, sha256=source.sha256, num_bytes=source.bytes)
+            for source in card.sources
+        ],
+        data_docs=(folder / "data_docs" / "index.html").as_uri(),
+    )
+
+
+def _counted(counts: Mapping[str, int], meanings: Mapping[str, str]) -> list[ReasonCount]:
+    return [
+        ReasonCount(code=code, count=count, meaning=meanings.get(code, ""))
+        for code, count in counts.items()
+    ]

@@ -12,6 +12,7 @@ from alignflow.artifacts import Artifact
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.evaluation.gate import Verdict, judge
 from alignflow.fingerprints import check_same
+from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
@@ -118,9 +119,3 @@ def read_scores(folder: Path) -> dict[str, Any]:
     """Return the content of an evaluation artifact's `scores.json`."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text())
     return scores
-
-
-def only_file(folder: Path) -> Path:
-    """Return the one data file of a benchmark artifact."""
-    (file,) = (path for path in folder.iterdir() if path.name != "manifest.json")
-    return file

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
@@ -96,7 +97,7 @@ def _watch_for_cancellation(pipeline: Pipeline) -> None:
     """
     with get_client(sync_client=True) as client:
         while not pipeline.stop.wait(_CANCELLATION_POLL_S):
-            state = client.read_flow_run(pipeline.flow_run_id).state
+            state = client.read_flow_run(UUID(pipeline.flow_run_id)).state
             if state is not None and (state.is_cancelling() or state.is_cancelled()):
                 pipeline.stop.set()
 

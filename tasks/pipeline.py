@@ -170,6 +170,8 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
                     "alignflow.status": status,
                 }
             )
+            if artifact.manifest.tokenizer is not None:  # it holds a model
+                pipeline.tracker.log_model(run, stage.name, artifact)
             if artifact.manifest.metrics:
                 run.log_metrics(artifact.manifest.metrics, time_ms=int(time.time() * 1000))
     except BaseException:

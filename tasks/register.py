@@ -83,7 +83,7 @@ def _create_version(
 ) -> RegisteredVersion:
     run = pipeline.tracker.start_stage("register", {"alignflow.key": model.key})
     try:
-        model_id = pipeline.tracker.log_model(run, name, model, step=0)
+        model_id = pipeline.tracker.log_model(run, name, model)
         scores = read_scores(pipeline.local(evaluation))["scores"]
         run.log_metrics(scores, time_ms=int(datetime.now(UTC).timestamp() * 1000))
         version = pipeline.tracker.register(name, model_id, run=run, tags=tags)

@@ -199,7 +199,7 @@ class Tracker:
         run = self._client.create_run(self._experiment_id, run_name=name, tags=nested)
         return StageRun(self._client, run.info.run_id)
 
-    def log_model(self, run: StageRun, name: str, artifact: Artifact, *, step: int) -> str:
+    def log_model(self, run: StageRun, name: str, artifact: Artifact) -> str:
         """Record a model-bearing artifact as the run's output; return MLflow's model id.
 
         An artifact already recorded by an earlier run keeps its id, so that edges of reused stages
@@ -219,7 +219,7 @@ class Tracker:
                 },
             )
             model_id = str(model.model_id)
-        self._client.log_outputs(run.run_id, models=[LoggedModelOutput(model_id, step=step)])
+        self._client.log_outputs(run.run_id, models=[LoggedModelOutput(model_id, step=0)])
         return model_id
 
     def find_model(self, artifact: Artifact) -> str | None:

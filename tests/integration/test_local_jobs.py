@@ -182,6 +182,30 @@ def test_job_outlives_its_submitter_and_is_found_again(folder: RunFolder) -> Non
     assert [row["step"] for row in rows] == list(range(40))
 
 
+def test_submitter_killed_while_it_submits_leaves_one_job(folder: RunFolder) -> None:
+    spec = counting(FOR_EVER)
+    command = [sys.executable, "-c", SUBMITTER, spec.model_dump_json(), str(folder.path)]
+    with subprocess.Popen(command) as submitter:
+        until(lambda: bool(processes_of_job(folder.path)))  # the supervisor, before its handle
+        submitter.kill()
+    job = LocalLauncher().submit(spec, folder)
+    assert job.attempt == 1
+    until(folder.metrics.exists)
+    assert len(processes_of_job(folder.path)) == 2
+
+
+def test_ctrl_c_while_it_submits_leaves_nothing(folder: RunFolder, tmp_path: Path) -> None:
+    # The supervisor's Python is slow to start, so that Ctrl-C comes before the handle is written.
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(60)")
+    code = f"import os; os.environ['PYTHONPATH'] = {str(tmp_path)!r}\n{SUBMITTER}"
+    command = [sys.executable, "-c", code, counting(FOR_EVER).model_dump_json(), str(folder.path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as submitter:
+        until(lambda: bool(processes_of_job(folder.path)))
+        submitter.send_signal(signal.SIGINT)
+    assert is_all_gone(folder)
+    assert not folder.handle.exists()
+
+
 def test_submitters_at_once_start_one_job(folder: RunFolder) -> None:
     with ThreadPoolExecutor(4) as pool:
         jobs = list(pool.map(lambda _: start(folder, {"num_steps": 20}), range(4)))
@@ -207,7 +231,7 @@ def test_job_that_ignores_sigterm_is_killed_with_its_helpers(folder: RunFolder) 
     assert len(processes_of_job(folder.path)) == 3  # supervisor, rank, helper
     began = time.monotonic()
     job.cancel(grace_s=0.5)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert is_all_gone(folder)
     failure = job.failure()
     assert failure is not None
@@ -296,10 +320,13 @@ def test_jobs_queue_for_the_slot(folders: Callable[[str], RunFolder]) -> None:
     cancelled.cancel()
     assert cancelled.status() is JobStatus.CANCELLED
     told: list[JobStatus] = []
-    timer = threading.Timer(0.5, running.cancel)
-    timer.start()
-    wait_for(waiting, second, on_status=lambda status, _: told.append(status), poll_s=0.02)
-    timer.join()
+
+    def on_status(status: JobStatus, note: str) -> None:
+        told.append(status)
+        if status is JobStatus.PENDING:
+            running.cancel()
+
+    wait_for(waiting, second, on_status=on_status, poll_s=0.02)
     assert told[0] is JobStatus.PENDING
     assert told[-1] is JobStatus.SUCCEEDED
     assert not third.metrics.exists()
@@ -321,7 +348,7 @@ def test_torchrun_reports_the_first_cause_and_not_what_it_led_to(folder: RunFold
     config = {
         "num_steps": 1,
         "fail": {"0": "connection", "1": "diverged"},
-        "delay_s": {"0": 0.5, "1": 0.55},
+        "delay_s": {"1": 0.3},
     }
     failure = failure_of(start(folder, config, processes_per_node=2), folder)
     assert failure.kind is FailureKind.DIVERGED

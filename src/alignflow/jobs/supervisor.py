@@ -1,8 +1,8 @@
 """The process that stands by a local job: `python -m alignflow.jobs.supervisor RUN_FOLDER`.
 
 It detaches from whoever started it, writes `handle.json`, waits for the job's slots, starts the
-job's processes, and leaves a record of the end even where they could not. It dies with none of
-them, and none of them outlives it. It imports no torch: it is small, and there as fast as Python.
+job's processes, and leaves a record of the end even where they could not. None of the processes
+outlives it. It imports no torch: it is small, and there as fast as Python.
 """
 
 import os

@@ -43,6 +43,8 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
         time.sleep(spec.config.get("step_s", 0.02))
         if stop_requested():
             raise JobStoppedError(f"Stopped after step {step}.")
+    while len(list(folder.checkpoints.iterdir())) < int(os.environ["WORLD_SIZE"]):
+        time.sleep(0.02)  # a rank that ends stops those that have just started
     time.sleep(spec.config.get("delay_s", {}).get(rank, 0))
     if name := spec.config.get("fail", {}).get(rank):
         raise FAILURES[name]

@@ -9,6 +9,9 @@ from alignflow.config import Config
 
 SuiteName = Literal["truthfulqa", "toxigen"]
 
+BUILT_IN_SUITES = ("preference", "reward_model", "perplexity", "kl", "samples")
+"""What is measured without a benchmark, by the first part of its scores' names."""
+
 
 class SuiteConfig(Config):
     """One benchmark: its scorer and its files."""
@@ -24,7 +27,7 @@ class SuiteConfig(Config):
 class EvaluationConfig(Config):
     """What is measured on the base, the SFT and the aligned model."""
 
-    suites: dict[str, SuiteConfig] = {}
+    suites: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], SuiteConfig] = {}
     """Benchmarks by the name under which scores and gate rules know them."""
     max_length: PositiveInt = 1024
     """Tokens of a scored sequence; longer ones are cut at the end and counted."""
@@ -38,6 +41,13 @@ class EvaluationConfig(Config):
     """Held-out prompts answered by every model for the report."""
     max_new_tokens: PositiveInt = 128
     """Length of a sample answer."""
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        for name in self.suites:
+            if name in BUILT_IN_SUITES:
+                raise ValueError(f"suites.{name}: this name is taken by a built-in measure")
+        return self
 
 
 class EvaluationJob(Config):

@@ -1,0 +1,31 @@
+"""What torchrun starts: `python -m alignflow.evaluation RUN_FOLDER` judges one model."""
+
+from pydantic import ValidationError
+
+from alignflow.errors import ConfigError
+from alignflow.evaluation.config import EvaluationJob
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobResult, JobSpec
+from alignflow.jobs.worker import run_job
+
+
+def main(folder: RunFolder, spec: JobSpec) -> JobResult:
+    """Run the evaluation that the job's config describes.
+
+    Raises:
+        ConfigError: The config is no EvaluationJob.
+    """
+    try:
+        job = EvaluationJob.model_validate(spec.config)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{folder.path}/job.json: config.{field}: {first['msg']}.") from None
+    # Imported here: it loads torch and megatron, which a bad config needn't wait for.
+    from alignflow.evaluation.run import evaluate
+
+    return evaluate(job, folder)
+
+
+if __name__ == "__main__":
+    run_job(main)

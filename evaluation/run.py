@@ -1,0 +1,201 @@
+"""One evaluation job: a model, judged on benchmarks, held-out pairs and sample answers."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignflow.evaluation import preferences
+from alignflow.evaluation.choices import encode_requests, load_tokenizer
+from alignflow.evaluation.config import EvaluationConfig, EvaluationJob
+from alignflow.evaluation.progress import Progress
+from alignflow.evaluation.results import Results, write_jsonl
+from alignflow.evaluation.samples import (
+    SampleAnswer,
+    answer_prompts,
+    choose_prompts,
+    sample_result,
+    with_rewards,
+)
+from alignflow.evaluation.suites import load_suite
+from alignflow.evaluation.suites.base import Suite
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobResult
+from alignflow.training.chat import ChatTokenizer, Message
+from alignflow.training.data import PREFERENCES, load_rows
+from alignflow.training.megatron.inference import LanguageModel, RewardModel
+from alignflow.training.megatron.trees import Tree
+from alignflow.training.rows import RowSummary
+
+
+def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
+    """Judge the model and write scores, items and sample answers to the job's output.
+
+    Raises:
+        DataError: A benchmark file, the held-out pairs or a model folder can't be used.
+    """
+    config = job.evaluation
+    # Files are read before models: what is wrong with them shows in the first second.
+    suites = {name: load_suite(suite, Path(suite.data)) for name, suite in config.suites.items()}
+    held_out = _HeldOut.load(job, folder)
+    progress = Progress(folder, _num_steps(job, suites, held_out))
+    results = Results(folder.output)
+
+    policy = _load_policy(job.model, config, folder)
+    num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, progress)
+    samples: list[SampleAnswer] = []
+    if held_out is not None:
+        num_truncated["preference"] = held_out.summary.num_truncated
+        parent = _load_policy(job.parent, config, folder) if job.parent is not None else None
+        _judge_pairs(policy, parent, held_out, config, results, progress)
+        samples = _answer(policy, held_out, config, progress)
+        del parent
+    del policy
+    if held_out is not None and job.reward_model is not None:
+        _tell_loading(folder, job.reward_model)
+        reward = RewardModel.load(job.reward_model, precision=config.precision)
+        samples = _judge_by_reward(reward, held_out, samples, config, results, progress)
+
+    write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
+    results.write(job.model, num_truncated)
+    refused = list(held_out.summary.refused) if held_out is not None else []
+    return JobResult(
+        metrics=results.scores,
+        details={
+            "num_items": results.num_items,
+            "num_truncated": num_truncated,
+            "refused_rows": refused,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """The held-out pairs as the model's tokenizer and chat template make them."""
+
+    chat: ChatTokenizer
+    pairs: list[Tree]
+    prompts: list[list[Message]]
+    summary: RowSummary
+
+    @classmethod
+    def load(cls, job: EvaluationJob, folder: RunFolder) -> "_HeldOut | None":
+        if job.preferences is None:
+            return None
+        config = job.evaluation
+        rows = load_rows(
+            job.preferences,
+            "held_out",
+            PREFERENCES,
+            model=job.model,
+            max_length=config.max_length,
+            cache=folder.path / "rows",
+            is_writer=True,
+        )
+        chat = ChatTokenizer.load(job.model)
+        prompts = choose_prompts(
+            job.preferences, chat, number=config.num_samples, max_length=config.max_length
+        )
+        pairs = preferences.pair_trees(rows, config.max_preference_pairs)
+        return cls(chat, pairs, prompts, rows.summary)
+
+
+def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldOut | None) -> int:
+    """Return the items of all parts of the job."""
+    num_items = sum(suite.num_items for suite in suites.values())
+    if held_out is None:
+        return num_items
+    passes = 1 if job.reward_model is None else 2
+    return num_items + passes * len(held_out.pairs) + len(held_out.prompts)
+
+
+def _load_policy(model: Path, config: EvaluationConfig, folder: RunFolder) -> LanguageModel:
+    _tell_loading(folder, model)
+    return LanguageModel.load(model, precision=config.precision)
+
+
+def _tell_loading(folder: RunFolder, model: Path) -> None:
+    folder.append_metrics({"phase": "load", "model": str(model), "time": time.time()})
+
+
+def _judge_benchmarks(
+    policy: LanguageModel,
+    model: Path,
+    suites: Mapping[str, Suite],
+    config: EvaluationConfig,
+    results: Results,
+    progress: Progress,
+) -> dict[str, int]:
+    """Add the result of every suite; return how many items of each had to be cut."""
+    tokenizer = load_tokenizer(model)
+    num_truncated = {}
+    for name, suite in suites.items():
+        encoded = encode_requests(tokenizer, suite.requests(), max_length=config.max_length)
+        progress.begin(name, suite.num_items)
+        logprobs = policy.score(
+            encoded.trees, max_tokens=config.microbatch_tokens, progress=progress.advance
+        )
+        results.add(name, suite.result(logprobs), suite.num_items)
+        num_truncated[name] = encoded.num_truncated
+    return num_truncated
+
+
+def _judge_pairs(
+    policy: LanguageModel,
+    parent: LanguageModel | None,
+    held_out: _HeldOut,
+    config: EvaluationConfig,
+    results: Results,
+    progress: Progress,
+) -> None:
+    if not held_out.pairs:
+        return
+    progress.begin("preference", len(held_out.pairs))
+    measures = preferences.measure_pairs(
+        policy,
+        parent,
+        held_out.pairs,
+        max_tokens=config.microbatch_tokens,
+        progress=progress.advance,
+    )
+    num_pairs = len(held_out.pairs)
+    beta = config.implicit_reward_beta
+    results.add("preference", preferences.preference_result(measures, beta=beta), num_pairs)
+    results.add("perplexity", preferences.perplexity_result(measures), num_pairs)
+    if parent is not None:
+        results.add("kl", preferences.kl_result(measures), num_pairs)
+
+
+def _answer(
+    policy: LanguageModel, held_out: _HeldOut, config: EvaluationConfig, progress: Progress
+) -> list[SampleAnswer]:
+    if not held_out.prompts:
+        return []
+    progress.begin("samples", len(held_out.prompts))
+    samples, num_tokens = answer_prompts(
+        policy, held_out.chat, held_out.prompts, max_new_tokens=config.max_new_tokens
+    )
+    progress.advance(len(samples), num_tokens)
+    return samples
+
+
+def _judge_by_reward(
+    reward: RewardModel,
+    held_out: _HeldOut,
+    samples: list[SampleAnswer],
+    config: EvaluationConfig,
+    results: Results,
+    progress: Progress,
+) -> list[SampleAnswer]:
+    """Add the accuracy on pairs and the mean reward of the samples; return the samples with it."""
+    if held_out.pairs:
+        progress.begin("reward_model", len(held_out.pairs))
+        rewards = reward.score(
+            held_out.pairs, max_tokens=config.microbatch_tokens, progress=progress.advance
+        )
+        results.add("reward_model", preferences.reward_result(rewards), len(held_out.pairs))
+    if not samples:
+        return samples
+    judged = with_rewards(reward, held_out.chat, samples, max_tokens=config.microbatch_tokens)
+    results.add("reward_model", sample_result(judged), len(judged))
+    return judged

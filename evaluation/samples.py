@@ -1,0 +1,100 @@
+"""Answers to held-out prompts, for people to read and the reward model to score."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from alignflow.data_validation.canonical import read_split
+from alignflow.errors import DataError
+from alignflow.evaluation import scorers
+from alignflow.evaluation.suites.base import SuiteResult
+from alignflow.training.chat import ChatTokenizer, Message
+from alignflow.training.megatron.inference import LanguageModel, RewardModel
+
+
+@dataclass(frozen=True)
+class SampleAnswer:
+    """What a model says to a prompt."""
+
+    prompt: list[Message]
+    answer: str
+    reward: float | None = None
+    """In the scale of the reward model; None without one, or where there is nothing to score."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sample as a JSON object."""
+        return asdict(self)
+
+
+def choose_prompts(
+    dataset: Path, chat: ChatTokenizer, *, number: int, max_length: int
+) -> list[list[Message]]:
+    """Return the first different held-out prompts that leave room for an answer.
+
+    Every model of a pipeline gets the same ones, so that their answers stand side by side.
+    """
+    prompts: list[list[Message]] = []
+    for record in _held_out(dataset):
+        if len(prompts) == number:
+            break
+        prompt = record["prompt"]
+        if prompt not in prompts and len(chat.prompt(prompt)) < max_length:
+            prompts.append(prompt)
+    return prompts
+
+
+def _held_out(dataset: Path) -> Iterator[Mapping[str, Any]]:
+    return read_split(dataset, "held_out")
+
+
+def answer_prompts(
+    policy: LanguageModel,
+    chat: ChatTokenizer,
+    prompts: Sequence[list[Message]],
+    *,
+    max_new_tokens: int,
+) -> tuple[list[SampleAnswer], int]:
+    """Return the greedy answers, and how many tokens they have in all."""
+    answers = policy.generate(
+        [chat.prompt(prompt) for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        stop_tokens=chat.stop_tokens,
+    )
+    samples = [
+        SampleAnswer(prompt, chat.decode(answer))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    return samples, sum(map(len, answers))
+
+
+def with_rewards(
+    reward: RewardModel, chat: ChatTokenizer, samples: Sequence[SampleAnswer], *, max_tokens: int
+) -> list[SampleAnswer]:
+    """Return the samples with the reward of each conversation that the template can hold."""
+    rows = [_row(chat, sample) for sample in samples]
+    rewards = iter(reward.score_rows([row for row in rows if row], max_tokens=max_tokens))
+    return [
+        SampleAnswer(sample.prompt, sample.answer, next(rewards) if row else None)
+        for sample, row in zip(samples, rows, strict=True)
+    ]
+
+
+def _row(chat: ChatTokenizer, sample: SampleAnswer) -> list[int] | None:
+    """Return the tokens of the conversation as in training, None where there is no answer."""
+    answer = {"role": "assistant", "content": sample.answer}
+    try:
+        (row,) = chat.tokenize([chat.render([*sample.prompt, answer], learn="last_turn")])
+    except DataError:
+        return None
+    return [int(token) for token in row.tokens_T]
+
+
+def sample_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
+    """Return the score `sample_mean`: mean reward of the answers that have one."""
+    rewards = [sample.reward for sample in samples if sample.reward is not None]
+    return SuiteResult(
+        scores={"sample_mean": scorers.mean(rewards)},
+        stderr={"sample_mean": scorers.stderr_of_mean(rewards)},
+        items=[],
+    )

@@ -89,16 +89,20 @@ class BenchmarkTexts:
 
     def find(self, drafts: Sequence[Draft]) -> list[bool]:
         """Return for each draft whether one of its turns is or holds an item."""
+        is_found = [False] * len(drafts)
+        if not (self._embedded or self._whole):
+            return is_found
         rows = [
             (row, normalised(turn.content or ""))
             for row, draft in enumerate(drafts)
             for turns in draft.parts.values()
             for turn in turns
         ]
-        is_found = [False] * len(drafts)
-        if not (self._embedded or self._whole):
-            return is_found
-        contents = pl.Series([text for _, text in rows], dtype=pl.String)
-        for (row, text), holds in zip(rows, contents.str.contains_any(self._embedded), strict=True):
+        for (row, text), holds in zip(rows, self._hold_items([t for _, t in rows]), strict=True):
             is_found[row] |= holds or text in self._whole
         return is_found
+
+    def _hold_items(self, texts: list[str]) -> list[bool]:
+        if not self._embedded:
+            return [False] * len(texts)
+        return pl.Series(texts, dtype=pl.String).str.contains_any(self._embedded).to_list()

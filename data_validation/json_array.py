@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import IO
 
 from alignflow.data_validation.streams import BLOCK_BYTES, Line, NamedFile, refuse_file
@@ -22,20 +23,26 @@ def read_array_items(stream: IO[bytes], file: NamedFile, max_item_bytes: int) ->
     """
     scanner = _Scanner()
     number = 0
-    block = stream.read(BLOCK_BYTES).removeprefix(_BOM)
-    while block:
+    start = stream.read(len(_BOM)).removeprefix(_BOM)
+    for block in chain([start], iter(lambda: stream.read(BLOCK_BYTES), b"")):
         for item in scanner.feed(block):
             number += 1
+            _check_length(item, number, file, max_item_bytes)
             yield Line(number, item, is_complete=True)
-        if len(scanner.pending) > max_item_bytes:
-            refuse_file(
-                file,
-                "line_too_long",
-                f"item {number + 1} is longer than max_line_bytes ({max_item_bytes})",
-            )
-        block = stream.read(BLOCK_BYTES)
+        _check_length(scanner.pending, number + 1, file, max_item_bytes)
     if not scanner.is_closed or scanner.pending.strip():
         yield Line(number + 1, bytes(scanner.pending) or b"[", is_complete=scanner.is_closed)
+
+
+def _check_length(
+    item: bytes | bytearray, number: int, file: NamedFile, max_item_bytes: int
+) -> None:
+    if len(item) > max_item_bytes:
+        refuse_file(
+            file,
+            "line_too_long",
+            f"item {number} is longer than max_line_bytes ({max_item_bytes}); raise the limit",
+        )
 
 
 class _Scanner:
@@ -84,7 +91,8 @@ class _Scanner:
                 item = self._cut()
                 return item if item.strip() else None
         elif self._depth == 1:
-            return self._cut() or b","  # nothing between two commas: an item that won't parse
+            item = self._cut()
+            return item if item.strip() else b","  # nothing between two commas: no JSON
         return None
 
     def _cut(self) -> bytes:

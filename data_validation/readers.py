@@ -17,6 +17,7 @@ from alignflow.data_validation.streams import (
 from alignflow.data_validation.tabular import read_csv, read_parquet
 from alignflow.errors import DataError
 
+_NO_JSON = ("invalid_utf8", "invalid_json", "truncated_last_line")
 _Reader = Callable[[NamedFile, RowLimits], Iterator[SourceRow]]
 
 
@@ -56,7 +57,7 @@ def _read_json(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
     if start.startswith(b"["):
         with open_stream(file) as stream:
             items = read_array_items(stream, file, limits.max_line_bytes)
-            yield from _refuse_if_none_parses(file, (_parse_line(item, limits) for item in items))
+            yield from _refuse_if_none_parses(file, (_parse_item(item, limits) for item in items))
     else:
         yield from _read_json_lines(file, limits)
 
@@ -72,19 +73,26 @@ def _parse_line(line: Line, limits: RowLimits) -> SourceRow:
         return SourceRow(line.number, line.text, refused=refused)
 
 
+def _parse_item(item: Line, limits: RowLimits) -> SourceRow:
+    if not item.is_complete:
+        # The array never closes: this is the last item at best in part, even where it parses.
+        return SourceRow(item.number, item.text, refused=RowRefused("truncated_last_line"))
+    return _parse_line(item, limits)
+
+
 def _refuse_if_none_parses(file: NamedFile, rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
     """Refuse the file where no row is JSON; until one is, remember only why the others aren't."""
     reasons = set()
     has_parsed = False
     for row in rows:
-        if row.refused and row.refused.reason in ("invalid_utf8", "invalid_json"):
+        if row.refused and row.refused.reason in _NO_JSON:
             reasons.add(row.refused.reason)
         elif not row.is_blank:
             has_parsed = True
         yield row
     if not has_parsed and reasons == {"invalid_utf8"}:
         refuse_file(file, "not_utf8", "save it as UTF-8")
-    if not has_parsed and reasons:
+    elif not has_parsed and reasons:
         refuse_file(file, "not_jsonl", "look at what was downloaded")
 
 

@@ -1,0 +1,169 @@
+"""Sets: the split, the shards, the statistics and the card."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from alignflow.data_validation import shards, statistics
+from alignflow.data_validation.canonical import num_rows, read_split, read_tables
+from alignflow.data_validation.card import Card
+from alignflow.data_validation.drafts import Draft, Turn
+from alignflow.data_validation.hub import HubRows, is_hub_set
+from alignflow.data_validation.shards import StagedRows, canonical_record
+from alignflow.data_validation.splitting import group_of, held_out_groups
+from alignflow.data_validation.statistics import SetStatistics
+from alignflow.errors import DataError
+
+
+def draft(number: int, *, reply: str = "A") -> Draft:
+    turns = [Turn("user", f"Question {number}"), Turn("assistant", reply)]
+    return Draft(None, {"messages": turns})
+
+
+def branch(*texts: str) -> Draft:
+    roles = ("user", "assistant")
+    turns = [Turn(roles[at % 2], text) for at, text in enumerate(texts)]
+    return Draft(None, {"messages": [Turn("system", "S"), *turns]})
+
+
+def test_branches_of_a_conversation_stay_together() -> None:
+    group = group_of(branch("Hello, you!", "A"), seed=1)
+    assert group_of(branch("hello you", "A", "more?", "B"), seed=1) == group
+    assert group_of(branch("Hello, you two!", "A"), seed=1) != group
+    assert group_of(branch("Hello, you!", "A"), seed=2) != group
+
+
+def test_whole_groups_are_held_out_up_to_the_share() -> None:
+    # 40 rows in 20 groups of two; a share of 0.25 is 10 rows, so 5 groups.
+    groups = [row // 2 for row in range(40)]
+    held_out = held_out_groups(groups, 0.25, None)
+    assert len(held_out) == 5
+    assert held_out_groups(groups[::-1], 0.25, None) == held_out
+
+
+@pytest.mark.parametrize(
+    ("groups", "share", "max_rows", "num_groups"),
+    [
+        (list(range(10)), 0.0, None, 0),
+        (list(range(10)), 0.01, None, 1),  # rounds to none: one all the same
+        (list(range(10)), 0.5, 2, 2),
+        ([7] * 10, 0.5, None, 0),  # a single group can't be split
+        ([7] * 9 + [8], 0.5, None, 1),
+        ([7, 7, 7, 8, 8], 0.01, 1, 1),  # larger than the share, but there must be something
+        ([], 0.5, None, 0),
+    ],
+)
+def test_something_is_held_out_wherever_it_can_be(
+    groups: list[int], share: float, max_rows: int | None, num_groups: int
+) -> None:
+    assert len(held_out_groups(groups, share, max_rows)) == num_groups
+
+
+def test_shards_hold_every_row_once_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(shards, "_BATCH_ROWS", 4)
+    drafts = [draft(number) for number in range(50)]
+    with StagedRows(tmp_path / "staged.parquet", "sft") as staged:
+        for start in range(0, 50, 7):
+            part = range(start, min(start + 7, 50))
+            staged.add(
+                [canonical_record(drafts[row], str(row), "a.jsonl", row + 1) for row in part],
+                [group_of(drafts[row], 0) for row in part],
+            )
+        assert staged.split(tmp_path, 0.2, None) == {"train": 40, "held_out": 10}
+    (tmp_path / "card.json").write_text("{}")
+    train, held_out = (list(read_split(tmp_path, split)) for split in ("train", "held_out"))
+    assert len(list((tmp_path / "train").glob("part-*.parquet"))) > 1
+    assert [row["line"] for row in train] == sorted(row["line"] for row in train)
+    assert sorted(int(row["id"]) for row in [*train, *held_out]) == list(range(50))
+    assert (num_rows(tmp_path, "train"), num_rows(tmp_path, "held_out")) == (40, 10)
+    assert held_out[0]["messages"][1] == {"role": "assistant", "content": "A"}
+
+
+def test_records_have_the_columns_of_their_kind(tmp_path: Path) -> None:
+    turns = [Turn("user", "Q"), Turn("assistant", "A")]
+    pair = Draft(
+        None,
+        {"prompt": turns[:1], "chosen": turns[1:], "rejected": [Turn("assistant", "B")]},
+        scores=(2.0, None),
+    )
+    assert canonical_record(pair, "7", "a.jsonl", 3) == {
+        "id": "7",
+        "prompt": [{"role": "user", "content": "Q"}],
+        "chosen": "A",
+        "rejected": "B",
+        "score_chosen": 2.0,
+        "score_rejected": None,
+        "source": "a.jsonl",
+        "line": 3,
+    }
+    rated = Draft(None, {"messages": turns}, attributes={"quality": 3.0})
+    with StagedRows(tmp_path / "staged.parquet", "steerlm") as staged:
+        staged.add([canonical_record(rated, "7", "a.jsonl", 3)], [0])
+        staged.split(tmp_path, 0, None)
+    (tmp_path / "card.json").write_text("{}")
+    (row,) = read_split(tmp_path, "train")
+    assert row["attributes"]["quality"] == 3
+    assert row["attributes"]["toxicity"] is None
+
+
+def test_a_folder_without_a_card_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a dataset"):
+        list(read_tables(tmp_path, "train"))
+    with pytest.raises(DataError, match="not a dataset"):
+        Card.load(tmp_path)
+
+
+def test_a_broken_shard_is_named(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/part-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"part-00000\.parquet: can't be read"):
+        list(read_tables(tmp_path, "train"))
+    with pytest.raises(DataError, match=r"part-00000\.parquet: can't be read"):
+        num_rows(tmp_path, "train")
+
+
+def test_a_sample_stays_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_MAX_SAMPLED_ROWS", 100)
+    numbers = SetStatistics()
+    for number in range(1000):
+        numbers.add_accepted(draft(number), str(number), "a.jsonl", ["html"] if number < 10 else [])
+    sampled = [int(row["id"]) for row in numbers.sample]
+    steps = {after - before for before, after in pairwise(sampled)}
+    assert 50 <= len(sampled) <= 100
+    assert len(steps) == 1
+    assert numbers.flag_share("html") == 0.01
+
+
+def test_shares_of_nothing_are_zero() -> None:
+    assert SetStatistics().refused_share == 0
+    assert SetStatistics().flag_share("html") == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("hf://datasets/owner/name", True),
+        ("hf://datasets/owner/name@main", True),
+        ("hf://datasets/owner/name/a.jsonl", False),
+        ("owner/name", True),
+        ("owner/name/a.jsonl", False),
+        ("/owner/name", False),
+        ("./owner/name", False),
+        ("s3://owner/name", False),
+        ("tests/unit", False),  # a folder that is there
+    ],
+)
+def test_a_set_of_the_hub_is_told_from_a_path(
+    source: str, expected: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(request.config.rootpath)
+    assert is_hub_set(source) is expected
+
+
+def test_the_name_of_a_set_has_no_scheme() -> None:
+    assert HubRows("hf://datasets/owner/name@v1").sha256 == HubRows("owner/name").sha256

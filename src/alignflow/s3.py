@@ -5,14 +5,16 @@ Credentials and endpoint come from the environment alone (`AWS_ENDPOINT_URL`, `A
 import and is imported where it is used.
 """
 
+import asyncio
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from alignflow.errors import AlignflowError, ConfigError, InputError
@@ -29,6 +31,13 @@ _REASONS: Mapping[str, str] = {
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's; set it",
     "NotImplemented": "the server lacks an S3 operation that is needed (conditional writes)",
 }
+
+
+# Together they bound the memory of a transfer: 4 files, 4 parts of each, 16 MiB a part.
+_TRANSFERS = 4
+_PARTS = {"chunksize": 16 * 2**20, "max_concurrency": 4}
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,44 @@ def list_folders(path: S3Path) -> list[str]:
         for page in _pages(path, Delimiter="/")
         for item in page.get("CommonPrefixes", [])
     ]
+
+
+def run_parallel(calls: Iterable[Callable[[Any], Awaitable[_Result]]]) -> list[_Result]:
+    """Run coroutines of the client, a few at once, and return their results in order.
+
+    On the client's own loop and not in threads of ours: Ctrl-C ends it at once, where a thread
+    would have to finish its file first.
+
+    Args:
+        calls: Each gets the client and returns one of its coroutines, such as `_put_file`.
+    """
+    fs = client()
+
+    async def run() -> list[_Result]:
+        gate = asyncio.Semaphore(_TRANSFERS)
+
+        async def one(call: Callable[[Any], Awaitable[_Result]]) -> _Result:
+            async with gate:
+                return await call(fs)
+
+        return await asyncio.gather(*(one(call) for call in calls))
+
+    future = asyncio.run_coroutine_threadsafe(run(), fs.loop)
+    try:
+        return future.result()
+    finally:
+        future.cancel()
+
+
+async def upload(fs: Any, source: Path, path: S3Path, metadata: Mapping[str, str]) -> None:
+    """Write a file to an object, a large one in parts."""
+    await fs._put_file(str(source), f"{path.bucket}/{path.key}", Metadata=dict(metadata), **_PARTS)
+
+
+async def download(fs: Any, path: S3Path, target: Path) -> None:
+    """Write an object to a file, whose folder is made where it is missing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    await fs._get_file(f"{path.bucket}/{path.key}", str(target), **_PARTS)
 
 
 def abort_uploads(path: S3Path) -> None:

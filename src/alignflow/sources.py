@@ -8,6 +8,7 @@ or .gz/.zst); a file named outright, or met by a glob, is taken whatever its nam
 """
 
 import fnmatch
+import functools
 import glob
 import hashlib
 import os
@@ -19,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from alignflow import s3
-from alignflow.artifacts.files import link_or_copy, staging_folder
+from alignflow.artifacts.files import link_or_copy, os_errors_as, staging_folder
 from alignflow.errors import DataError
 
 _DATA_FILE = re.compile(r"\.(jsonl|json|csv|parquet)(\.(gz|zst))?$", re.IGNORECASE)
@@ -50,12 +51,13 @@ def fetch_file(uri: str, cache_dir: Path) -> LocalFile:
         ConfigError: It is no S3 URL.
     """
     scheme, rest = _split(uri)
-    if scheme == "s3":
-        path = _download_object(s3.S3Path.parse(uri), cache_dir)
-    elif scheme == "hf":
-        path = _download_from_hub(_HubPath.parse(uri))
-    else:
-        path = _local_file(rest)
+    with os_errors_as(DataError, f"fetch {uri}"):
+        if scheme == "s3":
+            path = _download_object(s3.S3Path.parse(uri), cache_dir)
+        elif scheme == "hf":
+            path = _download_from_hub(_HubPath.parse(uri))
+        else:
+            path = _local_file(rest)
     return LocalFile(path, uri, file_sha256(path), path.stat().st_size)
 
 
@@ -98,10 +100,11 @@ def fetch_folder(uri: str, cache_dir: Path) -> Path:
         ConfigError: It is no S3 URL.
     """
     scheme, rest = _split(uri)
-    if scheme == "s3":
-        return _download_prefix(s3.S3Path.parse(uri), cache_dir)
-    if scheme == "hf":
-        return _download_model(_HubPath.parse(uri), cache_dir)
+    with os_errors_as(DataError, f"fetch {uri}"):
+        if scheme == "s3":
+            return _download_prefix(s3.S3Path.parse(uri), cache_dir)
+        if scheme == "hf":
+            return _download_model(_HubPath.parse(uri), cache_dir)
     folder = Path(rest).expanduser()
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
@@ -164,7 +167,7 @@ def _download_object(path: s3.S3Path, cache_dir: Path) -> Path:
         folder = cache_dir.absolute() / "s3" / _short_hash(f"{path}\n{etag}")
         if not (folder / name).exists():
             with staging_folder(cache_dir.absolute() / "tmp") as work:
-                s3.client().get_file(f"{path.bucket}/{path.key}", str(work / name))
+                s3.run_parallel([functools.partial(s3.download, path=path, target=work / name)])
                 _put_in_place(work, folder)
     return folder / name
 
@@ -202,9 +205,10 @@ def _download_prefix(path: s3.S3Path, cache_dir: Path) -> Path:
         folder = cache_dir.absolute() / "s3" / _short_hash(f"{path}\n{state}")
         if not folder.exists():
             with staging_folder(cache_dir.absolute() / "tmp") as work:
-                for name, item in objects.items():
-                    (work / name).parent.mkdir(parents=True, exist_ok=True)
-                    s3.client().get_file(f"{path.bucket}/{item.path.key}", str(work / name))
+                s3.run_parallel(
+                    functools.partial(s3.download, path=item.path, target=work / name)
+                    for name, item in objects.items()
+                )
                 _put_in_place(work, folder)
     return folder
 

@@ -102,6 +102,19 @@ def test_a_sound_copy_in_the_cache_is_kept_and_a_damaged_one_replaced(
     assert copy.read_bytes() == b"hello"
 
 
+def test_a_cache_that_cannot_be_written_is_named(
+    store: ArtifactStore, s3_bucket: str, folder: Path, tmp_path: Path
+) -> None:
+    made = publish(store, folder)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        StoreError, match=f"can't write to the cache {tmp_path}/file: a file stands"
+    ):
+        store.fetch(made, tmp_path / "file")
+    with pytest.raises(DataError, match=f"can't fetch {made.uri}/a.txt: a file stands"):
+        fetch_file(f"{made.uri}/a.txt", tmp_path / "file")
+
+
 @pytest.mark.parametrize("name", ["a.txt", "sub/b.bin"])
 def test_an_overwritten_object_is_not_there_and_publishing_mends_it(
     store: ArtifactStore, folder: Path, tmp_path: Path, name: str
@@ -128,7 +141,7 @@ def test_a_missing_object_and_a_truncated_manifest_are_not_there(
     made = publish(store, folder)
     s3.delete(s3.S3Path.parse(f"{made.uri}/a.txt"))
     assert store.find(KEY) is None
-    with pytest.raises(CorruptArtifactError, match="a file of the artifact is missing"):
+    with pytest.raises(CorruptArtifactError, match="the artifact is damaged: a file is missing"):
         store.fetch(made, tmp_path / "cache")
     made = publish(store, folder)
     put(f"{made.uri}/manifest.json", made.manifest.to_json()[:100])

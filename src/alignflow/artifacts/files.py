@@ -13,14 +13,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alignflow.artifacts.manifest import MANIFEST_NAME, FileEntry
-from alignflow.errors import DataError
+from alignflow.errors import DataError, InputError
 from alignflow.locks import FileLock
 
 _NO_HARD_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS)
 _STALE_AFTER_S = 60.0
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EROFS: "the file system is read-only; give a place that you may write to",
+    errno.EACCES: "permission is denied; give a place that you may use",
+    errno.EPERM: "permission is denied; give a place that you may use",
+    errno.ENOTDIR: "a file stands where a folder is needed; give another path",
+}
 
 # Folder -> inode and time of change of each of its files when they were last found undamaged.
 _verified: dict[Path, list[tuple[int, int]]] = {}
+
+
+@contextmanager
+def os_errors_as(error_class: type[InputError], action: str) -> Iterator[None]:
+    """Turn an error of the file system into one sentence: what could not be done, and why."""
+    try:
+        yield
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
+        where = f" ({error.filename})" if error.filename else ""
+        raise error_class(f"can't {action}: {reason}{where}.") from None
 
 
 def list_files(folder: Path) -> list[str]:

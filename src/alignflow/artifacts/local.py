@@ -3,22 +3,13 @@
 import errno
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from alignflow.artifacts import files
 from alignflow.artifacts.manifest import MANIFEST_NAME, Manifest
 from alignflow.errors import CorruptArtifactError, StoreError
 from alignflow.locks import FileLock
-
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space",
-    errno.EDQUOT: "the disk quota is used up; free some space",
-    errno.EROFS: "the file system is read-only; give a store that you may write to",
-    errno.EACCES: "permission is denied; give a store that you may use",
-    errno.EPERM: "permission is denied; give a store that you may use",
-    errno.ENOTDIR: "a file stands where a folder is needed; give another path",
-}
 
 
 class LocalBackend:
@@ -128,10 +119,5 @@ class LocalBackend:
                 # Another publisher of the same artifact was faster.
                 return
 
-    @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            reason = _REASONS.get(error.errno or 0, error.strerror or type(error).__name__)
-            raise StoreError(f"can't {action} the store {self._root}: {reason}.") from None
+    def _translated(self, action: str) -> AbstractContextManager[None]:
+        return files.os_errors_as(StoreError, f"{action} the store {self._root}")

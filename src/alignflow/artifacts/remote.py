@@ -5,12 +5,12 @@ it still is what was published; whoever overwrites the object loses the metadata
 themselves are hashed when they are fetched.
 """
 
+import functools
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from alignflow import s3
 from alignflow.artifacts import files
@@ -18,13 +18,7 @@ from alignflow.artifacts.manifest import MANIFEST_NAME, FileEntry, Manifest
 from alignflow.errors import CorruptArtifactError, StoreError
 from alignflow.locks import LeaseLock, describe_this_process
 
-# Together they bound the memory of an upload: 4 files, 4 parts of each, 16 MiB a part.
-_TRANSFERS = 4
-_PARTS = {"chunksize": 16 * 2**20, "max_concurrency": 4}
 _STALE_AFTER_S = 24 * 3600.0
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class S3Backend:
@@ -65,7 +59,7 @@ class S3Backend:
         """Return in a few words what is wrong with the objects of an artifact, or None."""
         prefix = self._prefix(manifest.digest)
         with s3.translated(StoreError, "read", prefix):
-            return next((d for d in _in_parallel(self._differs(prefix), manifest.files) if d), None)
+            return next(filter(None, s3.run_parallel(_checks(prefix, manifest.files))), None)
 
     @contextmanager
     def staged(self, folder: Path, *, copy: bool) -> Iterator[Path]:
@@ -80,18 +74,17 @@ class S3Backend:
         prefix = self._prefix(manifest.digest)
         marker = self._root / f"tmp/{manifest.digest}"
         s3.write_bytes(marker, describe_this_process().encode())
-        differs = self._differs(prefix)
-
-        def upload(entry: FileEntry) -> None:
-            if differs(entry):
-                s3.client().put_file(
-                    str(staged / entry.path),
-                    f"{prefix.bucket}/{prefix.key}/{entry.path}",
-                    Metadata={"sha256": entry.sha256},
-                    **_PARTS,
-                )
-
-        _in_parallel(upload, manifest.files)
+        there = s3.run_parallel(_checks(prefix, manifest.files))
+        s3.run_parallel(
+            functools.partial(
+                s3.upload,
+                source=staged / entry.path,
+                path=prefix / entry.path,
+                metadata={"sha256": entry.sha256},
+            )
+            for entry, damage in zip(manifest.files, there, strict=True)
+            if damage
+        )
         if damage := self.find_damage(manifest):
             raise CorruptArtifactError(
                 f"{prefix}: the upload is not complete: {damage}; did {staged} change meanwhile?"
@@ -101,30 +94,16 @@ class S3Backend:
 
     def fetch(self, manifest: Manifest, cache_dir: Path) -> Path:
         """Return a folder of the cache with the artifact's files, downloaded where needed."""
-        target = cache_dir.absolute() / manifest.digest
-        if target.exists():
-            if not files.find_damage(target, manifest.files):
-                return target
-            shutil.rmtree(target)
-        prefix = self._prefix(manifest.digest)
-        with (
-            s3.translated(StoreError, "read", prefix),
-            files.staging_folder(cache_dir.absolute() / "tmp") as work,
-        ):
-            self._download(prefix, manifest.files, work)
-            if damage := files.find_damage(work, manifest.files):
-                raise CorruptArtifactError(
-                    f"{prefix}: the artifact is damaged: {damage}; "
-                    "delete that object and run again to compute it anew."
-                )
-            try:
-                work.rename(target)
-            except OSError:
-                # Another process has put the same artifact there meanwhile.
-                if files.find_damage(target, manifest.files):
-                    raise
-            files.remember_verified(target, manifest.files)
-        return target
+        with files.os_errors_as(StoreError, f"write to the cache {cache_dir}"):
+            target = cache_dir.absolute() / manifest.digest
+            if target.exists():
+                if not files.find_damage(target, manifest.files):
+                    return target
+                shutil.rmtree(target)
+            with files.staging_folder(cache_dir.absolute() / "tmp") as work:
+                self._download(manifest, work)
+                self._put_in_place(work, target, manifest)
+            return target
 
     def check_writable(self) -> None:
         """Write an object and remove it again.
@@ -144,33 +123,33 @@ class S3Backend:
     def _prefix(self, digest: str) -> s3.S3Path:
         return self._root / f"artifacts/{digest}"
 
-    def _differs(self, prefix: s3.S3Path) -> Callable[[FileEntry], str | None]:
-        """Return a function that says what is wrong with the object of an entry, or None."""
+    def _download(self, manifest: Manifest, folder: Path) -> None:
+        prefix = self._prefix(manifest.digest)
+        downloads = [
+            functools.partial(s3.download, path=prefix / entry.path, target=folder / entry.path)
+            for entry in manifest.files
+        ]
+        damage = None
+        with s3.translated(StoreError, "read", prefix):
+            try:
+                s3.run_parallel(downloads)
+            except FileNotFoundError as error:
+                if s3.error_code(error) == "NoSuchBucket":
+                    raise
+                damage = "a file is missing; run again to compute it anew"
+        if damage is None and (changed := files.find_damage(folder, manifest.files)):
+            damage = f"{changed}; delete that object and run again to compute it anew"
+        if damage:
+            raise CorruptArtifactError(f"{prefix}: the artifact is damaged: {damage}.")
 
-        def differs(entry: FileEntry) -> str | None:
-            answer = s3.head(prefix / entry.path)
-            if answer is None:
-                return f"{entry.path} is missing"
-            if answer["ContentLength"] != entry.size:
-                return f"{entry.path} has {answer['ContentLength']} bytes instead of {entry.size}"
-            if answer["Metadata"].get("sha256") != entry.sha256:
-                return f"{entry.path} was overwritten"
-            return None
-
-        return differs
-
-    def _download(self, prefix: s3.S3Path, entries: Sequence[FileEntry], folder: Path) -> None:
-        def download(entry: FileEntry) -> None:
-            path = folder / entry.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            s3.client().get_file(f"{prefix.bucket}/{prefix.key}/{entry.path}", str(path))
-
+    def _put_in_place(self, work: Path, target: Path, manifest: Manifest) -> None:
         try:
-            _in_parallel(download, entries)
-        except FileNotFoundError as error:
-            if s3.error_code(error) == "NoSuchBucket":
+            work.rename(target)
+        except OSError:
+            # Another process has put the same artifact there meanwhile.
+            if files.find_damage(target, manifest.files):
                 raise
-            raise CorruptArtifactError(f"{prefix}: a file of the artifact is missing.") from None
+        files.remember_verified(target, manifest.files)
 
     def _remove_stale(self) -> None:
         """Remove what publishers that were killed have uploaded, a day after they began."""
@@ -186,6 +165,20 @@ class S3Backend:
             s3.delete(marker.path)
 
 
-def _in_parallel(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    with ThreadPoolExecutor(_TRANSFERS) as pool:
-        return list(pool.map(function, items))
+def _checks(
+    prefix: s3.S3Path, entries: Sequence[FileEntry]
+) -> list[Callable[[Any], Awaitable[str | None]]]:
+    """Return a call for each file that says what is wrong with its object, or None."""
+
+    async def check(fs: Any, entry: FileEntry) -> str | None:
+        try:
+            answer = await fs._call_s3("head_object", **(prefix / entry.path).target)
+        except FileNotFoundError:
+            return f"{entry.path} is missing"
+        if answer["ContentLength"] != entry.size:
+            return f"{entry.path} has {answer['ContentLength']} bytes instead of {entry.size}"
+        if answer["Metadata"].get("sha256") != entry.sha256:
+            return f"{entry.path} was overwritten"
+        return None
+
+    return [functools.partial(check, entry=entry) for entry in entries]

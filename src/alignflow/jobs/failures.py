@@ -82,7 +82,9 @@ def failure_of_exit(
         has_kernel_killed: Whether the kernel's out-of-memory killer struck while the job ran.
     """
     if code == -signal.SIGKILL and has_kernel_killed:
-        message = f"{who} was killed by the kernel because the machine ran out of memory."
+        message = (
+            f"{who} was killed by the kernel: the machine, or its container, ran out of memory."
+        )
         return make_failure(FailureKind.OUT_OF_MEMORY, message, log_tail)
     if code in (-signal.SIGKILL, -signal.SIGTERM):
         message = f"{who} was killed from outside by signal {-code}."

@@ -18,6 +18,8 @@ from pathlib import Path
 
 JOB_VARIABLE = "ALIGNFLOW_JOB_FOLDER"
 """Environment variable that every process of a job carries: the job's run folder."""
+SUPERVISOR_VARIABLE = "ALIGNFLOW_JOB_SUPERVISOR"
+"""Environment variable of what a supervisor started: `PID.START_TICKS` of the supervisor."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -99,13 +101,13 @@ def descendants(pid: int) -> list[Process]:
 
 
 def processes_of_job(run_folder: Path) -> list[Process]:
-    """Return the processes of any attempt of a job, and those in their sessions."""
-    wanted = f"{JOB_VARIABLE}={run_folder}".encode()
-    processes = [process for process in all_processes() if process.pid != os.getpid()]
-    marked = [process for process in processes if wanted in _environment(process.pid)]
-    # A process may have overwritten its environment with a title, but not left its session.
-    sessions = {process.session for process in marked if process.pid == process.session}
-    return [process for process in processes if process in marked or process.session in sessions]
+    """Return the processes of any attempt of a job, its supervisor included."""
+    return _processes_marked(JOB_VARIABLE, str(run_folder))
+
+
+def processes_under(supervisor_pid: int, supervisor_start_ticks: int) -> list[Process]:
+    """Return what a supervisor started, even where it is gone itself."""
+    return _processes_marked(SUPERVISOR_VARIABLE, f"{supervisor_pid}.{supervisor_start_ticks}")
 
 
 def kill_all(find: Callable[[], list[Process]], *, within_s: float = 5.0) -> list[Process]:
@@ -159,6 +161,16 @@ def _memory_event_files() -> list[tuple[Path, str]]:
             files += [(root / inside / "memory.oom_control", "oom_kill")]
             files += [(root / "memory.oom_control", "oom_kill")]
     return files
+
+
+def _processes_marked(variable: str, value: str) -> list[Process]:
+    """Return the processes with a variable in their environment, and those in their sessions."""
+    wanted = f"{variable}={value}".encode()
+    processes = [process for process in all_processes() if process.pid != os.getpid()]
+    marked = [process for process in processes if wanted in _environment(process.pid)]
+    # A process may have overwritten its environment with a title, but not left its session.
+    sessions = {process.session for process in marked if process.pid == process.session}
+    return [process for process in processes if process in marked or process.session in sessions]
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignflow.errors import ConfigError
-from alignflow.jobs.processes import processes_of_job, read_process
+from alignflow.jobs.processes import kill_all, processes_under, read_process
 
 _POLL_S = 0.25
 
@@ -37,11 +37,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a slot; written into its file for those who wait."""
+    """Who holds a slot, or held it last; written into its file for those who come after."""
 
     job: str
-    folder: str
     pid: int
+    start_ticks: int
+    """With the pid this tells the job's supervisor, as in its handle."""
 
 
 def num_cpu_slots(environ: Mapping[str, str] = os.environ) -> int:
@@ -125,9 +126,10 @@ def _try_take(path: Path, holder: Holder, locks: ExitStack) -> bool:
     with ExitStack() as attempt:
         if not _try_lock(path, attempt):
             return False
-        before = _read_holder(path)
-        # The lock goes with the supervisor; processes that outlive it still use the device.
-        if before and before.folder != holder.folder and processes_of_job(Path(before.folder)):
+        # The lock went with the last holder, and what has outlived it is an orphan on the device.
+        if (last := _read_holder(path)) and kill_all(
+            lambda: processes_under(last.pid, last.start_ticks)
+        ):
             return False
         path.write_text(json.dumps(asdict(holder)))
         locks.enter_context(attempt.pop_all())
@@ -161,7 +163,8 @@ def _what_is_missing(folder: Path, slots: Sequence[Slot], holder: Holder) -> str
 
 
 def _is_alive(holder: Holder) -> bool:
-    return read_process(holder.pid) is not None
+    process = read_process(holder.pid)
+    return process is not None and process.start_ticks == holder.start_ticks
 
 
 def _read_holder(path: Path) -> Holder | None:

@@ -24,6 +24,7 @@ from alignflow.jobs.failures import failure_of, failure_of_exit, make_failure
 from alignflow.jobs.local import Handle
 from alignflow.jobs.processes import (
     JOB_VARIABLE,
+    SUPERVISOR_VARIABLE,
     Process,
     adopt_orphans,
     descendants,
@@ -36,7 +37,7 @@ from alignflow.jobs.processes import (
 from alignflow.jobs.run_folder import ATTEMPT_MARK, RunFolder
 from alignflow.jobs.slots import Holder, Slot, cpu_slots, gpu_slots, held_slots, num_cpu_slots
 from alignflow.jobs.spec import FailureKind, JobFailure, JobSpec
-from alignflow.jobs.worker import ATTEMPT_VARIABLE, SUPERVISOR_VARIABLE
+from alignflow.jobs.worker import ATTEMPT_VARIABLE
 
 _POLL_S = 0.1
 # Longest time that processes may take to exit after the job's outcome is on disk.
@@ -122,7 +123,7 @@ def _supervise(folder: RunFolder, handle: Handle, stop: Stop) -> None:
             handle.write(folder)
             _say(note)
 
-    holder = Holder(spec.name, str(folder.path), handle.pid)
+    holder = Holder(spec.name, handle.pid, handle.start_ticks)
     with held_slots(
         slots, count, holder, on_wait=on_wait, is_stopped=lambda: stop.kind is not None
     ) as held:

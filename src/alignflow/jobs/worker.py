@@ -24,14 +24,17 @@ from typing import NoReturn
 
 from alignflow.errors import AlignflowError, DataError, InputError
 from alignflow.jobs.failures import failure_of
-from alignflow.jobs.processes import JOB_VARIABLE, die_with_parent, read_process
+from alignflow.jobs.processes import (
+    JOB_VARIABLE,
+    SUPERVISOR_VARIABLE,
+    die_with_parent,
+    read_process,
+)
 from alignflow.jobs.run_folder import ATTEMPT_MARK, RunFolder
 from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 
 ATTEMPT_VARIABLE = "ALIGNFLOW_JOB_ATTEMPT"
 """Number of the attempt, from 1."""
-SUPERVISOR_VARIABLE = "ALIGNFLOW_JOB_SUPERVISOR"
-"""`PID.START_TICKS` of the process without which the job must not live on."""
 
 _HEARTBEAT_EVERY_S = 5.0
 

@@ -1,15 +1,18 @@
+import json
 import os
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from alignflow.errors import ConfigError
-from alignflow.jobs.processes import JOB_VARIABLE
+from alignflow.jobs.processes import JOB_VARIABLE, SUPERVISOR_VARIABLE, read_process
 from alignflow.jobs.slots import Holder, Slot, cpu_slots, gpu_slots, held_slots
 
 GPUS = [Slot("gpu", f"gpu-{index}", str(index)) for index in range(2)]
@@ -30,7 +33,9 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def holder(job: str) -> Holder:
-    return Holder(job, f"/runs/{job}", os.getpid())
+    own = read_process(os.getpid())
+    assert own is not None
+    return Holder(job, own.pid, own.start_ticks)
 
 
 @contextmanager
@@ -87,17 +92,24 @@ def test_job_that_needs_many_is_not_passed_over() -> None:
     assert order == ["many", "few"]
 
 
-@pytest.mark.usefixtures("slots_folder")
-def test_slot_is_not_free_while_a_process_of_its_last_job_lives() -> None:
+def test_orphans_of_the_last_holder_are_killed_and_its_next_attempt_is_not(
+    slots_folder: Path,
+) -> None:
     with holding("a", 2):
         pass
-    environment = {**os.environ, JOB_VARIABLE: holder("a").folder}
-    with subprocess.Popen(["sleep", "99"], env=environment) as orphan:
-        with holding("b", 1, patience_s=0.3) as none:
-            assert none is None
-        orphan.kill()
-    with holding("b", 1) as one:
-        assert one == GPUS[:1]
+    last = Holder("a", pid=2**22 + 1, start_ticks=7)  # beyond the largest pid: long gone
+    (slots_folder / "gpu-0").write_text(json.dumps(asdict(last)))
+    job = {**os.environ, JOB_VARIABLE: "/runs/a"}
+    of_last = {**job, SUPERVISOR_VARIABLE: f"{last.pid}.{last.start_ticks}"}
+    with (
+        subprocess.Popen(["sleep", "99"], env=of_last) as orphan,
+        subprocess.Popen(["sleep", "99"], env=job) as next_supervisor,
+    ):
+        with holding("b", 1) as one:
+            assert one == GPUS[:1]
+            assert orphan.wait() == -signal.SIGKILL
+            assert next_supervisor.poll() is None
+        next_supervisor.kill()
 
 
 def test_number_of_cpu_slots_comes_from_the_environment() -> None:

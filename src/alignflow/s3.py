@@ -10,7 +10,7 @@ import functools
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -216,13 +216,15 @@ async def download(fs: Any, path: S3Path, target: Path) -> None:
 def abort_uploads(path: S3Path) -> None:
     """End every upload in parts, begun but not completed, whose key starts with the path's."""
     answer = client().call_s3("list_multipart_uploads", Bucket=path.bucket, Prefix=path.key)
-    for upload in answer.get("Uploads", []):
-        client().call_s3(
-            "abort_multipart_upload",
-            Bucket=path.bucket,
-            Key=upload["Key"],
-            UploadId=upload["UploadId"],
-        )
+    for part in answer.get("Uploads", []):
+        # Another process may be ending the same one.
+        with suppress(FileNotFoundError):
+            client().call_s3(
+                "abort_multipart_upload",
+                Bucket=path.bucket,
+                Key=part["Key"],
+                UploadId=part["UploadId"],
+            )
 
 
 def _pages(path: S3Path, **options: str) -> Iterator[dict[str, Any]]:

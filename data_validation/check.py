@@ -11,6 +11,8 @@ from alignflow.data_validation.report import FileReport
 from alignflow.data_validation.streams import NamedFile
 from alignflow.errors import DataError
 
+_NO_COLUMN = {"missing_key"}
+
 
 def check_file(
     path: Path,
@@ -51,16 +53,12 @@ def check_file(
         if error.reason is None:
             raise
         return FileReport(file.name, error.reason, str(error))
-    if file.format == "csv" and not report.counts["accept"]:
-        _blame_header(report)
-    return report
-
-
-def _blame_header(report: FileReport) -> None:
-    """Where every record of a CSV file lacks a key, it is the header that lacks it."""
-    if set(report.reasons) == {"missing_key"}:
-        report.reason = "missing_key"
-        report.message = (
-            f"{report.file}: the header lacks columns that the rows need; "
-            "name them in the first record, with commas between them."
+    if file.format == "csv" and report.decision == "reject" and set(report.reasons) == _NO_COLUMN:
+        # Where every record lacks a key, it is the header that lacks it.
+        return FileReport(
+            file.name,
+            "missing_key",
+            f"{file.name}: the header lacks columns that the rows need; "
+            "name them in the first record, with commas between them.",
         )
+    return report

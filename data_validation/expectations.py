@@ -129,7 +129,7 @@ def _bounded(
 def _expected_of_rows(kind: DataKind, bounds: SetExpectations) -> list[_Expected]:
     expected = [
         _Expected(f"{column}_not_null", "critical", "ExpectColumnValuesToNotBeNull", at)
-        for column in ("id", "source", "prompt_chars", "response_chars")
+        for column in ("id", "prompt_chars", "response_chars")
         if (at := {"column": column})
     ]
     expected += [

@@ -190,7 +190,7 @@ class _Ingest:
                 line = decision.row.line
                 records.append(canonical_record(decision.draft, identity, source, line))
                 groups.append(group_of(decision.draft, self._config.seed))
-                self.statistics.add_accepted(decision.draft, identity, source, decision.flags)
+                self.statistics.add_accepted(decision.draft, identity, decision.flags)
                 if self.is_full:
                     break
             elif decision.reason is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alignflow.data_validation.drafts import Draft
+from alignflow.data_validation.text import hash_of
 
 _MAX_SAMPLED_ROWS = 50_000
 
@@ -19,7 +20,7 @@ class SetStatistics:
     reasons: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     sample: list[dict[str, Any]] = field(default_factory=list)
-    """One dict a sampled row: `id`, `source` and lengths in characters."""
+    """One dict a sampled row: a hash of its id, and lengths in characters."""
     _stride: int = 1
 
     @property
@@ -36,10 +37,10 @@ class SetStatistics:
         """Accepted rows that carry a flag, from 0 to 1."""
         return self.flags[flag] / max(self.counts["accept"], 1)
 
-    def add_accepted(self, draft: Draft, identity: str, source: str, flags: Sequence[str]) -> None:
+    def add_accepted(self, draft: Draft, identity: str, flags: Sequence[str]) -> None:
         """Take an accepted row into account."""
         if self.counts["accept"] % self._stride == 0:
-            self.sample.append(_lengths(draft, identity, source))
+            self.sample.append(_lengths(draft, identity))
         self.counts["accept"] += 1
         self.flags.update(flags)
         if len(self.sample) > _MAX_SAMPLED_ROWS:
@@ -53,10 +54,10 @@ class SetStatistics:
         self.reasons[reason] += 1
 
 
-def _lengths(draft: Draft, identity: str, source: str) -> dict[str, Any]:
+def _lengths(draft: Draft, identity: str) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "id": identity,
-        "source": source,
+        # Great Expectations shows unexpected values without escaping them: no text of a row here.
+        "id": f"{hash_of(identity):016x}",
         "num_turns": len(draft.messages),
         "prompt_chars": sum(len(turn.content or "") for turn in draft.prompt),
         "response_chars": len(draft.messages[-1].content or ""),

@@ -13,6 +13,7 @@ from alignflow.data_validation.hub import HubRows, is_hub_set
 from alignflow.data_validation.shards import StagedRows, canonical_record
 from alignflow.data_validation.splitting import group_of, held_out_groups
 from alignflow.data_validation.statistics import SetStatistics
+from alignflow.data_validation.text import hash_of
 from alignflow.errors import DataError
 
 
@@ -131,8 +132,9 @@ def test_a_sample_stays_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(statistics, "_MAX_SAMPLED_ROWS", 100)
     numbers = SetStatistics()
     for number in range(1000):
-        numbers.add_accepted(draft(number), str(number), "a.jsonl", ["html"] if number < 10 else [])
-    sampled = [int(row["id"]) for row in numbers.sample]
+        numbers.add_accepted(draft(number), str(number), ["html"] if number < 10 else [])
+    ids = {f"{hash_of(str(number)):016x}": number for number in range(1000)}
+    sampled = [ids[row["id"]] for row in numbers.sample]
     steps = {after - before for before, after in pairwise(sampled)}
     assert 50 <= len(sampled) <= 100
     assert len(steps) == 1

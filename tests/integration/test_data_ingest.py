@@ -1,0 +1,247 @@
+"""From files to a dataset artifact, with everything real."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alignflow.data_validation.canonical import SCHEMAS, read_split, shards
+from alignflow.data_validation.card import Card
+from alignflow.data_validation.config import DatasetConfig, SetExpectations
+from alignflow.data_validation.expectations import judge_set
+from alignflow.data_validation.ingest import Progress, ingest
+from alignflow.data_validation.statistics import SetStatistics
+from alignflow.errors import DataError
+
+pytestmark = pytest.mark.integration
+
+NUM_PAIRS = 60
+
+
+def pairs(start: int = 0, count: int = NUM_PAIRS) -> list[dict[str, Any]]:
+    """Return good pairs, three to a prompt."""
+    return [
+        {
+            "prompt": f"What is {number // 3} plus one?",
+            "chosen": f"It is {number // 3 + 1}, which is try {number}.",
+            "rejected": f"I don't know, and this is try {number}.",
+            "score_chosen": 2,
+            "score_rejected": 1,
+        }
+        for number in range(start, start + count)
+    ]
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(row) + b"\n" for row in rows)
+
+
+def write(path: Path, content: bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return str(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_folder_of_files_becomes_a_dataset(tmp_path: Path) -> None:
+    first, second = pairs(0), pairs(NUM_PAIRS)
+    write(tmp_path / "in/a.jsonl.gz", gzip.compress(lines([*first, first[0]]) + b"\n{broken\n"))
+    bad = {"prompt": "<script>alert(1)</script>", "chosen": "\x00", "rejected": "B", "id": "<b>"}
+    (tmp_path / "in/b.json").write_text(json.dumps([*second, bad]))
+    seen: list[Progress] = []
+
+    card = ingest(
+        DatasetConfig(sources=[str(tmp_path / "in")], held_out_share=0.25),
+        "preference",
+        tmp_path / "out",
+        benchmark_texts=["What is 3 plus one? Tell me now."],
+        on_progress=seen.append,
+    )
+
+    train, held_out = (list(read_split(tmp_path / "out", split)) for split in ("train", "held_out"))
+    assert card.counts.model_dump() == {
+        "read": 123,
+        "accepted": 120,
+        "refused": 3,
+        "skipped": 1,
+        "train": 90,
+        "held_out": 30,
+    }
+    assert card.reasons == {"duplicate_row": 1, "invalid_json": 1, "control_character": 1}
+    assert (len(train), len(held_out)) == (90, 30)
+    assert not {row["prompt"][0]["content"] for row in train} & {
+        row["prompt"][0]["content"] for row in held_out
+    }
+    assert {row["source"] for row in train} == {"a.jsonl.gz", "b.json"}
+    assert len({row["id"] for row in [*train, *held_out]}) == 120
+    assert all(
+        pq.read_schema(path).equals(SCHEMAS["preference"])
+        for split in ("train", "held_out")
+        for path in shards(tmp_path / "out", split)
+    )
+    assert [(Path(item.uri).name, len(item.sha256)) for item in card.sources] == [
+        ("a.jsonl.gz", 64),
+        ("b.json", 64),
+    ]
+    assert seen[-1].accepted == 120
+    assert Card.load(tmp_path / "out") == card
+    assert {item.name: item.severity for item in card.expectations if not item.success} == {
+        "few_repeated_prompts": "warning",
+        "no_length_bias_shorter": "warning",
+    }
+
+    text = (tmp_path / "out/quarantine.jsonl").read_text()
+    quarantine = [json.loads(line) for line in text.splitlines()]
+    assert [(row["file"], row["line"], row["reason"]) for row in quarantine] == [
+        ("a.jsonl.gz", 61, "duplicate_row"),
+        ("a.jsonl.gz", 63, "invalid_json"),
+        ("b.json", 61, "control_character"),
+    ]
+    assert quarantine[1]["row"] == "{broken"
+    assert [example.reason for example in card.examples] == [row["reason"] for row in quarantine]
+
+    docs = (tmp_path / "out/data_docs/index.html").read_text()
+    assert "few_refused" in docs
+    assert "<script" not in docs
+    assert "http" not in docs.replace("http-equiv", "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "card.json",
+        "data_docs",
+        "held_out",
+        "quarantine.jsonl",
+        "train",
+    ]
+
+
+def test_equal_sources_give_equal_files(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", lines([*pairs(), {}]))
+    for name in ("one", "two"):
+        ingest(DatasetConfig(sources=[source]), "preference", tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_sources_of_any_format_give_the_same_rows(tmp_path: Path) -> None:
+    rows = pairs()
+    csv = "prompt,chosen,rejected,score_chosen,score_rejected\r\n" + "".join(
+        ",".join(f'"{value}"' for value in row.values()) + "\r\n" for row in rows
+    )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    sources = [
+        write(tmp_path / "a.jsonl", lines(rows)),
+        write(tmp_path / "a.csv", csv.encode()),
+        write(tmp_path / "a.json", orjson.dumps(rows)),
+        str(tmp_path / "a.parquet"),
+    ]
+    read = []
+    for number, source in enumerate(sources):
+        output = tmp_path / str(number)
+        ingest(DatasetConfig(sources=[source]), "preference", output)
+        split = [list(read_split(output, name)) for name in ("train", "held_out")]
+        read.append([[{**row, "source": ""} for row in rows] for rows in split])
+    assert all(rows == read[0] for rows in read)
+
+
+def test_only_as_many_rows_are_taken_as_wanted(tmp_path: Path) -> None:
+    sources = [write(tmp_path / f"{n}.jsonl", lines(pairs(n * NUM_PAIRS))) for n in range(3)]
+    config = DatasetConfig(sources=sources, max_rows=70, max_held_out_rows=3)
+    card = ingest(config, "preference", tmp_path / "out")
+    assert card.counts.accepted == 70
+    assert card.counts.held_out == 3
+    assert [Path(item.uri).name for item in card.sources] == ["0.jsonl", "1.jsonl"]
+
+
+def refusal(config: DatasetConfig, output: Path) -> DataError:
+    with pytest.raises(DataError) as caught:
+        ingest(config, "preference", output)
+    assert not (output / "card.json").exists()
+    return caught.value
+
+
+@pytest.mark.parametrize("max_rows", [None, 10])
+def test_a_broken_archive_stops_the_run_even_if_enough_came_out_of_it(
+    tmp_path: Path, max_rows: int | None
+) -> None:
+    rows = lines(pairs(count=6000))
+    source = write(tmp_path / "a.jsonl.gz", gzip.compress(rows)[:-9])
+    error = refusal(DatasetConfig(sources=[source], max_rows=max_rows), tmp_path / "out")
+    assert error.reason == "truncated_archive"
+    assert str(error) == (
+        f"{source}: the compressed file ends before its end marker; fetch it again."
+    )
+
+
+def test_a_set_with_too_many_refused_rows_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", lines([*pairs(), *[{}] * 15, *[{"prompt": ""}] * 5]))
+    error = refusal(DatasetConfig(sources=[source]), tmp_path / "out")
+    assert str(error) == (
+        "25.0% of the rows are refused, more than max_refused_share (20.0%): 20 of 80 rows refused "
+        f"(missing_key 20); each is explained in {tmp_path / 'out/quarantine.jsonl'}."
+    )
+    assert (tmp_path / "out/data_docs/index.html").exists()
+
+
+def test_a_set_with_too_few_rows_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", lines(pairs()))
+    config = DatasetConfig(sources=[source], expectations=SetExpectations(min_rows=61))
+    assert "60 rows are accepted, fewer than min_rows (61)" in str(
+        refusal(config, tmp_path / "out")
+    )
+
+
+def test_a_set_without_a_good_row_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", lines([{}] * 3))
+    assert "no row is accepted: 3 of 3 rows refused (missing_key 3)" in str(
+        refusal(DatasetConfig(sources=[source]), tmp_path / "out")
+    )
+
+
+def test_a_set_is_read_by_the_hubs_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alignflow.data_validation.hub import HubRows
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "set/train.jsonl", lines(pairs()))
+    write(tmp_path / "set/test.jsonl", lines(pairs(NUM_PAIRS)))
+    rows = HubRows(str(tmp_path / "set"))
+    assert [row.values for row in rows.read()] == pairs()
+    assert (len(rows.sha256), rows.num_bytes) == (64, len(lines(pairs())))
+
+
+def test_a_set_of_the_hub_without_a_training_split_is_refused(tmp_path: Path) -> None:
+    from alignflow.data_validation.hub import HubRows
+
+    write(tmp_path / "set/validation.jsonl", lines(pairs()))
+    write(tmp_path / "set/test.jsonl", lines(pairs(NUM_PAIRS)))
+    with pytest.raises(DataError, match=r"none of its splits \(.*test.*\) is for training"):
+        list(HubRows(str(tmp_path / "set")).read())
+
+
+def test_what_an_id_holds_stays_text_on_the_page(tmp_path: Path) -> None:
+    from alignflow.data_validation.drafts import Draft, Turn
+
+    draft = Draft(None, {"messages": [Turn("user", "Q"), Turn("assistant", "A")]})
+    numbers = SetStatistics()
+    for _ in range(2):
+        numbers.add_accepted(draft, "<img src=x onerror=alert(1)>", ["duplicate_prompt"])
+    results = judge_set(numbers, "sft", SetExpectations(), tmp_path, title="<i>set</i>")
+    failed = {item.name: item.severity for item in results if not item.success}
+    assert failed == {
+        "few_repeated_prompts": "warning",
+        "ids_unique": "warning",
+        "response_length": "warning",
+    }
+    page = (tmp_path / "index.html").read_text()
+    assert "<img" not in page
+    assert "<i>set" not in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page

@@ -1,0 +1,353 @@
+"""The evaluation job on a tiny model: its numbers equal a plain computation with transformers."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from alignflow.data_validation.canonical import SCHEMAS
+from alignflow.errors import ConfigError, DataError
+from alignflow.evaluation.__main__ import main
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobSpec
+
+pytestmark = pytest.mark.integration
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PAIRS = [
+    ("which colour is warm?", "red is warm", "blue, perhaps"),
+    ("where is the river?", "past the garden", "a house"),
+    ("where is the river?", "tall", "short and cold and green"),
+    ("name a place", "garden", "warm"),
+]
+HEAD = torch.linspace(-1, 1, 64)[None]
+SCALE = {"mean": 0.25, "std": 1.5, "num_responses": 8}
+BETA = 0.2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    """Tensors this small are slower with several."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights large enough that its answers are more than the last token repeated."""
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.tie_word_embeddings = False
+    config.initializer_range = 0.2
+    torch.manual_seed(2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parent(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model with noise on its weights."""
+    folder = tmp_path_factory.mktemp("parent")
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    noisy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in noisy.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    noisy.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reward_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reward")
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    save_file({"weight": HEAD}, folder / "reward_head.safetensors")
+    (folder / "reward_scale.json").write_text(json.dumps(SCALE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preferences")
+    rows = [
+        {
+            "id": f"pair-{number}",
+            "prompt": [{"role": "user", "content": question}],
+            "chosen": chosen,
+            "rejected": rejected,
+        }
+        for number, (question, chosen, rejected) in enumerate([*PAIRS, ("why?", "same", "same")])
+    ]
+    (folder / "card.json").write_text("{}")
+    (folder / "held_out").mkdir()
+    table = pa.Table.from_pylist(rows, schema=SCHEMAS["preference"])
+    pq.write_table(table, folder / "held_out" / "part-00000.parquet")
+    return folder
+
+
+def new_job(path: Path, config: dict[str, Any]) -> tuple[RunFolder, JobSpec]:
+    folder = RunFolder(path)
+    folder.path.mkdir()
+    folder.create()
+    spec = JobSpec(name="evaluate", module="alignflow.evaluation", config=config)
+    folder.begin_attempt(spec)
+    return folder, spec
+
+
+@pytest.fixture(scope="module")
+def finished(
+    model: Path,
+    parent: Path,
+    reward_model: Path,
+    preferences: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunFolder:
+    evaluation = {
+        "precision": "fp32",
+        "implicit_reward_beta": BETA,
+        "microbatch_tokens": 64,
+        "num_samples": 3,
+        "max_new_tokens": 8,
+        "suites": {
+            "truth": {
+                "suite": "truthfulqa",
+                "data": str(EXAMPLES / "truthfulness.csv"),
+                "limit": 4,
+            },
+            "toxicity": {
+                "suite": "toxigen",
+                "data": str(EXAMPLES / "toxicity.json"),
+                "limit": 5,
+            },
+        },
+    }
+    config = {
+        "evaluation": evaluation,
+        "model": str(model),
+        "parent": str(parent),
+        "reward_model": str(reward_model),
+        "preferences": str(preferences),
+    }
+    folder, spec = new_job(tmp_path_factory.mktemp("jobs") / "evaluate", config)
+    command = [sys.executable, "-m", spec.module, str(folder.path)]
+    done = subprocess.run(command, check=False)
+    assert done.returncode == 0, folder.read_failure()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scores(finished: RunFolder) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((finished.output / "scores.json").read_text())
+    return content
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class Plain:
+    """A model asked the plain way: every response by itself, after its whole prompt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
+
+    def prompt(self, question: str) -> list[int]:
+        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        return list(self.tokenizer.encode(text))
+
+    @torch.no_grad()
+    def logps(self, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
+        """[response tokens, vocabulary]."""
+        logits = self.model(torch.tensor([[*prompt, *response]])).logits[0]
+        logps: Tensor = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        return logps
+
+    def response(self, question: str, words: str) -> tuple[list[int], Tensor]:
+        """The tokens of an answer, and the distribution that each was drawn from."""
+        response = self.tokenizer.encode(f"{words}<|im_end|>")
+        return response, self.logps(self.prompt(question), response)
+
+    def total(self, question: str, words: str) -> float:
+        response, logps = self.response(question, words)
+        return float(logps[torch.arange(len(response)), response].sum())
+
+
+@pytest.fixture(scope="module")
+def plain(model: Path) -> Plain:
+    return Plain(model)
+
+
+@pytest.fixture(scope="module")
+def plain_parent(parent: Path) -> Plain:
+    return Plain(parent)
+
+
+def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[str, Any]) -> None:
+    assert set(scores["scores"]) == {
+        "truth/mc1",
+        "truth/mc2",
+        "toxicity/accuracy",
+        "toxicity/macro_f1",
+        "preference/logprob_accuracy",
+        "preference/implicit_accuracy",
+        "preference/implicit_margin",
+        "perplexity/response",
+        "kl/parent_nats_per_token",
+        "reward_model/accuracy",
+        "reward_model/sample_mean",
+    }
+    assert set(scores["stderr"]) == set(scores["scores"])
+    assert scores["num_items"] == {
+        "truth": 4,
+        "toxicity": 5,
+        "preference": 4,
+        "perplexity": 4,
+        "kl": 4,
+        "reward_model": 4,
+    }
+    result = finished.read_result()
+    assert result is not None
+    assert result.metrics == scores["scores"]
+    assert result.details["refused_rows"] == [{"id": "pair-4", "reason": "pair_equal_after_cut"}]
+
+
+def test_choices_have_the_log_probabilities_of_whole_texts(
+    finished: RunFolder, plain: Plain
+) -> None:
+    from alignflow.evaluation.suites.truthfulqa import QA_PRESET
+
+    for item in read_jsonl(finished.output / "items" / "truth.jsonl"):
+        context = plain.tokenizer.encode(f"{QA_PRESET}\n\nQ: {item['question']}\nA:")
+        for answer in item["answers"]:
+            tokens = plain.tokenizer.encode(f" {answer['text']}")
+            logps = plain.logps(context, tokens)[torch.arange(len(tokens)), tokens]
+            assert answer["logprob"] == pytest.approx(float(logps.sum()), abs=2e-3)
+
+
+def test_pairs_are_judged_as_in_a_plain_computation(
+    finished: RunFolder, scores: dict[str, Any], plain: Plain, plain_parent: Plain
+) -> None:
+    items = read_jsonl(finished.output / "items" / "preference.jsonl")
+    margins = []
+    for item, (question, chosen, rejected) in zip(items, PAIRS, strict=True):
+        policy = [plain.total(question, words) for words in (chosen, rejected)]
+        reference = [plain_parent.total(question, words) for words in (chosen, rejected)]
+        margins.append(BETA * ((policy[0] - reference[0]) - (policy[1] - reference[1])))
+        assert [item["logprob_chosen"], item["logprob_rejected"]] == pytest.approx(policy, abs=1e-3)
+        assert item["implicit_margin"] == pytest.approx(margins[-1], abs=1e-3)
+    assert scores["scores"]["preference/implicit_margin"] == pytest.approx(
+        np.mean(margins), abs=1e-3
+    )
+    assert scores["scores"]["preference/implicit_accuracy"] == np.mean(np.array(margins) > 0)
+
+
+def test_perplexity_and_divergence_are_means_over_response_tokens(
+    scores: dict[str, Any], plain: Plain, plain_parent: Plain
+) -> None:
+    nll = kl = num_tokens = 0.0
+    for question, chosen, _ in PAIRS:
+        response, policy = plain.response(question, chosen)
+        _, reference = plain_parent.response(question, chosen)
+        nll -= float(policy[torch.arange(len(response)), response].sum())
+        kl += float((policy.exp() * (policy - reference)).sum())
+        num_tokens += len(response)
+    assert scores["scores"]["perplexity/response"] == pytest.approx(
+        math.exp(nll / num_tokens), rel=1e-4
+    )
+    assert scores["scores"]["kl/parent_nats_per_token"] == pytest.approx(kl / num_tokens, rel=1e-3)
+
+
+def test_rewards_are_in_the_recorded_scale(finished: RunFolder, reward_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(reward_model)
+    trunk = AutoModel.from_pretrained(reward_model, dtype=torch.float32).eval()
+
+    def reward(question: str, words: str) -> float:
+        text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{words}<|im_end|>\n"
+        with torch.no_grad():
+            hidden = trunk(torch.tensor([tokenizer.encode(text)])).last_hidden_state[0, -1]
+        return (float(HEAD[0] @ hidden) - SCALE["mean"]) / SCALE["std"]
+
+    items = read_jsonl(finished.output / "items" / "reward_model.jsonl")
+    for item, (question, chosen, rejected) in zip(items, PAIRS, strict=True):
+        assert item["reward_chosen"] == pytest.approx(reward(question, chosen), abs=1e-3)
+        assert item["reward_rejected"] == pytest.approx(reward(question, rejected), abs=1e-3)
+    samples = read_jsonl(finished.output / "samples.jsonl")
+    assert samples
+    for sample in samples:
+        expected = reward(sample["prompt"][0]["content"], sample["answer"])
+        assert sample["reward"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_sample_answers_are_the_greedy_ones_to_different_prompts(
+    finished: RunFolder, plain: Plain
+) -> None:
+    samples = read_jsonl(finished.output / "samples.jsonl")
+    questions = [sample["prompt"][0]["content"] for sample in samples]
+    assert questions == list(dict.fromkeys(question for question, _, _ in PAIRS))
+    for question, sample in zip(questions, samples, strict=True):
+        prompt = torch.tensor([plain.prompt(question)])
+        answer = plain.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=8,
+            do_sample=False,
+            eos_token_id=plain.tokenizer.eos_token_id,
+            pad_token_id=0,
+        )[0, prompt.size(1) :]
+        assert sample["answer"] == plain.tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def test_progress_counts_every_item_once(finished: RunFolder) -> None:
+    rows = [row for row in read_jsonl(finished.metrics) if row["phase"] == "evaluate"]
+    assert [row["suite"] for row in rows] == sorted(
+        (row["suite"] for row in rows),
+        key=["truth", "toxicity", "preference", "samples", "reward_model"].index,
+    )
+    # 4 questions, 5 statements, 4 pairs for the policy and for the reward model, 3 answers.
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    assert rows[-1]["step"] == rows[-1]["num_steps"] == 4 + 5 + 4 + 4 + 3
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+
+
+def test_malformed_benchmark_stops_the_job_before_a_model_is_loaded(tmp_path: Path) -> None:
+    data = tmp_path / "toxigen.json"
+    data.write_text('[{"text": "a", "label": "hate", "target_groups": []}, {"text": "b"}]')
+    suites = {"toxicity": {"suite": "toxigen", "data": str(data)}}
+    config = {"model": str(tmp_path / "no model"), "evaluation": {"suites": suites}}
+    folder, spec = new_job(tmp_path / "job", config)
+    with pytest.raises(DataError, match=r"toxigen\.json: item 2: field 'toxicity_ai' is missing"):
+        main(folder, spec)
+    assert not list(folder.output.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("suites", "problem"),
+    [
+        ({"toxicity": {"suite": "realtoxicity", "data": "x"}}, r"suites\.toxicity\.suite"),
+        ({"kl": {"suite": "toxigen", "data": "x"}}, "taken by a built-in measure"),
+        ({"../up": {"suite": "toxigen", "data": "x"}}, r"suites\.\.\./up"),
+    ],
+)
+def test_bad_config_is_refused_by_name(
+    tmp_path: Path, suites: dict[str, dict[str, str]], problem: str
+) -> None:
+    config = {"model": "anywhere", "evaluation": {"suites": suites}}
+    with pytest.raises(ConfigError, match=problem):
+        main(*new_job(tmp_path / "job", config))

@@ -1,5 +1,6 @@
 """Tiny random models on disk."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,20 @@ def mistral_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mistral")
     MistralForCausalLM(MistralConfig(**SMALL, sliding_window=4)).save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def wide_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(2)
+    path = tmp_path_factory.mktemp("wide-llama")
+    LlamaForCausalLM(LlamaConfig(**{**SMALL, "vocab_size": 128})).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower with several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

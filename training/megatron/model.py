@@ -17,6 +17,7 @@ from alignflow.training.megatron.architecture import Architecture
 from alignflow.training.megatron.attention import AttentionPlan, PackedAttention, PackedRows
 from alignflow.training.megatron.convert import (
     Shard,
+    Whole,
     canonical_name,
     check_names,
     conversion_rules,
@@ -262,6 +263,9 @@ def load_weights(model: PackedModel, model_dir: Path, *, seed: int) -> None:
     )
     for name, parameter in trunk_parameters(model).items():
         parameter.copy_(rules[name].read(weights, shard))
+        # Megatron counts a parameter in the gradient norm on every rank only where this is set,
+        # and sets it in an initialization that is skipped here.
+        parameter.tensor_model_parallel = not isinstance(rules[name], Whole)  # type: ignore[attr-defined]
     if isinstance(getattr(model, "output_layer", None), RewardHead):
         model.output_layer.initialize(model_dir, seed=seed)
 
@@ -324,6 +328,8 @@ def _transformer_config(
             tensor_model_parallel_size=parallel.tensor_model_parallel_size,
             pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
             variable_seq_lengths=parallel.pipeline_model_parallel_size > 1,
+            # Looked at where sequence lengths vary, experts or not.
+            moe_token_dispatcher_type="alltoall",
             params_dtype=dtype,
             pipeline_dtype=dtype,
             bf16=dtype == torch.bfloat16,

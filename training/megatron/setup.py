@@ -1,6 +1,7 @@
 """Process groups, model parallelism and seeds of a training process."""
 
 import os
+import warnings
 from datetime import timedelta
 
 import torch
@@ -13,6 +14,14 @@ from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 
 _TIMEOUT = timedelta(minutes=30)
 
+# megatron-core's own calls of what torch or itself deprecates, and its way of setting gradients.
+_KNOWN_WARNINGS = (
+    r".*tp_group is None, using default tp group",
+    r"MLP requires ffn_hidden_size",
+    r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated",
+    r"The \.grad attribute of a Tensor that is not a leaf",
+)
+
 
 @cuda_calls_on_cpu()
 def initialize(parallel: ParallelConfig, *, seed: int) -> torch.device:
@@ -24,6 +33,10 @@ def initialize(parallel: ParallelConfig, *, seed: int) -> torch.device:
     Raises:
         ConfigError: The layout needs another number of processes than there are.
     """
+    for message in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    # Lets the gradients' all-reduce run beside matrix products; Megatron warns without it.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     device = _local_device()
     _join_process_group(device)
     if dist.get_world_size() != parallel.world_size:

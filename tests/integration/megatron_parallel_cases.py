@@ -1,0 +1,108 @@
+"""What `test_megatron_parallel.py` starts under torchrun: every case of one world size in turn.
+
+Usage: megatron_parallel_cases.py MODELS_FOLDER OUT_FOLDER. Writes OUT_FOLDER/results.json, and each
+case's checkpoint and export beside it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alignflow.training.batch import PackedBatch
+from alignflow.training.config import ParallelConfig, SFTConfig
+from alignflow.training.losses import SummedLoss
+from alignflow.training.megatron.core import parallel_state
+from alignflow.training.megatron.run import ComputeLoss, Run, build_run
+
+LAYOUTS = {
+    1: {"one": ParallelConfig()},
+    2: {
+        "tensor": ParallelConfig(tensor_model_parallel_size=2),
+        "pipeline": ParallelConfig(pipeline_model_parallel_size=2),
+        "data": ParallelConfig(data_parallel_size=2),
+        "sharded": ParallelConfig(data_parallel_size=2, use_distributed_optimizer=True),
+    },
+}
+# Lengths of the rows of each microbatch; data-parallel ranks get two and one of the three.
+MICROBATCHES = ((5, 9, 2), (17,), (4, 4, 11))
+
+
+def main(models: Path, out: Path) -> None:
+    results = {}
+    for layout, parallel in LAYOUTS[int(os.environ["WORLD_SIZE"])].items():
+        for model in sorted(models.iterdir()):
+            for head, loss in (("lm", token_loss), ("reward", row_loss)):
+                name = f"{layout}-{model.name}-{head}"
+                config = SFTConfig(
+                    precision="fp32", parallel=parallel, learning_rate=3e-3, weight_decay=0.1
+                )
+                run = build_run(config, model, head=head, num_steps=8)
+                results[name] = train(run, loss, out / name)
+                parallel_state.destroy_model_parallel()
+    run.close()
+    if os.environ["RANK"] == "0":
+        (out / "results.json").write_text(json.dumps(results))
+
+
+def train(run: Run, loss: ComputeLoss, out: Path) -> dict[str, object]:
+    """Score, train, checkpoint, train on, go back, train on again, export."""
+    batches = [packed(lengths, seed) for seed, lengths in enumerate(MICROBATCHES)]
+    own = batches[run.data_parallel_rank :: run.data_parallel_size]
+    scores = [output.tolist() for output in run.forward(batches)]
+    steps = [run.train_step(own, loss) for _ in range(3)]
+    run.save_checkpoint(out / "checkpoint", {"next_row": 7})
+    continued = [run.train_step(own, loss) for _ in range(2)]
+    state = run.load_checkpoint(out / "checkpoint")
+    repeated = [run.train_step(own, loss) for _ in range(2)]
+    run.export(out / "export")
+    return {
+        "scores": scores,
+        "steps": steps + continued,
+        "repeats": continued == repeated and state == {"next_row": 7},
+    }
+
+
+def packed(lengths: Sequence[int], seed: int) -> PackedBatch:
+    """Return rows of random tokens; the second half of each is scored."""
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    tokens = torch.randint(0, 97, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    scored = [
+        torch.arange(start + length // 2, start + length - 1)
+        for start, length in zip(starts.tolist(), lengths, strict=False)
+    ]
+    index = torch.cat(scored)
+    return PackedBatch(
+        tokens_T=tokens,
+        positions_T=torch.cat([torch.arange(length) for length in lengths]),
+        row_starts_R1=starts.int(),
+        score_index_N=index,
+        targets_N=tokens[index + 1],
+        score_row_N=torch.cat([torch.full_like(s, row) for row, s in enumerate(scored)]),
+        row_last_R=starts[1:] - 1,
+    )
+
+
+def token_loss(logprobs_N: Tensor, batch: PackedBatch) -> SummedLoss:
+    return SummedLoss(
+        total=-logprobs_N.sum(),
+        units=torch.tensor(logprobs_N.numel(), dtype=torch.int32),
+        metrics={"probability": logprobs_N.detach().exp().sum()},
+    )
+
+
+def row_loss(scores_R: Tensor, batch: PackedBatch) -> SummedLoss:
+    targets_R = batch.tokens_T[batch.row_last_R] / 97
+    return SummedLoss(
+        total=(scores_R - targets_R).square().sum(),
+        units=torch.tensor(scores_R.numel(), dtype=torch.int32),
+        metrics={"score": scores_R.detach().sum()},
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -88,13 +88,13 @@ def measure_pairs(
 def _measure_batch(
     policy: LanguageModel, parent: LanguageModel | None, batch: TreeBatch
 ) -> PairMeasures:
-    hidden_NH = policy.hidden(batch)[batch.score_index_N]
+    hidden_PH = policy.hidden(batch)[batch.read_index_P]
     num_tokens_B = batch.branch_counts()[::2].numpy()
     if parent is None:
-        policy_N = policy.logprobs(hidden_NH, batch.targets_N)
+        policy_N = policy.logprobs(batch, hidden_PH)
         return PairMeasures(policy_B2=_per_pair(batch, policy_N), num_tokens_B=num_tokens_B)
-    parent_hidden_NH = parent.hidden(batch)[batch.score_index_N]
-    policy_N, parent_N, kl_N = compare(policy, hidden_NH, parent, parent_hidden_NH, batch)
+    parent_hidden_PH = parent.hidden(batch)[batch.read_index_P]
+    policy_N, parent_N, kl_N = _compare(policy, hidden_PH, parent, parent_hidden_PH, batch)
     return PairMeasures(
         policy_B2=_per_pair(batch, policy_N),
         parent_B2=_per_pair(batch, parent_N),
@@ -108,39 +108,42 @@ def _per_pair(batch: TreeBatch, values_N: Tensor) -> Floats:
     return sums
 
 
-def compare(
+def _compare(
     policy: LanguageModel,
-    policy_NH: Tensor,
+    policy_PH: Tensor,
     parent: LanguageModel,
-    parent_NH: Tensor,
+    parent_PH: Tensor,
     batch: TreeBatch,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-probabilities of the targets under both models, and KL(policy || parent).
 
-    The divergence is exact, over the whole vocabulary; it is computed on the first branch of each
-    tree and 0 elsewhere. Only a slice of positions has its logits in memory at a time.
+    The divergence is exact, over the whole vocabulary; it is computed along the chosen responses,
+    the first branch of each tree, and 0 elsewhere. Only a slice of positions has its logits in
+    memory at a time.
 
     Args:
         policy: The model that is judged.
-        policy_NH: Its hidden states at the scored positions.
+        policy_PH: Its hidden states where distributions are read.
         parent: The model to compare with.
-        parent_NH: Its hidden states at the same positions.
+        parent_PH: Its hidden states at the same positions.
         batch: The trees, two branches each.
 
     Returns:
         Three [N] float32, in nats.
     """
-    is_first_N = (batch.score_branch_N % 2 == 0).to(policy.device)
-    targets_N1 = batch.targets_N[:, None].to(policy.device)
-    policy_N, parent_N, kl_N = (policy_NH.new_zeros(len(policy_NH)).float() for _ in range(3))
-    for (part, logits_nV), (_, parent_logits_nV) in zip(
-        policy.logit_slices(policy_NH), parent.logit_slices(parent_NH), strict=True
+    device = policy.device
+    policy_N, parent_N, kl_N = torch.zeros(3, len(batch.targets_N), device=device).unbind()
+    for (reads, logits_nV), (_, parent_logits_nV) in zip(
+        policy.logit_slices(policy_PH), parent.logit_slices(parent_PH), strict=True
     ):
         logps_nV, parent_logps_nV = logits_nV.log_softmax(-1), parent_logits_nV.log_softmax(-1)
-        policy_N[part] = logps_nV.gather(1, targets_N1[part])[:, 0]
-        parent_N[part] = parent_logps_nV.gather(1, targets_N1[part])[:, 0]
-        first = is_first_N[part].nonzero()[:, 0]
-        kl_N[part][first] = _kl_nats(logps_nV[first], parent_logps_nV[first])
+        scores = batch.scores_of(reads)
+        rows = (batch.score_read_N[scores] - reads.start).to(device)
+        targets = batch.targets_N[scores].to(device)
+        policy_N[scores] = logps_nV[rows, targets]
+        parent_N[scores] = parent_logps_nV[rows, targets]
+        chosen = (batch.score_branch_N[scores] % 2 == 0).to(device)
+        kl_N[scores][chosen] = _kl_nats(logps_nV[rows[chosen]], parent_logps_nV[rows[chosen]])
     return policy_N, parent_N, kl_N
 
 

@@ -69,10 +69,7 @@ def tree_attention(
     visible = []
     for span in batch.spans:
         at_Q = positions_T[span.start : span.stop]
-        owner_Q = span.branch_t.to(device)
-        order_Q = torch.arange(len(at_Q), device=device)
-        is_related_QQ = (owner_Q == 0) | (owner_Q[:, None] == owner_Q)
-        own_QQ = is_related_QQ & (order_Q[:, None] >= order_Q)
+        own_QQ = span.visible().to(device)
         visible_QK = F.pad(own_QQ, (len(root_positions), 0), value=True)
         if window is not None:
             visible_QK &= at_Q[:, None] - torch.cat((root_positions, at_Q)) < window

@@ -141,28 +141,35 @@ class LanguageModel(FrozenModel):
         """
         sums: list[list[float]] = []
         for packed, batch in pack_trees(trees, max_tokens=max_tokens, root=common_root(trees)):
-            logprobs_N = self.logprobs(self.hidden(batch)[batch.score_index_N], batch.targets_N)
+            logprobs_N = self.logprobs(batch, self.hidden(batch)[batch.read_index_P])
             sums += by_tree(packed, batch.branch_sums(logprobs_N.double()))
             if progress is not None:
                 progress(len(packed), batch.num_tokens)
         return sums
 
     @torch.inference_mode()
-    def logprobs(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
-        """Return log-probabilities in nats of the targets, [N] float32."""
-        parts = [hidden_NH.new_zeros(0, dtype=torch.float32)]
-        for part, logits_nV in self.logit_slices(hidden_NH):
-            targets_n1 = targets_N[part, None].to(self.device)
-            parts.append(logits_nV.gather(1, targets_n1)[:, 0] - logits_nV.logsumexp(1))
-        return torch.cat(parts)
+    def logprobs(self, batch: TreeBatch, hidden_PH: Tensor) -> Tensor:
+        """Return the log-probability in nats of each scored token, [N] float32.
+
+        Args:
+            batch: The trees.
+            hidden_PH: Hidden states at its `read_index_P`.
+        """
+        logprobs_N = torch.empty(len(batch.targets_N), device=self.device)
+        for reads, logits_nV in self.logit_slices(hidden_PH):
+            scores = batch.scores_of(reads)
+            rows = (batch.score_read_N[scores] - reads.start).to(self.device)
+            targets = batch.targets_N[scores].to(self.device)
+            logprobs_N[scores] = logits_nV[rows, targets] - logits_nV.logsumexp(1)[rows]
+        return logprobs_N
 
     @torch.inference_mode()
-    def logit_slices(self, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield slices of the N positions and their logits, [n, vocabulary] float32."""
+    def logit_slices(self, hidden_PH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield slices of the P positions and their logits, [n, vocabulary] float32."""
         size = max(1, _LOGIT_ELEMENTS // self.vocab_size)
-        for start in range(0, len(hidden_NH), size):
-            part = slice(start, start + size)
-            yield part, self.model.logits(hidden_NH[part, None])
+        for start in range(0, len(hidden_PH), size):
+            part = slice(start, min(start + size, len(hidden_PH)))
+            yield part, self.model.logits(hidden_PH[part, None])
 
     @torch.inference_mode()
     def generate(

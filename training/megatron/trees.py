@@ -1,14 +1,15 @@
-"""Prefix sharing: many continuations of one text, the text computed once.
+"""Prefix sharing: many continuations of one text, every shared token computed once.
 
 A tree is a prefix and the branches that continue it: a question and its answers, a prompt and the
-responses to compare. Trees are packed into one sequence without padding. A token attends to the
-root (what all trees begin with, such as a few-shot prompt; its keys and values are computed once
-and kept), to the rest of its own prefix and to its own branch.
+responses to compare. Branches that begin alike share those tokens too. Trees are packed into one
+sequence without padding. A token attends to the root (what all trees begin with, such as a few-shot
+prompt; its keys and values are computed once and kept) and to its ancestors in its own tree.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,17 +47,29 @@ class Tree:
 
 @dataclass(frozen=True)
 class Span:
-    """Where one tree lies in the packed sequence, and how its tokens belong together."""
+    """Where one tree lies in the packed sequence, and which of its tokens follows which."""
 
     start: int
     stop: int
-    branch_t: Tensor
-    """[stop - start] int64: 0 on the prefix, 1, 2, … on the branches."""
+    parents: tuple[int, ...]
+    """[stop - start] place in the span of the token before; -1 where that is the root."""
+
+    def visible(self) -> Tensor:
+        """Return [tokens, tokens] bool, True where a token finds itself or an ancestor."""
+        visible_QK = np.eye(len(self.parents), dtype=np.bool_)
+        for place, parent in enumerate(self.parents):
+            if parent >= 0:
+                visible_QK[place] |= visible_QK[parent]
+        return torch.from_numpy(visible_QK)
 
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """Trees packed one after another into T tokens; B branches in all, N scored tokens."""
+    """Trees packed one after another into T tokens; B branches in all, N scored tokens.
+
+    Scored tokens that follow the same text are predicted by one distribution: the P distributions
+    that are read are fewer than the scored tokens.
+    """
 
     root: tuple[int, ...]
     """What every prefix begins with; it isn't among the T tokens."""
@@ -65,8 +78,10 @@ class TreeBatch:
     positions_T: Tensor
     """[T] int64, position of a token counted from the start of the root."""
     spans: tuple[Span, ...]
-    score_index_N: Tensor
-    """[N] int64, where the model predicts each scored token."""
+    read_index_P: Tensor
+    """[P] int64, ascending, where next-token distributions are read."""
+    score_read_N: Tensor
+    """[N] int64, ascending, which of the P distributions predicts each scored token."""
     targets_N: Tensor
     """[N] int64."""
     score_branch_N: Tensor
@@ -78,6 +93,11 @@ class TreeBatch:
     def num_tokens(self) -> int:
         """Tokens that the model computes, the root left out."""
         return self.tokens_T.numel()
+
+    def scores_of(self, reads: slice) -> slice:
+        """Return which of the N scored tokens some of the P distributions predict."""
+        bounds = torch.searchsorted(self.score_read_N, torch.tensor([reads.start, reads.stop]))
+        return slice(*bounds.tolist())
 
     def branch_sums(self, values_N: Tensor) -> Tensor:
         """Return the sum over the scored tokens of each branch, [B]."""
@@ -143,6 +163,7 @@ def by_tree(trees: Sequence[Tree], values_B: Tensor) -> list[list[float]]:
 
 
 def _num_fed(tree: Tree, root: Sequence[int], feed_last_token: bool) -> int:
+    """Return the most tokens that a tree can have when packed."""
     fed = sum(len(branch.tokens) - (not feed_last_token) for branch in tree.branches)
     return len(tree.prefix) - len(root) + fed
 
@@ -162,46 +183,57 @@ class _Packer:
         self._feed_last_token = feed_last_token
         self._tokens: list[int] = []
         self._positions: list[int] = []
+        self._parents: list[int] = []
+        self._children: dict[tuple[int, int], int] = {}
         self._spans: list[Span] = []
-        self._score_index: list[int] = []
-        self._targets: list[int] = []
-        self._score_branch: list[int] = []
+        self._scores: list[tuple[int, int, int]] = []
         self._branch_last: list[int] = []
 
     def add(self, tree: Tree) -> None:
         start = len(self._tokens)
-        self._tokens += tree.prefix[len(self._root) :]
-        self._positions += range(len(self._root), len(tree.prefix))
-        prefix_last = len(self._tokens) - 1
-        owners = [0] * (len(self._tokens) - start)
-        for owner, branch in enumerate(tree.branches, start=1):
-            num_fed = self._add_branch(branch, prefix_last, len(tree.prefix))
-            owners += [owner] * num_fed
-        self._spans.append(Span(start, len(self._tokens), torch.tensor(owners)))
+        self._parents = []
+        self._children = {}
+        at = start - 1
+        for position in range(len(self._root), len(tree.prefix)):
+            at = self._feed(tree.prefix[position], at, position)
+        for branch in tree.branches:
+            self._add_branch(branch, at, len(tree.prefix))
+        parents = (parent - start if parent >= start else -1 for parent in self._parents)
+        self._spans.append(Span(start, len(self._tokens), tuple(parents)))
 
-    def _add_branch(self, branch: Branch, prefix_last: int, position: int) -> int:
-        """Append a branch; return how many of its tokens the model computes."""
-        at = len(self._tokens)
+    def _add_branch(self, branch: Branch, at: int, position: int) -> None:
+        """Walk from the end of the prefix, feeding the tokens that no branch before fed there."""
         num_fed = len(branch.tokens) - (not self._feed_last_token)
-        self._tokens += branch.tokens[:num_fed]
-        self._positions += range(position, position + num_fed)
-        # The end of the prefix predicts the first token, each token predicts its successor.
-        predicted_at = [prefix_last, *range(at, at + len(branch.tokens) - 1)]
-        scored = [n for n, is_scored in enumerate(branch.is_scored) if is_scored]
-        self._score_index += [predicted_at[n] for n in scored]
-        self._targets += [branch.tokens[n] for n in scored]
-        self._score_branch += [len(self._branch_last)] * len(scored)
-        self._branch_last.append(at + num_fed - 1 if num_fed else prefix_last)
-        return num_fed
+        for step, (token, is_scored) in enumerate(
+            zip(branch.tokens, branch.is_scored, strict=True)
+        ):
+            if is_scored:
+                self._scores.append((at, token, len(self._branch_last)))
+            if step < num_fed:
+                at = self._feed(token, at, position + step)
+        self._branch_last.append(at)
+
+    def _feed(self, token: int, parent: int, position: int) -> int:
+        """Return where the token lies that follows the parent; append it if it isn't there yet."""
+        at = self._children.setdefault((parent, token), len(self._tokens))
+        if at == len(self._tokens):
+            self._tokens.append(token)
+            self._positions.append(position)
+            self._parents.append(parent)
+        return at
 
     def batch(self) -> TreeBatch:
+        scores_N3 = torch.tensor(sorted(self._scores), dtype=torch.int64).view(-1, 3)
+        read_at_N, targets_N, score_branch_N = scores_N3.unbind(1)
+        read_index_P, score_read_N = torch.unique(read_at_N, return_inverse=True)
         return TreeBatch(
             root=self._root,
             tokens_T=torch.tensor(self._tokens),
             positions_T=torch.tensor(self._positions),
             spans=tuple(self._spans),
-            score_index_N=torch.tensor(self._score_index, dtype=torch.int64),
-            targets_N=torch.tensor(self._targets, dtype=torch.int64),
-            score_branch_N=torch.tensor(self._score_branch, dtype=torch.int64),
+            read_index_P=read_index_P,
+            score_read_N=score_read_N,
+            targets_N=targets_N.contiguous(),
+            score_branch_N=score_branch_N.contiguous(),
             branch_last_B=torch.tensor(self._branch_last),
         )

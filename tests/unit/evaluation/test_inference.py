@@ -23,6 +23,18 @@ TREES = [
     Tree([*FEW_SHOT, 12, 14, 15], [Branch.scored([31, 32])]),
     Tree([*FEW_SHOT, 70], [Branch.scored([9]), Branch.scored([10])]),
 ]
+ALIKE_TREES = [
+    Tree(
+        [9, 8],
+        [
+            Branch.scored([4, 5, 6]),
+            Branch.scored([4, 5, 7]),
+            Branch.scored([4, 5]),
+            Branch.scored([4, 5, 6]),
+            Branch([5, 4, 5], [False, False, True]),
+        ],
+    ),
+]
 LONE_TREES = [Tree([9], [Branch.scored([4, 5])]), Tree([50, 51], [Branch([4, 5], [False, True])])]
 
 
@@ -60,7 +72,7 @@ def reference(folder: Path) -> PreTrainedModel:
     return load_reference(folder)
 
 
-@pytest.mark.parametrize("trees", [TREES, TREES[:1], [*TREES, *LONE_TREES]])
+@pytest.mark.parametrize("trees", [TREES, TREES[:1], [*TREES, *LONE_TREES], ALIKE_TREES])
 @pytest.mark.parametrize("max_tokens", [1, 12, 1000])
 def test_scores_equal_those_of_whole_sequences(
     policy: LanguageModel, reference: PreTrainedModel, trees: list[Tree], max_tokens: int
@@ -101,7 +113,7 @@ def test_logits_equal_those_of_transformers(
     policy: LanguageModel, reference: PreTrainedModel
 ) -> None:
     ((_, batch),) = pack_trees(TREES[1:2], max_tokens=100)
-    slices = policy.logit_slices(policy.hidden(batch)[batch.score_index_N])
+    slices = policy.logit_slices(policy.hidden(batch)[batch.read_index_P])
     logits_NV = torch.cat([logits for _, logits in slices])
     tree = TREES[1]
     with torch.no_grad():

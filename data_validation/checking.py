@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Literal, NamedTuple
 
-from alignflow.data_validation.comparison import BenchmarkTexts, SeenRows, prompt_hash
+from alignflow.data_validation.comparison import BenchmarkTexts, RowKeys, SeenRows, prompt_hash
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.contract import Contract, Failure, in_order
 from alignflow.data_validation.drafts import Draft
@@ -56,7 +56,7 @@ class RowChecker:
     ) -> None:
         self._kind = kind
         self._contract = Contract(kind, limits)
-        self._seen = SeenRows(kind)
+        self._seen = SeenRows()
         self._training_prompts = training_prompts
         self._benchmark = benchmark or BenchmarkTexts(())
 
@@ -78,31 +78,40 @@ class RowChecker:
                 decisions.append(draft)
                 continue
             failure = judged.failures.get(index)
-            if failure is None or failure.is_policy:
-                failure = self._compare(draft, is_contaminated[index]) or failure
-            flags = judged.flags.get(index, set())
-            decisions.append(self._decide(row, draft, failure, flags))
+            if failure and not failure.is_policy:
+                decisions.append(_rejected(row, failure))
+            else:
+                flags = judged.flags.get(index, set())
+                decisions.append(self._compare(row, draft, failure, flags, is_contaminated[index]))
             index += 1
         return decisions
 
-    def _compare(self, draft: Draft, is_contaminated: bool) -> Failure | None:
-        reason = self._seen.find(draft)
-        if reason is None and self._training_prompts:
-            is_leak = prompt_hash(draft.prompt) in self._training_prompts
-            reason = "split_leak" if is_leak else None
+    def _compare(
+        self,
+        row: SourceRow,
+        draft: Draft,
+        policy_failure: Failure | None,
+        flags: set[str],
+        is_contaminated: bool,
+    ) -> Decision:
+        """Decide on a row of which only policy may say anything yet."""
+        keys = RowKeys.of(draft)
+        reason = self._seen.find(keys)
+        if reason is None and keys.prompt in self._training_prompts:
+            reason = "split_leak"
         if reason is None and is_contaminated:
             reason = "eval_contamination"
-        return Failure(reason, None) if reason else None
-
-    def _decide(
-        self, row: SourceRow, draft: Draft, failure: Failure | None, flags: set[str]
-    ) -> Decision:
+        failure = Failure(reason, None) if reason else policy_failure
         if failure:
-            return Decision(row, "reject", failure.reason, failure.detail)
-        if self._seen.has_prompt(draft):
+            return _rejected(row, failure)
+        if self._seen.has_prompt(keys):
             flags.add("duplicate_prompt")
-        self._seen.add(draft)
+        self._seen.add(keys)
         return Decision(row, "accept", flags=tuple(in_order(flags)), draft=draft)
+
+
+def _rejected(row: SourceRow, failure: Failure) -> Decision:
+    return Decision(row, "reject", failure.reason, failure.detail)
 
 
 def prompts_of(rows: Iterable[SourceRow], kind: DataKind) -> set[int]:

@@ -1,10 +1,10 @@
 """What only a comparison tells: duplicates, contradictions, leaks between splits, benchmarks."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
 
 import polars as pl
 
-from alignflow.data_validation.config import DataKind
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.text import hash_of, normalised, prompt_key, trimmed
 
@@ -12,12 +12,36 @@ MIN_EMBEDDED_WORDS = 6
 """A benchmark text of fewer words only counts where it is a whole turn."""
 
 
-class SeenRows:
-    """Hashes of the rows accepted so far; 8 bytes a hash, so that millions of rows fit."""
+class RowKeys(NamedTuple):
+    """Hashes by which a row is compared with others."""
 
-    def __init__(self, kind: DataKind) -> None:
-        self._kind = kind
-        self._rows: dict[int, int] = {}  # conversation or pair -> its attributes
+    row: int
+    """Of the conversation, or of the prompt and its pair."""
+    swapped: int | None
+    """Of the prompt and the pair the other way round."""
+    labels: int
+    """Of the attributes."""
+    prompt: int
+    id: int | None
+
+    @classmethod
+    def of(cls, draft: Draft) -> Self:
+        """Return the keys of a draft that is in order otherwise."""
+        labels = (f"{name}={value}" for name, value in sorted(draft.attributes.items()))
+        return cls(
+            row=row_hash(draft),
+            swapped=row_hash(draft, is_swapped=True) if "rejected" in draft.parts else None,
+            labels=hash_of(*labels),
+            prompt=prompt_hash(draft.prompt),
+            id=None if draft.id is None else hash_of(draft.id),
+        )
+
+
+class SeenRows:
+    """Keys of the rows accepted so far, 8 bytes each, so that millions of rows fit."""
+
+    def __init__(self) -> None:
+        self._labels: dict[int, int] = {}  # of each row
         self._prompts: set[int] = set()
         self._ids: set[int] = set()
 
@@ -25,28 +49,27 @@ class SeenRows:
         """Forget the ids: they name rows of one file."""
         self._ids.clear()
 
-    def find(self, draft: Draft) -> str | None:
-        """Return the reason code if the draft repeats or contradicts an accepted row."""
-        known = self._rows.get(row_hash(draft))
-        if known is not None:
-            is_same = known == _label_hash(draft)
-            return "duplicate_row" if is_same else "conflicting_attributes"
-        if self._kind == "preference" and row_hash(draft, is_swapped=True) in self._rows:
+    def find(self, keys: RowKeys) -> str | None:
+        """Return the reason code if the row repeats or contradicts an accepted one."""
+        labels = self._labels.get(keys.row)
+        if labels is not None:
+            return "duplicate_row" if labels == keys.labels else "conflicting_attributes"
+        if keys.swapped in self._labels:
             return "conflicting_preference"
-        if draft.id is not None and hash_of(draft.id) in self._ids:
+        if keys.id in self._ids:
             return "duplicate_id"
         return None
 
-    def has_prompt(self, draft: Draft) -> bool:
+    def has_prompt(self, keys: RowKeys) -> bool:
         """Say whether an accepted row has the same prompt, in its normal form."""
-        return prompt_hash(draft.prompt) in self._prompts
+        return keys.prompt in self._prompts
 
-    def add(self, draft: Draft) -> None:
+    def add(self, keys: RowKeys) -> None:
         """Remember an accepted row."""
-        self._rows[row_hash(draft)] = _label_hash(draft)
-        self._prompts.add(prompt_hash(draft.prompt))
-        if draft.id is not None:
-            self._ids.add(hash_of(draft.id))
+        self._labels[keys.row] = keys.labels
+        self._prompts.add(keys.prompt)
+        if keys.id is not None:
+            self._ids.add(keys.id)
 
 
 def prompt_hash(prompt: Sequence[Turn]) -> int:
@@ -68,10 +91,6 @@ def row_hash(draft: Draft, *, is_swapped: bool = False) -> int:
 
 def _text(turn: Turn) -> str:
     return trimmed(turn.content or "")
-
-
-def _label_hash(draft: Draft) -> int:
-    return hash_of(*(f"{name}={value}" for name, value in sorted(draft.attributes.items())))
 
 
 class BenchmarkTexts:

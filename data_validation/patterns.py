@@ -1,7 +1,7 @@
 """Text patterns: which are refused or flagged, and in which texts of a record.
 
 Patterns are those of Rust's regex engine, which runs in linear time: no look-around, no
-back-references.
+back-references. `-u` keeps classes and word ends to ASCII, which is ten times faster in some.
 """
 
 from typing import Literal, NamedTuple
@@ -38,7 +38,7 @@ REFUSED_PATTERNS = (
     TextPattern(
         "pii",
         "any",
-        r"(?x)"
+        r"(?x-u)"
         r"\b[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b"  # e-mail address
         r"| \+\d{1,3}[\ .-]\(?\d{2,4}\)?(?:[\ .-]\d{2,4}){2,4}\b | (?:\A|\s)\+\d{9,14}\b"  # phone
         r"| \(\d{3}\)\ ?\d{3}-\d{4}\b | \b\d{3}-\d{3}-\d{4}\b"  # North American phone number
@@ -49,7 +49,7 @@ REFUSED_PATTERNS = (
     TextPattern(
         "secret",
         "any",
-        r"(?x)"
+        r"(?x-u)"
         r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS
         r"| \bgh[pousr]_[A-Za-z0-9]{36,}\b | \bgithub_pat_[A-Za-z0-9_]{40,}\b"  # GitHub
         r"| \bsk-(?:[a-z]+-)?[A-Za-z0-9_-]{32,}\b | \bhf_[A-Za-z0-9]{30,}\b"  # model hosts
@@ -59,13 +59,20 @@ REFUSED_PATTERNS = (
     TextPattern(
         "judge_injection",
         "response",
-        r"(?ix)"
-        r"\b(?:note|message|attention|instructions?)\ (?:to|for)\ (?:the\ |all\ )?"
-        r"(?:graders?|judges?|evaluators?|raters?|reviewers?)\b\s*[:,-]"
-        r"| \b(?:disregard|ignore)\ (?:the|your|all|any)\ (?:rubric|grading|scoring)\b"
-        r"| \b(?:rate|score|grade)\ this\ (?:response|answer)\ (?:a\ |as\ )?\d+\b"
-        # A response that is a tool call and nothing else.
-        r'| \A\s*\{\s*"(?:tool|tool_calls?|function|function_call)"\s*:[\s\S]*\}\s*\z',
+        r"(?i-u)\b(?:note|message|attention|instructions?) (?:to|for) (?:the |all )?"
+        r"(?:graders?|judges?|evaluators?|raters?|reviewers?)\b\s*[:,-]",
+    ),
+    TextPattern(
+        "judge_injection",
+        "response",
+        r"(?ix-u)\b(?:disregard|ignore)\ (?:the|your|all|any)\ (?:rubric|grading|scoring)\b"
+        r"| \b(?:rate|score|grade)\ this\ (?:response|answer)\ (?:a\ |as\ )?\d+\b",
+    ),
+    TextPattern(
+        "judge_injection",
+        "response",
+        # A tool call and nothing else.
+        r'\A\s*\{\s*"(?:tool|tool_calls?|function|function_call)"\s*:[\s\S]*\}\s*\z',
     ),
 )
 """A text that matches is refused with the code."""
@@ -73,7 +80,7 @@ REFUSED_PATTERNS = (
 PAGE_MARKUP = rf"(?i)</?(?:{_TAGS})(?:\s[^<>]*)?/?>"
 """An HTML tag."""
 PAGE_BOILERPLATE = (
-    r"(?i)\baccept (?:all )?cookies\b|\bcookie policy\b|\bskip to (?:main )?content\b"
+    r"(?i-u)\baccept (?:all )?cookies\b|\bcookie policy\b|\bskip to (?:main )?content\b"
     r"|\ball rights reserved\b|>\s*(?:log ?in|sign ?(?:in|up))\s*<"
 )
 """What pages say around their content."""
@@ -89,7 +96,7 @@ FLAGGED_PATTERNS = (
     TextPattern(
         "injection",
         "prompt",
-        r"(?i)\b(?:ignore|disregard|forget) (?:all |any )?(?:of )?(?:the |your |my )?"
+        r"(?i-u)\b(?:ignore|disregard|forget) (?:all |any )?(?:of )?(?:the |your |my )?"
         r"(?:previous|prior|above|earlier|preceding) (?:instructions?|prompts?|messages?|rules)\b",
     ),
     TextPattern("suspicious_output", "response", r"(?i)\A\s*(?:none|null|nan|undefined)\s*\z"),

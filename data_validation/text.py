@@ -31,9 +31,6 @@ def prompt_key(text: str) -> str:
 
 def hash_of(*parts: str) -> int:
     """Return a 64-bit hash of some texts, the same in every process."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "little"))
-        digest.update(encoded)
-    return int.from_bytes(digest.digest(), "little")
+    # No text holds a lone continuation byte: what it parts stays apart.
+    joined = b"\x80".join([part.encode("utf-8") for part in parts])
+    return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "little")

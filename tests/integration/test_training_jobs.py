@@ -1,0 +1,317 @@
+"""The three stages as real jobs on a tiny model: they learn, resume exactly, and spread out."""
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from alignflow.data_validation.canonical import SCHEMAS
+from alignflow.errors import ConfigError
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
+from alignflow.training.__main__ import train
+from alignflow.training.errors import ReferenceMismatchError
+from alignflow.training.loop import Metrics
+
+pytestmark = pytest.mark.integration
+
+WORKERS = Path(__file__).parent / "workers"
+WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+STAGE = {
+    "precision": "fp32",
+    "learning_rate": 2e-3,
+    "global_batch_size": 8,
+    "microbatch_tokens": 128,
+    "num_epochs": 2,
+    "checkpoint_every_steps": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of random weights in a Hugging Face folder, with a tokenizer of its own."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        [" ".join(WORDS)],
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=["<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, chat_template=CHATML, eos_token="<|im_end|>"
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=320,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Demonstrations that answer "yes: …", and pairs that prefer it to "no! …"."""
+    rng = random.Random(0)
+
+    def say(least: int, most: int) -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
+
+    def demonstration() -> dict[str, Any]:
+        question = {"role": "user", "content": say(2, 8)}
+        return {"messages": [question, {"role": "assistant", "content": "yes: " + say(1, 12)}]}
+
+    def pair() -> dict[str, Any]:
+        prompt = [{"role": "user", "content": say(2, 8)}]
+        return {"prompt": prompt, "chosen": f"yes: {say(1, 12)}", "rejected": f"no! {say(1, 12)}"}
+
+    folders = {}
+    for kind, make in (("sft", demonstration), ("preference", pair)):
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        (folders[kind] / "card.json").write_text("{}")
+        for split, num_rows in (("train", 43), ("held_out", 9)):
+            rows = [{"id": f"{split}-{i}", **make()} for i in range(num_rows)]
+            (folders[kind] / split).mkdir()
+            shard = folders[kind] / split / "part-00000.parquet"
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[kind]), shard)
+    return folders
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower with several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+MakeRun = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, model: Path, datasets: dict[str, Path]) -> MakeRun:
+    """Makes a run folder with its job: `make_run(name, stage, processes=1, model=…, **config)`."""
+
+    def make(
+        name: str, stage: str, *, processes: int = 1, model: Path = model, **config: Any
+    ) -> RunFolder:
+        folder = RunFolder(tmp_path / name)
+        folder.create()
+        spec = JobSpec(
+            name=name,
+            module="alignflow.training",
+            config={
+                "stage": {**STAGE, "stage": stage, **config},
+                "model": str(model),
+                "dataset": str(datasets["sft" if stage == "sft" else "preference"]),
+            },
+            processes_per_node=processes,
+        )
+        folder.begin_attempt(spec)
+        return folder
+
+    return make
+
+
+def run_here(folder: RunFolder) -> JobResult:
+    """Run the job in this process."""
+    return train(folder, folder.read_spec())
+
+
+def start(folder: RunFolder) -> subprocess.Popen[bytes]:
+    """Start the job as its launcher does, in a process of its own."""
+    command = [sys.executable, "-m", "alignflow.training", str(folder.path)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def losses(folder: RunFolder) -> list[float]:
+    """The loss of each step; of a step that was done twice, the later one."""
+    rows = folder.metric_reader().read_new()
+    stage = folder.read_spec().config["stage"]["stage"]
+    by_step = {row["step"]: row[f"{stage}/loss"] for row in rows if row["phase"] == "train"}
+    assert list(by_step) == list(range(1, len(by_step) + 1))
+    return list(by_step.values())
+
+
+def exported(folder: RunFolder) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.output.glob("*.safetensors")):
+        tensors |= load_file(file)
+    return tensors
+
+
+def assert_equal_runs(
+    folder: RunFolder, result: JobResult, other: RunFolder, of: JobResult
+) -> None:
+    assert losses(folder) == losses(other)
+    assert result.metrics == of.metrics
+    expected = exported(other)
+    for name, tensor in exported(folder).items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def wait_for_step(folder: RunFolder, step: int, *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    reader = folder.metric_reader()
+    while time.monotonic() < deadline:
+        if any(row["phase"] == "train" and row["step"] >= step for row in reader.read_new()):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"step {step} wasn't reached in {seconds} s")
+
+
+def test_each_stage_learns_and_the_next_one_starts_from_it(make_run: MakeRun) -> None:
+    sft = make_run("sft", "sft")
+    metrics = run_here(sft).metrics
+    assert metrics["sft/loss"] < metrics["sft/loss_first"] - 0.5
+    assert metrics["sft/held_out_loss"] < metrics["sft/held_out_loss_first"] - 0.5
+    model = AutoModelForCausalLM.from_pretrained(sft.output)
+    assert model(torch.arange(5)[None]).logits.isfinite().all()
+
+    reward = make_run("reward", "reward_model", model=sft.output)
+    result = run_here(reward)
+    assert result.metrics["reward_model/held_out_accuracy"] == 1
+    scale = json.loads((reward.output / "reward_scale.json").read_text())
+    assert scale == result.details["reward_scale"]
+    assert scale["num_responses"] == 18
+    # "yes" and "no" are far apart, in equal numbers.
+    assert scale["std"] == pytest.approx(
+        result.metrics["reward_model/held_out_margin"] / 2, rel=0.2
+    )
+
+    dpo = make_run("dpo", "dpo", model=sft.output)
+    metrics = run_here(dpo).metrics
+    assert metrics["dpo/loss_first"] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics["dpo/held_out_loss_first"] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics["dpo/held_out_accuracy"] == 1
+    assert metrics["dpo/chosen_reward"] > metrics["dpo/rejected_reward"]
+
+
+def test_a_small_set_is_said_to_be_one(make_run: MakeRun) -> None:
+    folder = make_run("sft", "sft", global_batch_size=64, max_length=24)
+    details = run_here(folder).details
+    assert f"holds {details['num_rows']} items" in details["note"]
+    assert len(losses(folder)) == 2
+    refused = {row["reason"] for row in details["refused_rows"]}
+    assert refused == {"response_cut_away"}
+    assert details["num_rows"] + details["num_held_out_rows"] + details["num_refused"] == 52
+    assert details["num_truncated"] > 0
+
+
+def test_a_killed_job_resumes_to_the_same_end(make_run: MakeRun) -> None:
+    killed, undisturbed = make_run("killed", "dpo"), make_run("undisturbed", "dpo")
+    with start(killed) as process:
+        wait_for_step(killed, 6)
+        process.kill()
+    assert (killed.checkpoints / "step-00000004/complete").exists()
+    # What the first attempt found out about the reference is not asked of the trained policy.
+    reference = (killed.path / "reference.safetensors").stat().st_mtime_ns
+    result = run_here(killed)
+    assert (killed.path / "reference.safetensors").stat().st_mtime_ns == reference
+    assert_equal_runs(killed, result, undisturbed, run_here(undisturbed))
+
+
+def test_a_stopped_job_saves_and_resumes_to_the_same_end(make_run: MakeRun) -> None:
+    stopped, undisturbed = make_run("stopped", "sft"), make_run("undisturbed", "sft")
+    with start(stopped) as process:
+        wait_for_step(stopped, 6)
+        process.terminate()
+    failure = stopped.read_failure()
+    assert failure is not None
+    assert failure.kind == FailureKind.CANCELLED
+    done = len(losses(stopped))
+    assert 6 <= done < 12
+    assert (stopped.checkpoints / f"step-{done:08d}/complete").exists()
+    assert_equal_runs(stopped, run_here(stopped), undisturbed, run_here(undisturbed))
+
+
+def test_a_checkpoint_of_another_config_is_not_gone_on_from(make_run: MakeRun) -> None:
+    run_here(make_run("run", "sft", num_epochs=1))
+    with pytest.raises(
+        ConfigError, match=r"made with learning_rate 0\.002, the job now has 0\.001"
+    ):
+        run_here(make_run("run", "sft", num_epochs=1, learning_rate=1e-3))
+
+
+def test_a_reference_that_is_not_the_policy_stops_the_job(
+    make_run: MakeRun, tmp_path: Path, model: Path
+) -> None:
+    first = make_run("first", "sft", num_epochs=1)
+    run_here(first)
+    dpo = make_run("dpo", "dpo", num_epochs=1, max_steps=1)
+    run_here(dpo)
+    changed = make_run("dpo", "dpo", model=first.output, num_epochs=1, max_steps=1)
+    with pytest.raises(ReferenceMismatchError, match=r"not ln 2: policy and reference differ"):
+        run_here(changed)
+
+
+def test_two_processes_give_the_losses_of_one(make_run: MakeRun, tmp_path: Path) -> None:
+    layouts = {
+        "tp": {"tensor_model_parallel_size": 2},
+        "pp": {"pipeline_model_parallel_size": 2},
+        "dp": {"data_parallel_size": 2},
+    }
+    expected: dict[str, tuple[list[float], Metrics]] = {}
+    folders: dict[tuple[str, str], RunFolder] = {}
+    for stage in ("sft", "dpo"):
+        one = make_run(f"one-{stage}", stage, num_epochs=1)
+        metrics = run_here(one).metrics
+        expected[stage] = (losses(one), metrics)
+        for name, layout in layouts.items():
+            folders[stage, name] = make_run(
+                f"{name}-{stage}", stage, processes=2, num_epochs=1, parallel=layout
+            )
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        str(WORKERS / "train_folders.py"),
+        *(str(folder.path) for folder in folders.values()),
+    ]
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        try:
+            assert process.wait(timeout=300) == 0
+        finally:
+            process.terminate()
+    for (stage, name), folder in folders.items():
+        result = folder.read_result()
+        assert result is not None
+        assert losses(folder) == pytest.approx(expected[stage][0], abs=1e-4), name
+        for metric in (f"{stage}/loss_first", f"{stage}/held_out_loss"):
+            expected_value = expected[stage][1][metric]
+            assert result.metrics[metric] == pytest.approx(expected_value, abs=1e-4), name

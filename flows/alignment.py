@@ -85,6 +85,13 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             )
             for name, (judged, parent) in lineage.items()
         }
+        # In this order the first error met is the one that kept later stages from running.
+        for stage in (
+            *(model, *benchmarks.values(), demonstrations, preferences),
+            *(sft, reward_model, aligned, *evaluations.values()),
+        ):
+            stage.result()
+
         champion = find_champion(pipeline)
         verdict, verdict_artifact = _submit(judge_model, pipeline, evaluations, champion).result()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignflow.artifacts import Artifact, ArtifactStore, ParentRef, code_version, stage_key
-from alignflow.errors import ConfigError
+from alignflow.errors import ConfigError, RunStoppedError
 from alignflow.jobs.base import Launcher
 from alignflow.tasks.config import RunConfig
 from alignflow.tasks.tracking import StageRun, Tracker
@@ -150,6 +150,8 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
     key = stage.key
 
     def note_waiting(holder: str) -> None:
+        if pipeline.stop.is_set():
+            raise RunStoppedError(f"The run was stopped while {stage.name} waited for {holder}.")
         pipeline.display.note(stage.name, f"{holder} computes it; waiting")
 
     pipeline.display.started(stage.name)

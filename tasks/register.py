@@ -70,8 +70,8 @@ def register_model(
             version = _create_version(pipeline, name, model, evaluation, tags)
         else:
             pipeline.tracker.set_version_tags(version, tags)
-        if is_new or not version.aliases:
-            pipeline.tracker.set_alias(version, CANDIDATE)
+        if not version.aliases:
+            version = pipeline.tracker.set_alias(version, CANDIDATE)
     pipeline.display.finished(
         "register", "done" if is_new else "reused", f"{version.name} version {version.version}"
     )

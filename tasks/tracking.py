@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -268,9 +268,10 @@ class Tracker:
         for key, value in tags.items():
             self._client.set_model_version_tag(version.name, version.version, key, value)
 
-    def set_alias(self, version: RegisteredVersion, alias: str) -> None:
-        """Point an alias at a version."""
+    def set_alias(self, version: RegisteredVersion, alias: str) -> RegisteredVersion:
+        """Point an alias at a version and return the version with it."""
         self._client.set_registered_model_alias(version.name, alias, version.version)
+        return replace(version, aliases=(*version.aliases, alias))
 
 
 def find_version(

@@ -14,11 +14,7 @@ from alignflow.fingerprints import Fingerprints, check_same, folder_fingerprints
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
-from alignflow.training.config import StageConfig, TrainingJob
-
-# They decide how a job survives, not what it computes.
-_NOT_IN_KEY = {"checkpoint_every_steps", "keep_checkpoints"}
-
+from alignflow.training.config import SURVIVAL_FIELDS, StageConfig, TrainingJob
 
 def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether a retry may help: after preemption or node loss, never after bad input."""
@@ -45,7 +41,7 @@ def train_stage(
     stage = Stage(
         name=name,
         kind=config.stage,
-        config=config.model_dump(mode="json", exclude=_NOT_IN_KEY),
+        config=config.model_dump(mode="json", exclude=set(SURVIVAL_FIELDS)),
         parents={"model": model, "dataset": dataset},
     )
 

@@ -17,6 +17,10 @@ from alignflow.config import Config
 Precision = Literal["fp32", "bf16"]
 
 
+SURVIVAL_FIELDS = frozenset({"checkpoint_every_steps", "keep_checkpoints"})
+"""Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
+
+
 class ParallelConfig(Config):
     """How a model spreads over the processes of a job."""
 

@@ -15,7 +15,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
 from alignflow.training.checkpoints import Checkpoints
 from alignflow.training.collectives import wait_for_all
-from alignflow.training.config import StageConfig
+from alignflow.training.config import SURVIVAL_FIELDS, StageConfig
 from alignflow.training.errors import DivergedError
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.forward import mean_loss, stop_if_asked
@@ -76,7 +76,7 @@ class Trainer(Generic[BatchT]):
         self._checkpoints = Checkpoints(
             folder.checkpoints,
             data_digest=train.rows.summary.digest,
-            config=config.model_dump(mode="json"),
+            config=config.model_dump(mode="json", exclude=set(SURVIVAL_FIELDS)),
             keep=config.keep_checkpoints,
         )
         self._progress = Progress()

@@ -6,6 +6,7 @@ AlignflowError
 │   ├── DataError         a data file, a model folder, a benchmark file
 │   └── StoreError        an artifact store that can't be read or written as configured
 ├── CorruptArtifactError  an artifact whose files disagree with its manifest; exit code 1
+├── RunStoppedError       the run was cancelled while a stage waited; exit code 1
 ├── JobError              a job that failed, with its kind; exit code 1 (2 where the input was bad)
 └── SafetyGateError       a verdict that refuses; exit code 3
 """
@@ -50,6 +51,10 @@ class StoreError(InputError):
 
 class CorruptArtifactError(AlignflowError, RuntimeError):
     """The files of an artifact disagree with its manifest."""
+
+
+class RunStoppedError(AlignflowError, RuntimeError):
+    """The run was cancelled, or another of its stages failed, while this one waited."""
 
 
 class JobError(AlignflowError, RuntimeError):

@@ -24,7 +24,10 @@ from alignflow import s3
 from alignflow.errors import StoreError
 
 OnWait = Callable[[str], None]
-"""Called once when somebody else holds the lock, with a few words on who that is."""
+"""Called at every look while somebody else holds the lock, with a few words on who that is.
+
+What it raises ends the wait.
+"""
 
 _logger = logging.getLogger(__name__)
 
@@ -82,7 +85,6 @@ class FileLock:
             while not self.try_acquire():
                 if on_wait is not None:
                     on_wait(self._path.read_text(encoding="utf-8", errors="replace"))
-                    on_wait = None
                 # A blocking flock in a thread would not hear of Ctrl-C.
                 time.sleep(self._poll_s)
         except OSError as error:
@@ -144,7 +146,6 @@ class LeaseLock:
             while not self._take(lease := self._read()):
                 if on_wait is not None and lease is not None:
                     on_wait(lease.owner)
-                    on_wait = None
                 time.sleep(self._poll_s)
         self._stop.clear()
         self._renewer = threading.Thread(target=self._renew, name="alignflow-lease", daemon=True)

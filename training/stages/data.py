@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.training.config import TrainerConfig, TrainingJob
+from alignflow.training.config import SURVIVAL_FIELDS, TrainerConfig, TrainingJob
 from alignflow.training.data import RecordKind, load_rows
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.packing import DataOrder, Items
@@ -45,7 +45,7 @@ class StageData:
         parts = (
             self.train.summary.digest,
             self.held_out.summary.digest,
-            self.config.model_dump_json(),
+            self.config.model_dump_json(exclude=set(SURVIVAL_FIELDS)),
         )
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -251,7 +251,8 @@ class ArtifactStore:
 
         Args:
             key: The stage key.
-            on_wait: Called once when another run holds the lock, with a few words on who it is.
+            on_wait: Called at every look while another run holds the lock, with a few words on who
+                it is; what it raises ends the wait.
 
         Raises:
             StoreError: The store can't be written to.

@@ -78,7 +78,7 @@ def test_version_keeps_its_tags_and_is_found_by_alias_and_digest(
 ) -> None:
     model = publish(workspace, "model")
     tags = {"alignflow.digest": model.digest}
-    model_id = tracker.log_model(stage, "assistant", model, step=0)
+    model_id = tracker.log_model(stage, "assistant", model)
     version = tracker.register("assistant", model_id, run=stage, tags=tags)
     tracker.set_alias(version, "candidate")
 
@@ -89,7 +89,8 @@ def test_version_keeps_its_tags_and_is_found_by_alias_and_digest(
     for ref in ("models:/assistant@candidate", "models:/assistant/1"):
         assert resolve_version(ref, workspace).tags["alignflow.digest"] == model.digest
     # A second recording of the same weights is the same node of the lineage.
-    assert tracker.log_model(stage, "assistant", model, step=0) == model_id
+    later = tracker.start_stage("dpo", {"alignflow.key": "k"})
+    assert tracker.log_model(later, "assistant", model) == model_id
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,223 @@
+"""The pipeline, whole, on a tiny random model: every stage for real, under Prefect and MLflow."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.testing.utilities import prefect_test_harness
+
+from alignflow.artifacts import ArtifactStore
+from alignflow.config import load_config
+from alignflow.errors import SafetyGateError
+from alignflow.flows.alignment import align
+from alignflow.flows.config import Recipe
+from alignflow.lineage import trace
+from alignflow.tasks.report import Outcome
+
+pytestmark = pytest.mark.integration
+
+WORDS = "kind clear short honest warm plain brief calm exact careful steady open".split()
+STAGE = """
+  precision: fp32
+  max_length: 128
+  global_batch_size: 8
+  learning_rate: 1.0e-3
+"""
+
+
+@pytest.fixture(scope="module")
+def prefect_server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(scope="module")
+def recipe_file(workspace: Path, tiny_model: Path) -> Path:
+    _write_data(workspace / "data")
+    path = workspace / "tiny.yaml"
+    path.write_text(
+        f"""
+name: tiny
+workspace: {workspace / "work"}
+model: {{source: {tiny_model}}}
+data:
+  demonstrations: {{sources: ["{workspace}/data/demonstrations.jsonl"]}}
+  preferences: {{sources: ["{workspace}/data/preferences.jsonl"], held_out_share: 0.25}}
+sft: {STAGE}
+reward_model: {STAGE}
+dpo: {STAGE}
+evaluation:
+  precision: fp32
+  suites:
+    truth: {{suite: truthfulqa, data: "{workspace}/data/mc_task.json"}}
+    toxicity: {{suite: toxigen, data: "{workspace}/data/toxicity.json"}}
+  num_samples: 2
+  max_new_tokens: 8
+gate:
+  rules:
+    truthful: {{score: truth/mc2, at_least: 0.0}}
+    close: {{score: kl/parent_nats_per_token, at_most: 100.0}}
+registry: {{model_name: tiny-assistant}}
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def _write_data(folder: Path) -> None:
+    pick = random.Random(0)
+    folder.mkdir()
+
+    def text(count: int) -> str:
+        return " ".join(pick.choices(WORDS, k=count))
+
+    demonstrations = [
+        {"prompt": f"question {i} {text(3)}?", "response": f"{text(6)}."} for i in range(24)
+    ]
+    preferences = [
+        {
+            "prompt": f"request {i} {text(3)}?",
+            "chosen": f"{text(5)}.",
+            "rejected": f"{text(5)}!",
+        }
+        for i in range(32)
+    ]
+    preferences.append({**preferences[0], "prompt": "same?", "rejected": preferences[0]["chosen"]})
+    items = [
+        {
+            "question": f"is it {text(2)}, number {i}?",
+            "mc1_targets": {"yes": 1, "no": 0},
+            "mc2_targets": {"yes": 1, "no": 0, "maybe": 1},
+        }
+        for i in range(4)
+    ]
+    statements = [
+        {
+            "id": i,
+            "text": text(6),
+            "toxicity_score": 1.0 + 3 * (i % 2),
+            "label": ("neutral", "hate")[i % 2],
+            "target_groups": ["all"],
+        }
+        for i in range(4)
+    ]
+    _write_lines(folder / "demonstrations.jsonl", demonstrations)
+    _write_lines(folder / "preferences.jsonl", preferences)
+    (folder / "mc_task.json").write_text(json.dumps(items))
+    (folder / "toxicity.json").write_text(json.dumps(statements))
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def first(prefect_server: None, recipe_file: Path) -> Outcome:
+    """Run the pipeline for the first time."""
+    return align(load_config(Recipe, recipe_file))
+
+
+def client(outcome: Outcome) -> MlflowClient:
+    return MlflowClient(outcome.mlflow_uri)
+
+
+def test_first_run_computes_every_stage_and_registers(first: Outcome) -> None:
+    assert first.passed
+    assert set(first.stages.values()) == {"computed"}
+    assert first.model_version == "models:/tiny-assistant/1"
+    version = client(first).get_model_version_by_alias("tiny-assistant", "candidate")
+    assert version.tags["alignflow.verdict"] == "accepted"
+    assert {"alignflow.dataset.demonstrations", "alignflow.dataset.preferences"} <= set(
+        version.tags
+    )
+
+
+def test_export_loads_with_transformers(first: Outcome) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = first.export.removeprefix("file://")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "kind?"}], add_generation_prompt=True, return_tensors="pt"
+    )
+    assert model(**tokens).logits.isfinite().all()
+
+
+def test_lineage_reaches_every_source(first: Outcome, workspace: Path) -> None:
+    store = ArtifactStore(str(workspace / "work" / "artifacts"))
+    version = client(first).get_model_version_by_alias("tiny-assistant", "candidate")
+    lineage = trace(store, store.get(version.tags["alignflow.digest"]))
+    sources = {Path(source.uri).name for node in lineage.datasets for source in node.sources}
+    assert sources == {"demonstrations.jsonl", "preferences.jsonl"}
+    digests = {node.digest for node in lineage.datasets}
+    tagged = {
+        value for name, value in version.tags.items() if name.startswith("alignflow.dataset.")
+    }
+    assert digests == tagged
+
+
+def test_mlflow_holds_curves_and_the_report(first: Outcome) -> None:
+    mlflow = client(first)
+    (experiment,) = [e for e in mlflow.search_experiments() if e.name == "alignflow"]
+    runs = mlflow.search_runs([experiment.experiment_id], "tags.`alignflow.stage` = 'dpo'")
+    steps = mlflow.get_metric_history(runs[0].info.run_id, "dpo/loss")
+    assert [metric.step for metric in steps] == list(range(1, len(steps) + 1))
+    assert steps[0].value == pytest.approx(0.6931, abs=1e-4)
+    assert runs[0].inputs.dataset_inputs
+    parent = runs[0].data.tags["mlflow.parentRunId"]
+    assert "report.html" in {item.path for item in mlflow.list_artifacts(parent)}
+
+
+def test_report_tells_what_was_refused(first: Outcome) -> None:
+    page = first.report.read_text(encoding="utf-8")
+    assert "identical" in page
+    assert "tiny-assistant" in page
+
+
+def test_prefect_run_page_has_verdict_and_scores(first: Outcome) -> None:
+    with get_client(sync_client=True) as prefect:
+        for key in ("verdict", "scores", "report"):
+            found = prefect.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+            )
+            assert [str(item.flow_run_id) for item in found] == [first.flow_run_id]
+
+
+def test_second_run_reuses_every_stage_and_the_version(first: Outcome, recipe_file: Path) -> None:
+    again = align(load_config(Recipe, recipe_file))
+    assert set(again.stages.values()) == {"reused"}
+    assert again.model_version == first.model_version
+    assert len(client(first).search_model_versions("name='tiny-assistant'")) == 1
+
+
+def test_refused_model_is_not_registered(first: Outcome, recipe_file: Path) -> None:
+    recipe = load_config(Recipe, recipe_file, overrides=["gate.rules.truthful.at_least=1.01"])
+    with pytest.raises(SafetyGateError) as refusal:
+        align(recipe)
+    outcome = refusal.value.outcome
+    assert outcome.model_version is None
+    assert "truth/mc2" in outcome.reasons[0]
+    assert outcome.report.exists()
+    assert len(client(first).search_model_versions("name='tiny-assistant'")) == 1
+
+
+def test_changed_learning_rate_of_dpo_runs_dpo_and_what_follows(
+    first: Outcome, recipe_file: Path
+) -> None:
+    recipe = load_config(Recipe, recipe_file, overrides=["dpo.learning_rate=2e-3"])
+    outcome = align(recipe)
+    computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
+    assert computed == {"dpo", "evaluate-aligned", "gate"}
+    assert outcome.model_version == "models:/tiny-assistant/2"

@@ -1,6 +1,6 @@
 """Answers to held-out prompts, for people to read and the reward model to score."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,22 +30,24 @@ class SampleAnswer:
 def choose_prompts(
     dataset: Path, chat: ChatTokenizer, *, number: int, max_length: int
 ) -> list[list[Message]]:
-    """Return the first different held-out prompts that leave room for an answer.
+    """Return the first different held-out prompts of less than `max_length` tokens.
 
     Every model of a pipeline gets the same ones, so that their answers stand side by side.
     """
     prompts: list[list[Message]] = []
-    for record in _held_out(dataset):
+    for record in read_split(dataset, "held_out"):
         if len(prompts) == number:
             break
-        prompt = record["prompt"]
-        if prompt not in prompts and len(chat.prompt(prompt)) < max_length:
-            prompts.append(prompt)
+        if record["prompt"] not in prompts and _fits(chat, record["prompt"], max_length):
+            prompts.append(record["prompt"])
     return prompts
 
 
-def _held_out(dataset: Path) -> Iterator[Mapping[str, Any]]:
-    return read_split(dataset, "held_out")
+def _fits(chat: ChatTokenizer, prompt: Sequence[Message], max_length: int) -> bool:
+    try:
+        return len(chat.prompt(prompt)) < max_length
+    except DataError:  # the template can't hold it, so no pair is made of it either
+        return False
 
 
 def answer_prompts(

@@ -5,7 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,16 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError, DataError
 from alignflow.evaluation.__main__ import main
+from alignflow.evaluation.samples import (
+    SampleAnswer,
+    choose_prompts,
+    sample_result,
+    with_rewards,
+)
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
+from alignflow.training.chat import ChatTokenizer
+from alignflow.training.megatron.inference import RewardModel
 
 pytestmark = pytest.mark.integration
 
@@ -39,9 +47,12 @@ BETA = 0.2
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
     """Tensors this small are slower with several."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +323,24 @@ def test_sample_answers_are_the_greedy_ones_to_different_prompts(
             pad_token_id=0,
         )[0, prompt.size(1) :]
         assert sample["answer"] == plain.tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def test_prompts_too_long_to_answer_are_passed_over(model: Path, preferences: Path) -> None:
+    chat = ChatTokenizer.load(model)
+    questions = list(dict.fromkeys(question for question, _, _ in [*PAIRS, ("why?", "", "")]))
+    limit = len(chat.prompt([{"role": "user", "content": questions[0]}]))
+    prompts = choose_prompts(preferences, chat, number=9, max_length=limit)
+    assert questions[0] not in [prompt[0]["content"] for prompt in prompts]
+    assert [prompt[0]["content"] for prompt in prompts] == questions[1:]
+
+
+def test_empty_answer_has_no_reward(reward_model: Path) -> None:
+    reward = RewardModel.load(reward_model, precision="fp32")
+    prompt = [{"role": "user", "content": "why?"}]
+    samples = [SampleAnswer(prompt, answer) for answer in (" ", "so", "")]
+    judged = with_rewards(reward, ChatTokenizer.load(reward_model), samples, max_tokens=64)
+    assert [sample.reward is None for sample in judged] == [True, False, True]
+    assert sample_result(judged).scores == {"sample_mean": judged[1].reward}
 
 
 def test_progress_counts_every_item_once(finished: RunFolder) -> None:

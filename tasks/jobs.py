@@ -1,13 +1,14 @@
 """Running a stage as a job: submit or re-attach, follow its metrics, keep its curves."""
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slots import gpu_slots
-from alignflow.jobs.spec import JobResult, JobSpec, JobStatus
+from alignflow.jobs.spec import JobSpec, JobStatus
 from alignflow.jobs.wait import wait_for
 from alignflow.tasks.pipeline import Pipeline, StageOutput
 from alignflow.tasks.tracking import StageRun
@@ -51,6 +52,13 @@ def run_job(
     _remember_flow_run(pipeline, folder)
     job = pipeline.launcher.submit(spec, folder)
     lines: list[Mapping[str, Any]] = []
+    started: list[float] = []
+
+    def tell(status: JobStatus, note: str) -> None:
+        if status is JobStatus.RUNNING and not started:
+            started.append(time.monotonic())
+        if note:
+            pipeline.display.note(stage, note)
 
     def follow(new: Sequence[Mapping[str, Any]]) -> None:
         lines.extend(new)
@@ -62,20 +70,26 @@ def run_job(
         job,
         folder,
         on_metrics=follow,
-        on_status=lambda _status, note: pipeline.display.note(stage, note) if note else None,
+        on_status=tell,
         stop=pipeline.stop,
     )
-    return _collect(folder, result, lines)
-
-
-def _collect(
-    folder: RunFolder, result: JobResult, lines: Sequence[Mapping[str, Any]]
-) -> StageOutput:
     return StageOutput(
         folder=folder.output,
         metrics=result.metrics,
-        details={**result.details, "curves": thin_out(lines, _MAX_CURVE_POINTS)},
+        details={
+            **result.details,
+            "num_processes": num_processes,
+            "curves": thin_out(lines, _MAX_CURVE_POINTS),
+            "tokens_per_s": mean_rate(lines),
+        },
+        seconds=time.monotonic() - started[0] if started else None,
     )
+
+
+def mean_rate(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the mean of `tokens_per_s` over the lines that have one."""
+    rates = [float(line["tokens_per_s"]) for line in lines if line.get("tokens_per_s")]
+    return sum(rates) / len(rates) if rates else None
 
 
 def thin_out(lines: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:

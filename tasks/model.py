@@ -1,6 +1,7 @@
 """The base model as a task: whatever its source, a Hugging Face folder in the store."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import task
@@ -69,9 +70,8 @@ def _described(output: StageOutput, config: ModelConfig, source: ModelSource) ->
             f"model.source: {config.source} has no chat template; name one in model.chat_template."
         )
     architecture = json.loads((output.folder / "config.json").read_text())["architectures"][0]
-    return StageOutput(
-        folder=output.folder,
-        metrics=output.metrics,
+    return replace(
+        output,
         details={
             **output.details,
             "architecture": architecture,

@@ -30,6 +30,8 @@ class StageOutput:
     details: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     chat_template: str | None = None
+    seconds: float | None = None
+    """Time it took where that isn't the time of the call: a job may wait for its turn."""
 
 
 Compute = Callable[[StageRun, Path], StageOutput]
@@ -200,6 +202,7 @@ def _compute(
     started = time.monotonic()
     with pipeline.scratch(stage.name) as scratch:
         output = compute(run, scratch)
+        seconds = time.monotonic() - started if output.seconds is None else output.seconds
         return pipeline.store.publish(
             output.folder,
             kind=stage.kind,
@@ -208,7 +211,7 @@ def _compute(
             parents=stage.parent_refs,
             config=stage.config,
             metrics=output.metrics,
-            details={**output.details, "seconds": round(time.monotonic() - started, 3)},
+            details={**output.details, "seconds": round(seconds, 3)},
             tokenizer=output.tokenizer,
             chat_template=output.chat_template,
         )

@@ -182,20 +182,17 @@ def _score_row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> ScoreRow:
     for role, item in present.items():
         for group, value in item["groups"].get(name, {}).items():
             groups.setdefault(group, {})[role] = value
-    row = score_row(
+    return score_row(
         name,
         {role: item["scores"][name] for role, item in present.items()},
+        stderrs={
+            role: item["stderr"][name] for role, item in present.items() if name in item["stderr"]
+        },
         groups=groups,
         num_items=next(
             (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None
         ),
     )
-    stderrs = {
-        role: item["stderr"][name]
-        for role, item in present.items()
-        if item.get("stderr", {}).get(name) is not None
-    }
-    return row.replaced(stderrs=stderrs) if stderrs else row
 
 
 def _curves(pipeline: Pipeline) -> list[TrainingCurve]:

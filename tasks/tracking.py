@@ -6,6 +6,7 @@ because stages log from several threads at once and the fluent API's active run 
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,9 @@ from mlflow.exceptions import MlflowException
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import ConfigError
+
+# Its lines about database tables would stand in the middle of the stage table.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 # MLflow's dataset table holds 36 characters: "sha256:" and 29 hex digits.
 _DIGEST_CHARS = 29

@@ -1,5 +1,6 @@
 """Training stages as tasks: a job in, a model artifact out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 from alignflow.training.config import SURVIVAL_FIELDS, StageConfig, TrainingJob
+
 
 def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether a retry may help: after preemption or node loss, never after bad input."""
@@ -62,10 +64,8 @@ def train_stage(
             num_processes=config.parallel.world_size,
             run=run,
         )
-        return StageOutput(
-            folder=output.folder,
-            metrics=output.metrics,
-            details=output.details,
+        return replace(
+            output,
             tokenizer=model.manifest.tokenizer,
             chat_template=model.manifest.chat_template,
         )

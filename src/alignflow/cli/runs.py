@@ -42,6 +42,9 @@ def run(
     check_inputs(config)
     console = Console()
     _quieten()
+    if not json:
+        server = os.environ.get("PREFECT_API_URL") or "a temporary server"
+        console.print(f"{config.name}: starting Prefect ({server}) and MLflow", highlight=False)
     try:
         with make_display(json, console):
             from alignflow.flows.alignment import align

@@ -11,6 +11,7 @@ a heartbeat, turns the exception that ends them into `failure.json`, and SIGTERM
 """
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -104,8 +105,8 @@ def _run(
     rank: int,
 ) -> int:
     try:
-        result = main(folder, spec)
-        if rank == 0 and not folder.write_result(result or JobResult()):
+        result = main(folder, spec) or JobResult()
+        if rank == 0 and not folder.write_result(_with_memory(result)):
             print("Another rank failed: the result is not recorded.", file=sys.stderr)
             return 1
     except BaseException as error:
@@ -115,6 +116,12 @@ def _run(
         folder.write_failure(failure_of(error, folder.log_tail(folder.rank_log(rank))))
         return InputError.exit_code if isinstance(error, InputError) else 1
     return 0
+
+
+def _with_memory(result: JobResult) -> JobResult:
+    """Add the most memory that this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return result.replaced(details={**result.details, "peak_memory_bytes": peak})
 
 
 def _die_with_supervisor() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import orjson
 
-from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.errors import DataError
 
@@ -34,9 +33,7 @@ class HubRows:
     """
 
     def __init__(self, source: str) -> None:
-        match = _HUB_URI.fullmatch(source)
-        self._name = match["name"] if match else source
-        self._revision = match["revision"] if match else None
+        self._name, self._revision = _name_and_revision(source)
         self._digest = hashlib.sha256()
         self.num_bytes = 0
 
@@ -55,10 +52,7 @@ class HubRows:
             original = orjson.dumps(values, default=str) + b"\n"
             self._digest.update(original)
             self.num_bytes += len(original)
-            if not all(isinstance(name, str) for name in values):
-                yield SourceRow(number, original, refused=RowRefused("wrong_type"))
-            else:
-                yield SourceRow(number, original, values)
+            yield SourceRow.of_values(number, values, original)
 
 
 def hub_commit(source: str) -> str:
@@ -67,18 +61,24 @@ def hub_commit(source: str) -> str:
     Raises:
         DataError: There is no such set, or the hub can't be reached.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import HfApi, errors
 
-    match = _HUB_URI.fullmatch(source)
-    name, revision = (match["name"], match["revision"]) if match else (source, None)
+    # The base class of the HTTP library behind the hub, which has not always been the same one.
+    no_connection = errors.HTTPError  # type: ignore[attr-defined]
+
+    name, revision = _name_and_revision(source)
     try:
         return str(HfApi().dataset_info(name, revision=revision).sha)
-    except (HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, no_connection, OSError) as error:
         raise DataError(
             f"{source}: there is no such file here, and the hub can't be asked for a set of this "
             f"name ({str(error).partition(chr(10))[0]})."
         ) from None
+
+
+def _name_and_revision(source: str) -> tuple[str, str | None]:
+    match = _HUB_URI.fullmatch(source)
+    return (match["name"], match["revision"]) if match else (source, None)
 
 
 def _load(name: str, revision: str | None) -> Iterator[dict[str, Any]]:

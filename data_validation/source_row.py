@@ -1,6 +1,7 @@
 """What every reader yields: a numbered row with its original and its values."""
 
-from typing import Any, NamedTuple
+import math
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -21,6 +22,15 @@ class SourceRow(NamedTuple):
     def is_blank(self) -> bool:
         """Whether the row is white space, to be skipped."""
         return self.values is None and self.refused is None
+
+    @classmethod
+    def of_values(cls, line: int, values: dict[str, Any], original: bytes | None = None) -> Self:
+        """Return a row that came as typed values, which may hold numbers that JSON has not."""
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                refused = RowRefused("non_finite_number", name)
+                return cls(line, original, values, refused)
+        return cls(line, original, values)
 
     def excerpt(self, num_chars: int) -> str:
         """Return the start of the row as text, with what is no UTF-8 replaced."""

@@ -132,8 +132,6 @@ class _RecordLines(Iterable[str]):
 def read_parquet(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
     """Yield the rows of a Parquet file, numbered from 1, a batch in memory at a time.
 
-    A null column counts as absent where the column is optional.
-
     Raises:
         DataError: The file is no Parquet, or can't be read to its end.
     """
@@ -156,15 +154,9 @@ def read_parquet(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
 
 def _parquet_row(number: int, batch: pa.RecordBatch, index: int) -> SourceRow:
     values: dict[str, Any] = {}
-    try:
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            value = column[index].as_py()
-            if isinstance(value, float) and not math.isfinite(value):
-                raise RowRefused("non_finite_number", name)
-            if value is not None or name not in _OPTIONAL_COLUMNS:
-                values[name] = value
-    except UnicodeDecodeError:
-        return SourceRow(number, None, values, RowRefused("invalid_utf8", name))
-    except RowRefused as refused:
-        return SourceRow(number, None, values, refused)
-    return SourceRow(number, None, values)
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            values[name] = column[index].as_py()
+        except UnicodeDecodeError:
+            return SourceRow(number, None, values, RowRefused("invalid_utf8", name))
+    return SourceRow.of_values(number, values)

@@ -13,7 +13,9 @@ import pytest
 from alignflow.data_validation.canonical import SCHEMAS, read_split, shards
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DatasetConfig, SetExpectations
+from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.expectations import judge_set
+from alignflow.data_validation.hub import HubRows, hub_commit
 from alignflow.data_validation.ingest import Progress, ingest
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.errors import DataError
@@ -208,8 +210,6 @@ def test_a_set_without_a_good_row_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_set_is_read_by_the_hubs_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alignflow.data_validation.hub import HubRows
-
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "set/train.jsonl", lines(pairs()))
     write(tmp_path / "set/test.jsonl", lines(pairs(NUM_PAIRS)))
@@ -219,17 +219,21 @@ def test_a_set_is_read_by_the_hubs_library(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_set_of_the_hub_without_a_training_split_is_refused(tmp_path: Path) -> None:
-    from alignflow.data_validation.hub import HubRows
-
     write(tmp_path / "set/validation.jsonl", lines(pairs()))
     write(tmp_path / "set/test.jsonl", lines(pairs(NUM_PAIRS)))
     with pytest.raises(DataError, match=r"none of its splits \(.*test.*\) is for training"):
         list(HubRows(str(tmp_path / "set")).read())
 
 
-def test_what_an_id_holds_stays_text_on_the_page(tmp_path: Path) -> None:
-    from alignflow.data_validation.drafts import Draft, Turn
+def test_a_misspelt_path_that_could_be_a_hub_id_says_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
 
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match="data/pears: there is no such file here, and the hub can"):
+        hub_commit("data/pears")
+
+
+def test_what_an_id_holds_stays_text_on_the_page(tmp_path: Path) -> None:
     draft = Draft(None, {"messages": [Turn("user", "Q"), Turn("assistant", "A")]})
     numbers = SetStatistics()
     for _ in range(2):
@@ -244,4 +248,4 @@ def test_what_an_id_holds_stays_text_on_the_page(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text()
     assert "<img" not in page
     assert "<i>set" not in page
-    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    assert "default-src 'none'" in page

@@ -152,7 +152,7 @@ def test_parquet_rows_come_with_nested_values(make_file: MakeFile) -> None:
     pq.write_table(table, buffer)
     assert outcomes(make_file("a.parquet", buffer.getvalue())) == [
         (1, {"id": "1", "messages": [{"role": "user", "content": "a"}], "score_chosen": 1.0}),
-        (2, {"messages": None}),
+        (2, {"id": None, "messages": None, "score_chosen": None}),
         (3, "non_finite_number"),
     ]
 

@@ -1,7 +1,7 @@
 """Core attention where Transformer Engine is not: packed rows in training, a cache in decoding."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from alignflow.training.batch import PackedBatch
 from alignflow.training.megatron.core import MegatronModule, PackedSeqParams, TransformerConfig
+
+# A row joins a group if it fills at least this much of the group's padded length.
+_MIN_FILL = 0.9
 
 
 @dataclass
@@ -37,23 +40,91 @@ class AttentionPlan(PackedSeqParams, ABC):  # type: ignore[misc]
 
 @dataclass
 class PackedRows(AttentionPlan):
-    """Rows one after another; each is causal and knows nothing of the others."""
+    """Rows one after another; each is causal and knows nothing of the others.
 
-    starts: tuple[int, ...] = ()
-    """R + 1 row boundaries."""
+    Rows of about the same length are padded at their end and attended in one call: on a CPU, with
+    rows of 80 tokens, forward and backward take 0.36 of the time of a call for each row. Padding
+    needs no mask, since a causal query never sees what follows it.
+    """
+
+    groups: tuple[tuple[int, int], ...] = ()
+    """Number of rows and padded length of each group."""
+    source_P: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """[P] int64, the packed token at each padded position; any token where there is none."""
+    place_T: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    """[T] int64, the padded position of each packed token."""
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "PackedRows":
-        """Return the pattern of a packed batch."""
-        return cls(starts=tuple(batch.row_starts_R1.tolist()))
+        """Return the plan of a packed batch."""
+        bounds = batch.row_starts_R1.tolist()
+        rows = sorted(((stop - start, start) for start, stop in pairwise(bounds)), reverse=True)
+        groups: list[tuple[int, int]] = []
+        source: list[Tensor] = []
+        place_T = torch.empty(bounds[-1], dtype=torch.int64)
+        num_padded = 0
+        for length, start in rows:
+            if not groups or length < _MIN_FILL * groups[-1][1]:
+                groups.append((0, length))
+            num_rows, padded_length = groups[-1]
+            groups[-1] = (num_rows + 1, padded_length)
+            within = torch.arange(padded_length)
+            source.append(start + within.clamp(max=length - 1))
+            place_T[start : start + length] = num_padded + within[:length]
+            num_padded += padded_length
+        device = batch.tokens_T.device
+        return cls(
+            groups=tuple(groups),
+            source_P=torch.cat(source).to(device),
+            place_T=place_T.to(device),
+        )
 
     def attend(self, layer: "PackedAttention", query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `AttentionPlan`."""
-        rows = [
-            layer.attend_causally(query[:, :, a:b], key[:, :, a:b], value[:, :, a:b])
-            for a, b in pairwise(self.starts)
+        sizes = [num_rows * length for num_rows, length in self.groups]
+        padded = [
+            _Pad.apply(t[0].transpose(0, 1), self.source_P, self.place_T).split(sizes)  # type: ignore[no-untyped-call]
+            for t in (query, key, value)
         ]
-        return torch.cat(rows, dim=2)
+        attended = []
+        for group, *parts in zip(self.groups, *padded, strict=True):
+            rows = [part.unflatten(0, group).transpose(1, 2) for part in parts]
+            attended.append(layer.attend_causally(*rows).transpose(1, 2).flatten(0, 1))
+        packed: Tensor = _Unpad.apply(torch.cat(attended), self.place_T)  # type: ignore[no-untyped-call]
+        return packed.transpose(0, 1)[None]
+
+
+class _Pad(torch.autograd.Function):
+    """Packed to padded, [T, ...] to [P, ...].
+
+    The gradient of padding is 0, so that the backward is a plain copy and not a scattered sum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, source_P: Tensor, place_T: Tensor) -> Tensor:
+        ctx.save_for_backward(place_T)
+        return packed.index_select(0, source_P)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (place_T,) = ctx.saved_tensors
+        return grads[0].index_select(0, place_T), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Padded to packed, [P, ...] to [T, ...]; gives padding the gradient 0."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, place_T: Tensor) -> Tensor:
+        ctx.save_for_backward(place_T)
+        ctx.num_padded = padded.size(0)
+        return padded.index_select(0, place_T)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (place_T,) = ctx.saved_tensors
+        grad_P = grads[0].new_zeros(ctx.num_padded, *grads[0].shape[1:])
+        return grad_P.index_copy_(0, place_T, grads[0]), None
 
 
 class PackedAttention(MegatronModule):  # type: ignore[misc]

@@ -114,9 +114,19 @@ def export(
 
 def _export_checkpoint(checkpoint: Path, workspace: Path) -> Path:
     """Convert a training checkpoint, in a job, because it takes the model on Megatron."""
-    config = {"run_folder": str(checkpoint.parent.parent.absolute()), "checkpoint": checkpoint.name}
+    from alignflow.jobs.run_folder import RunFolder
+
+    trained = RunFolder(checkpoint.absolute().parent.parent)
+    config = {"run_folder": str(trained.path), "checkpoint": checkpoint.name}
     identity = {**config, "modified": checkpoint.stat().st_mtime_ns}
-    return _run("export", "alignflow.training.export", config, identity, workspace)
+    return _run(
+        "export",
+        "alignflow.training.export",
+        config,
+        identity,
+        workspace,
+        num_processes=trained.read_spec().processes_per_node,
+    )
 
 
 @dataclass(frozen=True)
@@ -154,19 +164,35 @@ def _find_model(ref: str, workspace: Path) -> _NamedModel:
     return _NamedModel(folder, identity)
 
 
-def _run(stage: str, module: str, config: dict[str, Any], identity: Any, workspace: Path) -> Path:
+def _run(
+    stage: str,
+    module: str,
+    config: dict[str, Any],
+    identity: Any,
+    workspace: Path,
+    *,
+    num_processes: int = 1,
+) -> Path:
     """Run a module as a job and return its output; the same identity is not computed twice."""
     from rich.console import Console
 
     from alignflow.jobs.local import LocalLauncher
     from alignflow.jobs.run_folder import RunFolder
+    from alignflow.jobs.slots import gpu_slots
     from alignflow.jobs.spec import JobSpec
     from alignflow.jobs.wait import cancel_on_exit, wait_for
     from alignflow.terminal import make_display
 
     digest = hashlib.sha256(json.dumps([identity, module], sort_keys=True).encode()).hexdigest()
     folder = RunFolder(workspace / "jobs" / f"{stage}-{digest[:12]}")
-    spec = JobSpec(name=folder.path.name, module=module, config=config, env={"HF_HUB_OFFLINE": "1"})
+    spec = JobSpec(
+        name=folder.path.name,
+        module=module,
+        config=config,
+        processes_per_node=num_processes,
+        gpus_per_node=num_processes if gpu_slots() else 0,
+        env={"HF_HUB_OFFLINE": "1"},
+    )
     with make_display(False, Console(stderr=True)) as display:
         display.plan([stage])
         display.started(stage)

@@ -1,0 +1,47 @@
+"""`python -m alignflow.training.export RUN_FOLDER`: a checkpoint to a Hugging Face folder."""
+
+from pathlib import Path
+
+from alignflow.config import Config
+from alignflow.errors import DataError
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobResult, JobSpec
+from alignflow.jobs.worker import run_job
+from alignflow.training.config import RewardModelConfig, TrainingJob
+
+
+class CheckpointExport(Config):
+    """Config of the job; it takes as many processes as the training job had."""
+
+    run_folder: Path
+    """Run folder of the training job."""
+    checkpoint: str
+    """Name of the checkpoint in it, such as `step-00000100`."""
+
+
+def export(folder: RunFolder, spec: JobSpec) -> JobResult:
+    """Load the checkpoint under the layout it was trained in and write the model.
+
+    Raises:
+        DataError: The folder isn't a whole checkpoint.
+    """
+    config = CheckpointExport.model_validate(spec.config)
+    trained = RunFolder(config.run_folder)
+    checkpoint = trained.checkpoints / config.checkpoint
+    if not (checkpoint / "complete").is_file():
+        raise DataError(f"{checkpoint}: not a whole checkpoint; name one that was finished.")
+    job = TrainingJob.model_validate(trained.read_spec().config)
+    from alignflow.training.megatron.run import build_run
+
+    is_reward = isinstance(job.stage, RewardModelConfig)
+    run = build_run(job.stage, job.model, head="reward" if is_reward else "lm", num_steps=1)
+    try:
+        progress = run.load_checkpoint(checkpoint)
+        run.export(folder.output)
+    finally:
+        run.close()
+    return JobResult(metrics={"export/step": float(progress["step"])})
+
+
+if __name__ == "__main__":
+    run_job(export)

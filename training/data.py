@@ -139,6 +139,7 @@ def _tokenize(
 ) -> None:
     with RowWriter(folder, digest) as writer:
         for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
+            raise_if_stop_requested()
             missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
             if missing:
                 raise DataError(

@@ -1,6 +1,6 @@
 """Passes without gradient over many rows: held-out means, and one value a row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,7 +60,7 @@ def mean_loss(
 def row_values(
     run: "Run",
     feed: Feed[BatchT],
-    global_batches: Sequence[Items],
+    global_batches: Iterable[Items],
     values_of: Callable[[Tensor, PackedBatch], Tensor],
 ) -> Tensor:
     """Return one finite number for each row of the split, the same on every rank.

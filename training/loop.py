@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # importing megatron takes seconds
 
 Metrics = dict[str, float]
 
+_OF_THE_OPTIMIZER = ("grad_norm", "learning_rate")
+
 
 @dataclass(frozen=True)
 class Objective(Generic[BatchT]):
@@ -135,7 +137,9 @@ class Trainer(Generic[BatchT]):
         self._log("train", step + 1, metrics, tokens_per_s=tokens_per_s)
         if step == 0:
             self._objective.check_first_step(metrics)
-            self._progress.first |= metrics
+            self._progress.first |= {
+                name: value for name, value in metrics.items() if name not in _OF_THE_OPTIMIZER
+            }
         return metrics
 
     def _validate(self) -> Metrics:

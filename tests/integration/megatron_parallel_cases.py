@@ -17,6 +17,7 @@ from alignflow.training.batch import PackedBatch
 from alignflow.training.config import ParallelConfig, SFTConfig
 from alignflow.training.losses import SummedLoss
 from alignflow.training.megatron.core import parallel_state
+from alignflow.training.megatron.model import Head
 from alignflow.training.megatron.run import ComputeLoss, Run, build_run
 
 LAYOUTS = {
@@ -36,7 +37,7 @@ def main(models: Path, out: Path) -> None:
     results = {}
     for layout, parallel in LAYOUTS[int(os.environ["WORLD_SIZE"])].items():
         for model in sorted(models.iterdir()):
-            for head, loss in (("lm", token_loss), ("reward", row_loss)):
+            for head, loss in LOSSES.items():
                 name = f"{layout}-{model.name}-{head}"
                 config = SFTConfig(
                     precision="fp32", parallel=parallel, learning_rate=3e-3, weight_decay=0.1
@@ -103,6 +104,8 @@ def row_loss(scores_R: Tensor, batch: PackedBatch) -> SummedLoss:
         metrics={"score": scores_R.detach().sum()},
     )
 
+
+LOSSES: dict[Head, ComputeLoss] = {"lm": token_loss, "reward": row_loss}
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))

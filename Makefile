@@ -42,6 +42,7 @@ demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 
 bench: $(INSTALLED)  ## measurements, each beside what users run today
 	$(BIN)/python benchmarks/sft_step.py
+	$(BIN)/python benchmarks/truthfulqa.py
 
 wheel: $(INSTALLED)  ## build the wheel
 	$(BIN)/uv build --quiet --wheel --python $(BIN)/python --out-dir dist

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from alignflow.evaluation.choices import encode_requests, load_tokenizer
-from alignflow.evaluation.suites.truthfulqa import TruthfulQA
+from alignflow.evaluation.suites.truthfulqa import TruthfulQA, TruthfulQAItem
 from alignflow.model_source import resolve_model
 from alignflow.training.import_gguf import import_gguf
 from alignflow.training.megatron.inference import LanguageModel
@@ -26,8 +26,9 @@ from alignflow.training.megatron.trees import Tree
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "truthfulness.csv"
 GROUP = 8
+BATCH = 8
 
-Scorer = Callable[[Sequence[Tree]], list[list[float]]]
+Scorer = Callable[[Sequence[Tree], Sequence[TruthfulQAItem]], list[list[float]]]
 
 
 def main() -> None:
@@ -50,41 +51,32 @@ def main() -> None:
 
 def compare(folder: Path, suite: TruthfulQA) -> None:
     """Score the questions on both sides, so many at a time."""
-    encoded = encode_requests(load_tokenizer(folder), suite.requests(), max_length=2048)
+    trees = encode_requests(load_tokenizer(folder), suite.requests(), max_length=2048).trees
     policy = LanguageModel.load(folder, precision="fp32")
-    plain = plain_scorer(folder, suite)
 
-    def ours(trees: Sequence[Tree]) -> list[list[float]]:
+    def ours(trees: Sequence[Tree], items: Sequence[TruthfulQAItem]) -> list[list[float]]:
         return policy.score(trees, max_tokens=4096)
 
-    ours(encoded.trees[:1])
-    totals = [0.0, 0.0]
-    worst = 0.0
+    plain = plain_scorer(folder)
+    ours(trees[:1], suite.items[:1])
+    my_total = their_total = 0.0
     print("questions   alignflow   transformers   largest difference")
-    for start in range(0, len(encoded.trees), GROUP):
-        trees = encoded.trees[start : start + GROUP]
-        mine, my_seconds = timed(ours, trees)
-        theirs, their_seconds = timed(lambda trees, at=start: plain(trees, at), trees)  # type: ignore[misc]
-        totals = [totals[0] + my_seconds, totals[1] + their_seconds]
-        worst = max(
-            worst,
-            *(
-                abs(a - b)
-                for row, other in zip(mine, theirs, strict=True)
-                for a, b in zip(row, other, strict=True)
-            ),
-        )
+    for start in range(0, len(trees), GROUP):
+        part = slice(start, start + GROUP)
+        mine, my_seconds = timed(ours, trees[part], suite.items[part])
+        theirs, their_seconds = timed(plain, trees[part], suite.items[part])
+        my_total += my_seconds
+        their_total += their_seconds
         print(
-            f"{start + len(trees):9} {my_seconds:9.2f} s {their_seconds:12.2f} s {worst:14.1e} nats",
+            f"{min(part.stop, len(trees)):9} {my_seconds:9.2f} s {their_seconds:12.2f} s "
+            f"{largest_difference(mine, theirs):14.1e} nats",
             flush=True,
         )
-    print(f"alignflow is {totals[1] / totals[0]:.1f} times as fast on {os.cpu_count()} CPU cores")
+    print(f"alignflow is {their_total / my_total:.1f} times as fast on {os.cpu_count()} CPU cores")
 
 
-def plain_scorer(
-    folder: Path, suite: TruthfulQA
-) -> Callable[[Sequence[Tree], int], list[list[float]]]:
-    """Return a function of trees and the place of the first among the questions."""
+def plain_scorer(folder: Path) -> Scorer:
+    """Return the plain side: a row an answer, padded to the longest of its batch."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -100,30 +92,40 @@ def plain_scorer(
             results.append(float(logps[torch.arange(len(answer)), torch.tensor(answer)].sum()))
         return results
 
-    def score(trees: Sequence[Tree], start: int) -> list[list[float]]:
-        rows, places = [], []
-        for number, tree in enumerate(trees):
-            item = suite.items[start + number]
-            for targets in (item.mc1, item.mc2):
-                for text in targets:
-                    place = item.answers.index(text)
-                    places.append((number, place))
-                    rows.append((tree.prefix, tree.branches[place].tokens))
+    def score(trees: Sequence[Tree], items: Sequence[TruthfulQAItem]) -> list[list[float]]:
+        places = [
+            (number, item.answers.index(text))
+            for number, item in enumerate(items)
+            for targets in (item.mc1, item.mc2)
+            for text in targets
+        ]
         scores = [[0.0] * len(tree.branches) for tree in trees]
-        for first in range(0, len(rows), 8):
-            batch = slice(first, first + 8)
-            for (number, place), value in zip(places[batch], sums(rows[batch]), strict=True):
-                scores[number][place] = value
+        for start in range(0, len(places), BATCH):
+            batch = places[start : start + BATCH]
+            rows = [(trees[n].prefix, trees[n].branches[answer].tokens) for n, answer in batch]
+            for (number, answer), value in zip(batch, sums(rows), strict=True):
+                scores[number][answer] = value
         return scores
 
     return score
 
 
-def timed(scorer: Scorer, trees: Sequence[Tree]) -> tuple[list[list[float]], float]:
+def timed(
+    scorer: Scorer, trees: Sequence[Tree], items: Sequence[TruthfulQAItem]
+) -> tuple[list[list[float]], float]:
     """Return the scores and the seconds they took."""
     began = time.perf_counter()
-    scores = scorer(trees)
+    scores = scorer(trees, items)
     return scores, time.perf_counter() - began
+
+
+def largest_difference(mine: list[list[float]], theirs: list[list[float]]) -> float:
+    """Return the largest difference of two sums, in nats."""
+    return max(
+        abs(a - b)
+        for row, other in zip(mine, theirs, strict=True)
+        for a, b in zip(row, other, strict=True)
+    )
 
 
 if __name__ == "__main__":

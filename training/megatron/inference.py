@@ -179,6 +179,8 @@ class LanguageModel(FrozenModel):
 
         Prompts of any length decode together; a row that stops leaves the batch.
         """
+        if not prompts:
+            return []
         answers: list[list[int]] = [[] for _ in prompts]
         lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         cache = DecodingCache(len(prompts), int(lengths_B.max()) + max_new_tokens)

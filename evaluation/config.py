@@ -30,7 +30,8 @@ class EvaluationConfig(Config):
     suites: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], SuiteConfig] = {}
     """Benchmarks by the name under which scores and gate rules know them."""
     max_length: PositiveInt = 1024
-    """Tokens of a scored sequence; longer ones are cut at the end and counted."""
+    """Tokens of a scored sequence; of longer ones a chat loses its end, a benchmark's prompt its
+    beginning, and the cuts are counted."""
     max_preference_pairs: PositiveInt | None = 500
     """Held-out pairs for pairwise accuracy, perplexity and KL."""
     implicit_reward_beta: Annotated[float, Field(gt=0)] = 0.1

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,8 +25,12 @@ from alignflow.errors import ConfigError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 from alignflow.training.__main__ import train
+from alignflow.training.config import RewardModelConfig
+from alignflow.training.data import PREFERENCES, load_rows
 from alignflow.training.errors import DivergedError, ReferenceMismatchError
 from alignflow.training.loop import Metrics
+from alignflow.training.megatron.run import build_run
+from alignflow.training.packing import pack
 
 pytestmark = pytest.mark.integration
 
@@ -179,6 +185,31 @@ def test_each_stage_learns_and_the_next_one_starts_from_it(make_run: MakeRun) ->
     assert metrics["dpo/chosen_reward"] > metrics["dpo/rejected_reward"]
 
 
+def test_a_score_does_not_depend_on_the_place_in_the_pair(
+    tiny_model: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    config = RewardModelConfig.model_validate({**STAGE, "stage": "reward_model"})
+    pairs = load_rows(
+        datasets["preference"],
+        "held_out",
+        PREFERENCES,
+        model=tiny_model,
+        max_length=config.max_length,
+        cache=tmp_path,
+        is_writer=True,
+    )
+    rows = replace(pairs, rows_per_item=1)
+    in_order = np.arange(rows.num_rows)
+    swapped = in_order ^ 1  # 1 0 3 2 ...
+    run = build_run(config, tiny_model, head="reward", num_steps=1)
+    try:
+        scores, scores_swapped = run.forward([pack(rows, in_order), pack(rows, swapped)])
+    finally:
+        run.close()
+    torch.testing.assert_close(scores_swapped[swapped], scores)
+    assert scores.std() > 0
+
+
 def test_a_small_set_is_said_to_be_one(make_run: MakeRun) -> None:
     folder = make_run("sft", "sft", global_batch_size=64, max_length=24)
     details = run_here(folder).details
@@ -215,6 +246,11 @@ def test_a_stopped_job_saves_and_resumes_to_the_same_end(make_run: MakeRun) -> N
     assert 6 <= done < 12
     assert (stopped.checkpoints / f"step-{done:08d}/complete").exists()
     assert_equal_runs(stopped, run_here(stopped), undisturbed, run_here(undisturbed))
+
+
+def test_dpo_starts_at_ln_2_in_bf16_too(make_run: MakeRun) -> None:
+    metrics = run_here(make_run("dpo", "dpo", precision="bf16", max_steps=1)).metrics
+    assert metrics["dpo/loss_first"] == pytest.approx(math.log(2), abs=1e-3)
 
 
 def test_a_loss_past_the_bound_stops_the_job(make_run: MakeRun) -> None:

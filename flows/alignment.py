@@ -58,6 +58,10 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
     with open_pipeline(
         recipe, stages=list(graph), forced=forced, must_reuse=must_reuse
     ) as pipeline:
+        retries = recipe.cluster.max_retries
+        train, evaluate = (
+            task.with_options(retries=retries) for task in (train_stage, evaluate_model)
+        )
         model = _submit(import_model, pipeline)
         benchmarks = {
             name: _submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.suites
@@ -65,16 +69,16 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
         demonstrations = _submit(ingest_dataset, pipeline, "demonstrations", "sft", benchmarks)
         preferences = _submit(ingest_dataset, pipeline, "preferences", "preference", benchmarks)
 
-        sft = _submit(train_stage, pipeline, "sft", recipe.sft, model, demonstrations)
+        sft = _submit(train, pipeline, "sft", recipe.sft, model, demonstrations)
         reward_model = _submit(
-            train_stage, pipeline, "reward_model", recipe.reward_model, sft, preferences
+            train, pipeline, "reward_model", recipe.reward_model, sft, preferences
         )
-        aligned = _submit(train_stage, pipeline, recipe.method, recipe.dpo, sft, preferences)
+        aligned = _submit(train, pipeline, recipe.method, recipe.dpo, sft, preferences)
 
         lineage = {"base": (model, None), "sft": (sft, model), "aligned": (aligned, sft)}
         evaluations = {
             name: _submit(
-                evaluate_model,
+                evaluate,
                 pipeline,
                 name,
                 judged,

@@ -22,7 +22,7 @@ from alignflow.tasks.train import fingerprints_of, job_was_lost
 @task(
     task_run_name="evaluate-{name}",
     cache_policy=NO_CACHE,
-    retries=2,
+    retries=2,  # a recipe may say otherwise
     retry_delay_seconds=[10, 60],
     retry_condition_fn=job_was_lost,
 )

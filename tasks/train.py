@@ -28,7 +28,7 @@ def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> boo
 @task(
     task_run_name="{name}",
     cache_policy=NO_CACHE,  # the artifact store decides what is reused
-    retries=2,
+    retries=2,  # a recipe may say otherwise
     retry_delay_seconds=[10, 60],
     retry_condition_fn=job_was_lost,
 )

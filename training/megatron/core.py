@@ -14,6 +14,7 @@ with warnings.catch_warnings():
         "The following imports from `dynamic_context.py`",
         r"The 'megatron\.core\.transformer\.custom_layers",
         r"`torch\.jit\.script",
+        "invalid escape sequence",
     ):
         warnings.filterwarnings("ignore", message=rf"\s*{_message}")
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel

@@ -336,10 +336,8 @@ def _transformer_config(
             calculate_per_token_loss=True,
             perform_initialization=False,
             use_cpu_initialization=not on_cuda,
-            # These kernels are compiled for CUDA.
+            # Compiled at its first call, which on a CPU would take a C++ compiler.
             bias_activation_fusion=on_cuda,
-            masked_softmax_fusion=on_cuda,
-            gradient_accumulation_fusion=False,
         )
 
 

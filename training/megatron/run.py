@@ -1,5 +1,6 @@
 """A model in training: one optimizer step at a time, over every layout."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Run:
                 "lower learning_rate or look at the data of this step."
             )
         _, grad_norm, _ = self.optimizer.step()
-        if not torch.isfinite(torch.tensor(grad_norm)):
+        if not math.isfinite(grad_norm):
             raise DivergedError(
                 f"The gradient norm is {grad_norm}; lower learning_rate or look at the data of "
                 "this step."

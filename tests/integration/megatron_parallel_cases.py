@@ -40,7 +40,11 @@ def main(models: Path, out: Path) -> None:
             for head, loss in LOSSES.items():
                 name = f"{layout}-{model.name}-{head}"
                 config = SFTConfig(
-                    precision="fp32", parallel=parallel, learning_rate=3e-3, weight_decay=0.1
+                    max_length=64,
+                    precision="fp32",
+                    parallel=parallel,
+                    learning_rate=3e-3,
+                    weight_decay=0.1,
                 )
                 run = build_run(config, model, head=head, num_steps=8)
                 results[name] = train(run, loss, out / name)

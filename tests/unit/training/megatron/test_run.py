@@ -19,7 +19,9 @@ from alignflow.training.megatron.run import Run, build_run
 ModelFolder = Callable[[str], tuple[Path, PreTrainedModel]]
 MakeBatch = Callable[..., PackedBatch]
 
-CONFIG = SFTConfig(precision="fp32", learning_rate=2e-3, warmup_fraction=0.5, weight_decay=0.1)
+CONFIG = SFTConfig(
+    max_length=128, precision="fp32", learning_rate=2e-3, warmup_fraction=0.5, weight_decay=0.1
+)
 
 
 def start(
@@ -227,6 +229,11 @@ def test_a_layout_for_more_processes_than_there_are_is_refused(model_folder: Mod
     config = CONFIG.replaced(parallel=ParallelConfig(data_parallel_size=2))
     with pytest.raises(ConfigError, match="needs 2 processes, but the job has 1"):
         start(model_folder("llama2")[0], config)
+
+
+def test_rows_longer_than_the_models_positions_are_refused(model_folder: ModelFolder) -> None:
+    with pytest.raises(ConfigError, match="129 is more than the 128 positions of the model"):
+        start(model_folder("llama2")[0], CONFIG.replaced(max_length=129))
 
 
 def test_a_rank_without_microbatches_is_a_mistake(model_folder: ModelFolder) -> None:

@@ -14,7 +14,7 @@ from alignflow.flows.config import Recipe
 from alignflow.flows.graph import stage_graph, stages_to_compute
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.evaluate import evaluate_model, judge_model
-from alignflow.tasks.lifecycle import cancel_jobs, open_pipeline
+from alignflow.tasks.lifecycle import cancel_jobs, open_pipeline, raise_first_failure
 from alignflow.tasks.model import import_model
 from alignflow.tasks.register import find_champion, register_model
 from alignflow.tasks.report import Outcome, PipelineArtifacts, write_report
@@ -89,12 +89,12 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             )
             for name, (judged, parent) in lineage.items()
         }
-        # In this order the first error met is the one that kept later stages from running.
-        for stage in (
-            *(model, *benchmarks.values(), demonstrations, preferences),
-            *(sft, reward_model, aligned, *evaluations.values()),
-        ):
-            stage.result()
+        raise_first_failure(
+            [
+                *(model, *benchmarks.values(), demonstrations, preferences),
+                *(sft, reward_model, aligned, *evaluations.values()),
+            ]
+        )
 
         champion = find_champion(pipeline)
         verdict, verdict_artifact = _submit(judge_model, pipeline, evaluations, champion).result()

@@ -4,10 +4,12 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
+from prefect.futures import PrefectFuture, as_completed
 
 from alignflow.jobs.base import Launcher
 from alignflow.jobs.local import LocalLauncher
@@ -88,6 +90,16 @@ def open_pipeline(
 def launcher_for(cluster: ClusterConfig) -> Launcher:
     """Return the launcher that a recipe asks for."""
     return {"local": LocalLauncher}[cluster.launcher]()
+
+
+def raise_first_failure(stages: Sequence[PrefectFuture[Any]]) -> None:
+    """Wait for all stages; raise the error of one as soon as it fails.
+
+    A stage whose parent failed ends too, without having run: its own state tells nothing.
+    """
+    for stage in as_completed(list(stages)):
+        if stage.state.is_failed() or stage.state.is_crashed():
+            stage.result()
 
 
 def _watch_for_cancellation(pipeline: Pipeline) -> None:

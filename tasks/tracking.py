@@ -9,10 +9,12 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -41,7 +43,32 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 _DIGEST_CHARS = 29
 _MAX_BATCH = 1000
 _MAX_PARAM_CHARS = 6000
+_PAUSES_S = (0.1, 0.5, 2.0)
 _NOT_METRICS = frozenset({"step", "num_steps", "time", "phase"})
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_one_at_a_time = threading.Lock()
+
+
+def _write(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Make a writing call, alone among the threads, and again where another run was quicker.
+
+    MLflow looks whether a row is there and then inserts it: of two writers at once, one meets the
+    other's row, or a locked database, and finds everything in place at its next try.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            with _one_at_a_time:
+                return call(*args, **kwargs)
+        except MlflowException as error:
+            if not any(sign in str(error) for sign in ("IntegrityError", "database is locked")):
+                raise
+            time.sleep(pause_s)
+    with _one_at_a_time:
+        return call(*args, **kwargs)
 
 
 def tracking_uri(workspace: Path) -> str:
@@ -78,7 +105,7 @@ class StageRun:
             Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in _flatten(config).items()
         ]
         for start in range(0, len(params), 100):
-            self._client.log_batch(self.run_id, params=params[start : start + 100])
+            _write(self._client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Record lines of a job's `metrics.jsonl`, under the time that the job gave them.
@@ -93,13 +120,13 @@ class StageRun:
             if name not in _NOT_METRICS and isinstance(value, int | float)
         ]
         for start in range(0, len(metrics), _MAX_BATCH):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + _MAX_BATCH])
+            _write(self._client.log_batch, self.run_id, metrics=metrics[start : start + _MAX_BATCH])
 
     def log_metrics(self, metrics: Mapping[str, float], *, time_ms: int) -> None:
         """Record final values."""
         batch = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
         for start in range(0, len(batch), _MAX_BATCH):
-            self._client.log_batch(self.run_id, metrics=batch[start : start + _MAX_BATCH])
+            _write(self._client.log_batch, self.run_id, metrics=batch[start : start + _MAX_BATCH])
 
     def log_dataset(self, name: str, artifact: Artifact, *, context: str) -> None:
         """Record a dataset artifact as an input, under our own content digest."""
@@ -110,29 +137,31 @@ class StageRun:
             source=json.dumps({"uri": artifact.uri}),
         )
         tags = [InputTag("mlflow.data.context", context)]
-        self._client.log_inputs(self.run_id, datasets=[DatasetInput(dataset, tags)])
+        _write(self._client.log_inputs, self.run_id, datasets=[DatasetInput(dataset, tags)])
 
     def log_model_input(self, model_id: str) -> None:
         """Record the edge from a model of another stage to this run."""
-        self._client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
+        _write(self._client.log_inputs, self.run_id, models=[LoggedModelInput(model_id)])
 
     def log_folder(self, folder: Path, name: str) -> None:
         """Upload a folder, such as Data Docs, as artifacts of the run."""
-        self._client.log_artifacts(self.run_id, str(folder), name)
+        _write(self._client.log_artifacts, self.run_id, str(folder), name)
 
     def log_file(self, path: Path) -> None:
         """Upload one file as an artifact of the run."""
-        self._client.log_artifact(self.run_id, str(path))
+        _write(self._client.log_artifact, self.run_id, str(path))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run."""
-        self._client.log_batch(
-            self.run_id, tags=[RunTag(key, value) for key, value in tags.items()]
+        _write(
+            self._client.log_batch,
+            self.run_id,
+            tags=[RunTag(key, value) for key, value in tags.items()],
         )
 
     def end(self, status: str) -> None:
         """Close the run: `FINISHED`, `FAILED` or `KILLED`."""
-        self._client.set_terminated(self.run_id, status)
+        _write(self._client.set_terminated, self.run_id, status)
 
 
 class Tracker:
@@ -193,14 +222,14 @@ class Tracker:
 
     def start_pipeline(self, name: str, tags: Mapping[str, str]) -> StageRun:
         """Open the parent run."""
-        run = self._client.create_run(self._experiment_id, run_name=name, tags=dict(tags))
+        run = _write(self._client.create_run, self._experiment_id, run_name=name, tags=dict(tags))
         self._parent = StageRun(self._client, run.info.run_id)
         return self._parent
 
     def start_stage(self, name: str, tags: Mapping[str, str]) -> StageRun:
         """Open the nested run of a stage."""
         nested = {"mlflow.parentRunId": self.run.run_id, "alignflow.stage": name, **tags}
-        run = self._client.create_run(self._experiment_id, run_name=name, tags=nested)
+        run = _write(self._client.create_run, self._experiment_id, run_name=name, tags=nested)
         return StageRun(self._client, run.info.run_id)
 
     def log_model(self, run: StageRun, name: str, artifact: Artifact) -> str:
@@ -211,7 +240,8 @@ class Tracker:
         """
         model_id = self.find_model(artifact)
         if model_id is None:
-            model = mlflow.create_external_model(
+            model = _write(
+                mlflow.create_external_model,
                 name=name,
                 source_run_id=run.run_id,
                 experiment_id=self._experiment_id,
@@ -223,7 +253,7 @@ class Tracker:
                 },
             )
             model_id = str(model.model_id)
-        self._client.log_outputs(run.run_id, models=[LoggedModelOutput(model_id, step=0)])
+        _write(self._client.log_outputs, run.run_id, models=[LoggedModelOutput(model_id, step=0)])
         return model_id
 
     def find_model(self, artifact: Artifact) -> str | None:
@@ -255,12 +285,16 @@ class Tracker:
     ) -> RegisteredVersion:
         """Create a version of the registered model."""
         try:
-            self._client.create_registered_model(name)
+            _write(self._client.create_registered_model, name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = self._client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=run.run_id, tags=dict(tags)
+        version = _write(
+            self._client.create_model_version,
+            name,
+            source=f"models:/{model_id}",
+            run_id=run.run_id,
+            tags=dict(tags),
         )
         found = self.get_version(name, str(version.version))
         if found is None:
@@ -270,11 +304,11 @@ class Tracker:
     def set_version_tags(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
         """Set tags on a version."""
         for key, value in tags.items():
-            self._client.set_model_version_tag(version.name, version.version, key, value)
+            _write(self._client.set_model_version_tag, version.name, version.version, key, value)
 
     def set_alias(self, version: RegisteredVersion, alias: str) -> RegisteredVersion:
         """Point an alias at a version and return the version with it."""
-        self._client.set_registered_model_alias(version.name, alias, version.version)
+        _write(self._client.set_registered_model_alias, version.name, alias, version.version)
         return replace(version, aliases=(*version.aliases, alias))
 
 

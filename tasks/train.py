@@ -49,7 +49,7 @@ def train_stage(
     )
 
     def compute(run: StageRun, _scratch: Path) -> StageOutput:
-        run.log_dataset(dataset.kind, dataset, context=name)
+        run.log_dataset(str(dataset.manifest.details["name"]), dataset, context=name)
         parent_id = pipeline.tracker.find_model(model)
         if parent_id is not None:
             run.log_model_input(parent_id)

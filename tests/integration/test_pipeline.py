@@ -2,27 +2,31 @@
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.testing.utilities import prefect_test_harness
 
 from alignflow.artifacts import ArtifactStore
 from alignflow.config import load_config
-from alignflow.errors import SafetyGateError
+from alignflow.errors import DataError, SafetyGateError
 from alignflow.flows.alignment import align
 from alignflow.flows.config import Recipe
 from alignflow.lineage import trace
+from alignflow.tasks.lifecycle import raise_first_failure
 from alignflow.tasks.report import Outcome
 
 pytestmark = pytest.mark.integration
 
-WORDS = "kind clear short honest warm plain brief calm exact careful steady open".split()
+WORDS = ["kind", "clear", "short", "honest", "warm", "plain", "brief", "calm", "exact", "steady"]
 STAGE = """
   precision: fp32
   max_length: 128
@@ -122,6 +126,29 @@ def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
+@task(cache_policy=NO_CACHE)
+def succeed(after: object, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+@task(cache_policy=NO_CACHE)
+def fail() -> None:
+    raise DataError("this is why")
+
+
+def test_first_failure_is_told_at_once_and_not_what_followed_from_it(prefect_server: None) -> None:
+    @flow
+    def failing() -> None:
+        slow, broken = succeed.submit(None, 20.0), fail.submit()
+        raise_first_failure([slow, succeed.submit(broken, 0.0), broken])
+
+    began = time.monotonic()
+    with pytest.raises(DataError, match="this is why"):
+        failing()
+    # The flow ends with its slowest task, but the failure is known before.
+    assert time.monotonic() - began < 60
+
+
 @pytest.fixture(scope="module")
 def first(prefect_server: None, recipe_file: Path) -> Outcome:
     """Run the pipeline for the first time."""
@@ -175,6 +202,7 @@ def test_mlflow_holds_curves_and_the_report(first: Outcome) -> None:
     steps = mlflow.get_metric_history(runs[0].info.run_id, "dpo/loss")
     assert [metric.step for metric in steps] == list(range(1, len(steps) + 1))
     assert steps[0].value == pytest.approx(0.6931, abs=1e-4)
+    assert runs[0].inputs is not None
     assert runs[0].inputs.dataset_inputs
     parent = runs[0].data.tags["mlflow.parentRunId"]
     assert "report.html" in {item.path for item in mlflow.list_artifacts(parent)}

@@ -1,11 +1,13 @@
 """MLflow as the pipeline uses it, on a real SQLite database."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import DatasetInput
 
 from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
 from alignflow.errors import ConfigError
@@ -41,6 +43,11 @@ def publish(workspace: Path, content: str) -> Artifact:
     return store.publish(folder, kind="dpo", key=key, code_version=version)
 
 
+def dataset_inputs(tracker: Tracker, run: StageRun) -> list[DatasetInput]:
+    inputs = MlflowClient(tracker.uri).get_run(run.run_id).inputs
+    return list(inputs.dataset_inputs) if inputs is not None else []
+
+
 def test_same_lines_logged_twice_leave_one_row(tracker: Tracker, stage: StageRun) -> None:
     lines = [
         {"step": step, "num_steps": 2, "phase": "train", "time": 1000.0 + step, "dpo/loss": 0.7}
@@ -67,8 +74,18 @@ def test_stage_runs_are_nested_under_the_pipeline_run(tracker: Tracker, stage: S
 def test_dataset_is_found_by_our_digest(tracker: Tracker, stage: StageRun, workspace: Path) -> None:
     dataset = publish(workspace, "dataset")
     stage.log_dataset("preferences", dataset, context="dpo")
-    inputs = MlflowClient(tracker.uri).get_run(stage.run_id).inputs.dataset_inputs
+    inputs = dataset_inputs(tracker, stage)
     assert [item.dataset.digest for item in inputs] == [f"sha256:{dataset.digest[:29]}"]
+
+
+def test_stages_that_log_one_dataset_at_once_all_do(tracker: Tracker, workspace: Path) -> None:
+    dataset = publish(workspace, "shared")
+    runs = [tracker.start_stage(f"stage-{i}", {}) for i in range(6)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        for _ in pool.map(lambda run: run.log_dataset("d", dataset, context="c"), runs):
+            pass
+    for run in runs:
+        assert len(dataset_inputs(tracker, run)) == 1
 
 
 def test_version_keeps_its_tags_and_is_found_by_alias_and_digest(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, as_completed
@@ -15,6 +16,7 @@ from alignflow.jobs.base import Launcher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.tasks.config import ClusterConfig, RunConfig
+from alignflow.tasks.interrupts import restore_interrupts
 from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.preflight import open_store
@@ -44,6 +46,7 @@ def open_pipeline(
         StoreError: The artifact store can't be written.
         ConfigError: MLflow can't be reached.
     """
+    restore_interrupts()
     workspace = Path(recipe.workspace).absolute()
     store = open_store(recipe)
     store.check_writable()
@@ -109,7 +112,11 @@ def _watch_for_cancellation(pipeline: Pipeline) -> None:
     """
     with get_client(sync_client=True) as client:
         while not pipeline.stop.wait(_CANCELLATION_POLL_S):
-            state = client.read_flow_run(UUID(pipeline.flow_run_id)).state
+            try:
+                state = client.read_flow_run(UUID(pipeline.flow_run_id)).state
+            except httpx.HTTPError:
+                # The server is away; a cancellation can't come from it before it is back.
+                continue
             if state is not None and (state.is_cancelling() or state.is_cancelled()):
                 pipeline.stop.set()
 

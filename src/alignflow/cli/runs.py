@@ -42,13 +42,16 @@ def run(
     check_inputs(config)
     console = Console()
     _quieten()
-    if not json:
-        server = os.environ.get("PREFECT_API_URL") or "a temporary server"
-        console.print(f"{config.name}: starting Prefect ({server}) and MLflow", highlight=False)
     try:
-        with make_display(json, console):
-            from alignflow.flows.alignment import align
+        with make_display(json, console) as display:
+            display.started("start", "Prefect and MLflow")
+            from prefect.settings import PREFECT_API_URL
 
+            from alignflow.flows.alignment import align
+            from alignflow.tasks.interrupts import start_temporary_server
+
+            if PREFECT_API_URL.value() is None:
+                start_temporary_server()
             outcome = align(config, force=force, start=start)
     except SafetyGateError as refusal:
         _show(refusal.outcome, console, json)

@@ -41,10 +41,9 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             write_jsonl(folder / f"{name}.jsonl", result.items)
 
-    def write(self, model: Path, num_truncated: Mapping[str, int]) -> None:
+    def write(self, num_truncated: Mapping[str, int]) -> None:
         """Write `scores.json`."""
         content = {
-            "model": str(model),
             "scores": self.scores,
             "stderr": self._stderr,
             "groups": self._groups,

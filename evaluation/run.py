@@ -57,7 +57,7 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
         samples = _judge_by_reward(reward, held_out, samples, config, results, progress)
 
     write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
-    results.write(job.model, num_truncated)
+    results.write(num_truncated)
     refused = list(held_out.summary.refused) if held_out is not None else []
     return JobResult(
         metrics=results.scores,

@@ -17,9 +17,8 @@ def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
         groups={"accuracy": {"women": 1.0, "asian": 0.0}},
     )
     results.add("toxicity", toxicity, num_items=2)
-    results.write(Path("/models/one"), {"toxicity": 1})
+    results.write({"toxicity": 1})
     assert json.loads((tmp_path / "scores.json").read_text()) == {
-        "model": "/models/one",
         "scores": {"toxicity/accuracy": 0.5},
         "stderr": {"toxicity/accuracy": 0.1},
         "groups": {"toxicity/accuracy": {"women": 1.0, "asian": 0.0}},
@@ -34,7 +33,7 @@ def test_score_that_is_no_number_is_left_out_and_named(tmp_path: Path) -> None:
     results = Results(tmp_path)
     scores = {"mc1": math.nan, "mc2": 0.5}
     results.add("truth", SuiteResult(scores, {"mc1": math.nan, "mc2": math.inf}, []), num_items=1)
-    results.write(Path("m"), {})
+    results.write({})
     content = json.loads((tmp_path / "scores.json").read_text())
     assert content["scores"] == {"truth/mc2": 0.5}
     assert content["stderr"] == {}

@@ -56,11 +56,20 @@ class _Condition(NamedTuple):
 def judge(config: GateConfig, scores: Mapping[str, Scores | None]) -> Verdict:
     """Return the verdict on the aligned model; it passes when every rule does.
 
+    Without a rule nothing was asked of the model, so nothing says that it may pass: it doesn't.
+
     Args:
         config: The rules.
         scores: Scores by model: `aligned`, and those that rules compare with (`base`, `sft`,
-            `champion`). A champion of None means that there is none yet.
+            `champion`). A champion of None means that there is none yet; one without scores
+            fails the rules that compare with it.
     """
+    if not config.rules:
+        reason = "The recipe has no rules, so nothing can be judged: give gate.rules."
+        return Verdict(
+            passed=False,
+            rules=[RuleResult(name="rules", passed=False, reason=reason, score="none")],
+        )
     results = [_judge_rule(name, rule, scores) for name, rule in config.rules.items()]
     return Verdict(passed=all(result.passed for result in results), rules=results)
 

@@ -60,6 +60,15 @@ def test_no_champion_passes_but_one_without_the_score_does_not() -> None:
     assert first.passed
     assert "no champion" in first.reason
     assert not judge_one(rule, aligned={"s": 0.5}, champion={"other": 1.0}).passed
+    assert not judge_one(rule, aligned={"s": 0.5}, champion={}).passed
+
+
+def test_without_a_rule_nothing_passes() -> None:
+    verdict = judge(GateConfig(), {"aligned": {"s": 0.5}})
+    assert not verdict.passed
+    assert [rule.reason for rule in verdict.rules] == [
+        "The recipe has no rules, so nothing can be judged: give gate.rules."
+    ]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])

@@ -31,6 +31,7 @@ with warnings.catch_warnings():
         finalize_model_grads,
     )
     from megatron.core.models.gpt.gpt_layer_specs import (
+        HAVE_TE,
         get_gpt_layer_local_spec,
         get_gpt_layer_with_transformer_engine_spec,
     )
@@ -47,9 +48,11 @@ with warnings.catch_warnings():
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.transformer.module import MegatronModule
     from megatron.core.transformer.spec_utils import ModuleSpec
+    from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
     from megatron.core.transformer.transformer_config import TransformerConfig
 
 __all__ = [
+    "HAVE_TE",
     "DistributedDataParallel",
     "DistributedDataParallelConfig",
     "GPTModel",
@@ -63,6 +66,7 @@ __all__ = [
     "ParamKey",
     "ShardedTensor",
     "TorchDistSaveShardedStrategy",
+    "TransformerBlockSubmodules",
     "TransformerConfig",
     "_replace_state_dict_keys_with_sharded_keys",
     "dist_checkpointing",

@@ -1,6 +1,5 @@
 """The model: megatron-core's GPT with a head that reads the scored positions only."""
 
-import importlib.util
 import math
 import warnings
 from pathlib import Path
@@ -24,9 +23,11 @@ from alignflow.training.megatron.convert import (
     padded_vocab_size,
 )
 from alignflow.training.megatron.core import (
+    HAVE_TE,
     GPTModel,
     ModuleSpec,
     PackedSeqParams,
+    TransformerBlockSubmodules,
     TransformerConfig,
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
@@ -54,7 +55,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
     def __init__(
         self,
         config: TransformerConfig,
-        layer_spec: ModuleSpec,
+        layer_spec: ModuleSpec | TransformerBlockSubmodules,
         architecture: Architecture,
         *,
         head: Head,
@@ -222,19 +223,19 @@ def build_model(
         precision: Type of the weights; a reward head stays float32.
         parallel: The layout, as `setup.initialize` made it.
         device: Where the weights go.
-        allow_transformer_engine: Use its layers on CUDA where it is installed. They know packed
-            rows only; without them every `AttentionPlan` works.
+        allow_transformer_engine: Use its layers on CUDA where Megatron finds it. They know packed
+            rows only, and these in bf16 only; without them every `AttentionPlan` works.
 
     Raises:
         ConfigError: The model doesn't split over the ranks as configured.
     """
     _check_layout(architecture, parallel)
     has_transformer_engine = (
-        allow_transformer_engine and device.type == "cuda" and _is_installed("transformer_engine")
+        allow_transformer_engine and HAVE_TE and device.type == "cuda" and precision == "bf16"
     )
     model = PackedModel(
         _transformer_config(architecture, _DTYPES[precision], parallel, device),
-        _layer_spec(architecture, has_transformer_engine),
+        _layer_spec(architecture, parallel, has_transformer_engine),
         architecture,
         head=head,
         has_transformer_engine=has_transformer_engine,
@@ -341,13 +342,16 @@ def _transformer_config(
         )
 
 
-def _layer_spec(a: Architecture, has_transformer_engine: bool) -> ModuleSpec:
+def _layer_spec(
+    a: Architecture, parallel: ParallelConfig, has_transformer_engine: bool
+) -> ModuleSpec | TransformerBlockSubmodules:
     if has_transformer_engine:
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=a.has_qk_norm)
     spec = get_gpt_layer_local_spec(qk_layernorm=a.has_qk_norm, normalization="RMSNorm")
     spec.submodules.self_attention.submodules.core_attention = PackedAttention
-    return spec
-
-
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    # Named, for by itself Megatron ends the block with a norm of Transformer Engine where that is
+    # installed, on a CPU too.
+    return TransformerBlockSubmodules(
+        layer_specs=[spec] * (a.num_layers // parallel.pipeline_model_parallel_size),
+        layer_norm=spec.submodules.input_layernorm,
+    )

@@ -26,8 +26,12 @@ from alignflow.training.megatron.optimizer import torch_adams
 
 _STATE_FILE = "state.json"
 
-# Every parameter has its moments in its own shape, whatever the data-parallel size was.
-_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
+# Every parameter has its moments in its own shape, whatever the data-parallel size was; they are
+# gathered on the first data-parallel rank alone, so that the others hold no copy of them all.
+_METADATA = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "distrib_optim_fully_reshardable_mem_efficient": True,
+}
 
 
 def save(

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from alignflow.artifacts import Artifact
 from alignflow.errors import ConfigError, DataError
 from alignflow.fingerprints import folder_fingerprints
+from alignflow.jobs.run_folder import write_atomically
 from alignflow.model_source import ModelSource, copy_model, resolve_model
 from alignflow.tasks.config import ModelConfig
 from alignflow.tasks.jobs import run_job
@@ -63,7 +64,8 @@ def _described(output: StageOutput, config: ModelConfig, source: ModelSource) ->
     """Add the chat template that the recipe names, and the fingerprints."""
     template = _template_text(config)
     if template is not None:
-        (output.folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        # Replaced, not written to: it may share its bytes with an artifact.
+        write_atomically(output.folder / "chat_template.jinja", template)
     prints = folder_fingerprints(output.folder)
     if prints.chat_template is None:
         raise DataError(

@@ -97,6 +97,18 @@ class Pipeline:
         """Run folder of a stage's job; the same key is the same job."""
         return self.workspace / "jobs" / f"{stage.replace('_', '-')}-{key[:12]}"
 
+    def forget_job(self, stage: str, key: str) -> None:
+        """Remove what the job of a published stage leaves besides its record.
+
+        Its output shares the bytes of the artifact: taken for a finished job after damage to the
+        store, it would bring the damage back. Checkpoints are several times the artifact's size.
+        """
+        folder = self.job_folder(stage, key)
+        # First, so that what is interrupted here is a job to start again, not one that ended well.
+        (folder / "result.json").unlink(missing_ok=True)
+        for name in ("output", "checkpoints", "tokens"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
     def local(self, artifact: Artifact) -> Path:
         """Return a local, verified folder with the artifact's files."""
         return self.store.fetch(artifact, self.cache)
@@ -203,7 +215,7 @@ def _compute(
     with pipeline.scratch(stage.name) as scratch:
         output = compute(run, scratch)
         seconds = time.monotonic() - started if output.seconds is None else output.seconds
-        return pipeline.store.publish(
+        artifact = pipeline.store.publish(
             output.folder,
             kind=stage.kind,
             key=key,
@@ -215,6 +227,8 @@ def _compute(
             tokenizer=output.tokenizer,
             chat_template=output.chat_template,
         )
+        pipeline.forget_job(stage.name, key)
+        return artifact
 
 
 @contextmanager

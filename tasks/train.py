@@ -1,6 +1,5 @@
 """Training stages as tasks: a job in, a model artifact out."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,7 @@ def train_stage(
             chat_template=model.manifest.chat_template,
         )
 
-    artifact = run_stage(pipeline, stage, compute)
-    # The artifact is what they were for, and they are several times its size.
-    shutil.rmtree(pipeline.job_folder(name, stage.key) / "checkpoints", ignore_errors=True)
-    return artifact
+    return run_stage(pipeline, stage, compute)
 
 
 def fingerprints_of(artifact: Artifact) -> Fingerprints:

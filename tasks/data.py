@@ -26,6 +26,10 @@ from alignflow.sources import expand, fetch_file
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
+# Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
+_BENCHMARK_REVISION = 1
+_DATASET_REVISION = 1
+
 
 @task(task_run_name="benchmark-{name}", cache_policy=NO_CACHE)
 def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
@@ -36,7 +40,12 @@ def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
     """
     suite = pipeline.recipe.evaluation.suites[name]
     file = fetch_file(suite.data, pipeline.cache)
-    stage = Stage(f"benchmark-{name}", "benchmark", {"suite": suite.suite, "sha256": file.sha256})
+    stage = Stage(
+        name=f"benchmark-{name}",
+        kind="benchmark",
+        config={"suite": suite.suite, "sha256": file.sha256},
+        revision=_BENCHMARK_REVISION,
+    )
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
         shutil.copyfile(file.path, scratch / Path(file.uri).name)
@@ -69,14 +78,12 @@ def ingest_dataset(
     """
     config: DatasetConfig = getattr(pipeline.recipe.data, name)
     against = benchmarks if pipeline.recipe.data.decontaminate else {}
+    identities = _identities(config, pipeline.cache)
     stage = Stage(
-        name,
-        "dataset",
-        {
-            "kind": kind,
-            **config.model_dump(mode="json"),
-            "sources": _identities(config, pipeline.cache),
-        },
+        name=name,
+        kind="dataset",
+        config={"kind": kind, **config.model_dump(mode="json"), "sources": identities},
+        revision=_DATASET_REVISION,
         parents={f"benchmark-{suite}": artifact for suite, artifact in against.items()},
     )
 

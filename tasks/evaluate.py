@@ -18,6 +18,10 @@ from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of, job_was_lost
 
+# Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
+_EVALUATION_REVISION = 1
+_GATE_REVISION = 1
+
 
 @task(
     task_run_name="evaluate-{name}",
@@ -39,6 +43,7 @@ def evaluate_model(
     """Judge one model on every suite of the recipe.
 
     Raises:
+        ConfigError: Parent or reward model have another tokenizer or chat template.
         JobError: The job failed.
     """
     stage_name = f"evaluate-{name}"
@@ -52,12 +57,18 @@ def evaluate_model(
     }
     # Where a benchmark's file came from is no part of the result; its content is, as a parent.
     resolved = config.model_dump(mode="json", exclude={"suites": {"__all__": {"data"}}})
-    stage = Stage(stage_name, "evaluation", resolved, parents)
+    stage = Stage(
+        name=stage_name,
+        kind="evaluation",
+        config=resolved,
+        revision=_EVALUATION_REVISION,
+        parents=parents,
+    )
 
     def compute(run: StageRun, _scratch: Path) -> StageOutput:
-        check_same(
-            stage_name, fingerprints_of(model), "reward_model", fingerprints_of(reward_model)
-        )
+        for other in (parent, reward_model):
+            if other is not None:
+                check_same(model.kind, fingerprints_of(model), other.kind, fingerprints_of(other))
         model_id = pipeline.tracker.find_model(model)
         if model_id is not None:
             run.log_model_input(model_id)
@@ -102,7 +113,13 @@ def judge_model(
     if champion is not None and (digest := champion.tags.get("alignflow.evaluation")):
         parents["champion"] = pipeline.store.get(digest)
     config = pipeline.recipe.gate
-    stage = Stage("gate", "verdict", config.model_dump(mode="json"), parents)
+    stage = Stage(
+        name="gate",
+        kind="verdict",
+        config=config.model_dump(mode="json"),
+        revision=_GATE_REVISION,
+        parents=parents,
+    )
 
     def compute(run: StageRun, scratch: Path) -> StageOutput:
         scores = {role: read_scores(pipeline.local(parent)) for role, parent in parents.items()}

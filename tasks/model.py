@@ -17,6 +17,9 @@ from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
+# Raised by a commit that changes what the stage makes: `alignflow.artifacts.code_version`.
+_REVISION = 1
+
 
 @task(task_run_name="model", cache_policy=NO_CACHE)
 def import_model(pipeline: Pipeline) -> Artifact:
@@ -28,7 +31,12 @@ def import_model(pipeline: Pipeline) -> Artifact:
     config = pipeline.recipe.model
     source = resolve_model(config.source, revision=config.revision, cache=pipeline.cache)
     template = _template_text(config)
-    stage = Stage("model", "model", {"files": dict(source.identity), "chat_template": template})
+    stage = Stage(
+        name="model",
+        kind="model",
+        config={"files": dict(source.identity), "chat_template": template},
+        revision=_REVISION,
+    )
 
     def compute(run: StageRun, scratch: Path) -> StageOutput:
         if not source.is_gguf:

@@ -124,7 +124,7 @@ class Pipeline:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage of a run: what determines its artifact."""
 
@@ -134,10 +134,10 @@ class Stage:
     """Kind of artifact it makes, such as `evaluation`."""
     config: Mapping[str, Any]
     """Resolved config, JSON types: everything besides the parents that the result depends on."""
+    revision: int
+    """Raised by a change to the stage's code that changes what it makes."""
     parents: Mapping[str, Artifact] = field(default_factory=dict)
     """Artifacts it reads, by role."""
-    revision: int = 1
-    """Raised by a change to the stage's code that changes what it makes."""
 
     @property
     def parent_refs(self) -> dict[str, ParentRef]:

@@ -17,6 +17,9 @@ from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 from alignflow.training.config import SURVIVAL_FIELDS, StageConfig, TrainingJob
 
+# Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
+_REVISIONS = {"sft": 1, "reward_model": 1, "dpo": 1}
+
 
 def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether a retry may help: after preemption or node loss, never after bad input."""
@@ -37,13 +40,14 @@ def train_stage(
     """Train one stage from a parent model and return the model it made.
 
     Raises:
-        ConfigError: Tokenizer or chat template of the stage's own earlier artifact differ.
+        ConfigError: The model that it made has another tokenizer or chat template than its parent.
         JobError: The job failed.
     """
     stage = Stage(
         name=name,
         kind=config.stage,
         config=config.model_dump(mode="json", exclude=set(SURVIVAL_FIELDS)),
+        revision=_REVISIONS[config.stage],
         parents={"model": model, "dataset": dataset},
     )
 
@@ -53,7 +57,10 @@ def train_stage(
         if parent_id is not None:
             run.log_model_input(parent_id)
         folder = pipeline.local(model)
-        check_same(name, folder_fingerprints(folder), "its parent", fingerprints_of(model))
+        recorded = fingerprints_of(model)
+        check_same(
+            f"the files of {model.kind}", folder_fingerprints(folder), "its record", recorded
+        )
         job = TrainingJob(stage=config, model=folder, dataset=pipeline.local(dataset))
         output = run_job(
             pipeline,
@@ -64,11 +71,9 @@ def train_stage(
             num_processes=config.parallel.world_size,
             run=run,
         )
-        return replace(
-            output,
-            tokenizer=model.manifest.tokenizer,
-            chat_template=model.manifest.chat_template,
-        )
+        made = folder_fingerprints(output.folder)
+        check_same(name, made, model.kind, recorded)
+        return replace(output, tokenizer=made.tokenizer, chat_template=made.chat_template)
 
     return run_stage(pipeline, stage, compute)
 

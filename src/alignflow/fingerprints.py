@@ -82,30 +82,32 @@ def chat_template_fingerprint(folder: Path) -> str | None:
     return hashlib.sha256(template.removesuffix("\n").encode()).hexdigest()
 
 
-def check_same(stage: str, ours: Fingerprints, parent: str, theirs: Fingerprints) -> None:
-    """Stop the run where a stage and its parent differ in tokenizer or chat template.
+def check_same(
+    name: str, prints: Fingerprints, other_name: str, other_prints: Fingerprints
+) -> None:
+    """Stop the run where two models that work together differ in tokenizer or chat template.
 
     An artifact without a tokenizer, such as a dataset, fits everything.
 
     Args:
-        stage: Name of the stage that is about to run.
-        ours: Its fingerprints.
-        parent: Name of the stage it builds on.
-        theirs: Those of that stage.
+        name: Stage that made the one, or what else it is in a few words.
+        prints: Its fingerprints.
+        other_name: The same of the other.
+        other_prints: Its fingerprints.
 
     Raises:
-        ConfigError: They differ; the message names both stages and what differs.
+        ConfigError: They differ; the message names both and what differs.
     """
-    if ours.tokenizer is None or theirs.tokenizer is None:
+    if prints.tokenizer is None or other_prints.tokenizer is None:
         return
-    if ours.tokenizer != theirs.tokenizer:
-        what = "tokenizer", ours.tokenizer[:12], theirs.tokenizer[:12]
-    elif ours.chat_template != theirs.chat_template:
-        what = "chat template", _short(ours.chat_template), _short(theirs.chat_template)
+    if prints.tokenizer != other_prints.tokenizer:
+        what = "tokenizer", prints.tokenizer[:12], other_prints.tokenizer[:12]
+    elif prints.chat_template != other_prints.chat_template:
+        what = "chat template", _short(prints.chat_template), _short(other_prints.chat_template)
     else:
         return
     raise ConfigError(
-        f"{stage} and its parent {parent} differ in their {what[0]} ({what[1]} and {what[2]}); "
+        f"{name} and {other_name} differ in their {what[0]} ({what[1]} and {what[2]}); "
         f"give both the same model or the same {what[0]}."
     )
 

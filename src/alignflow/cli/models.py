@@ -13,6 +13,9 @@ import typer
 from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
 from alignflow.errors import InputError
 
+# Raised by a commit that changes what these jobs make: `alignflow.artifacts.code_version`.
+_REVISION = 1
+
 
 class Suite(StrEnum):
     """Benchmarks that `evaluate` knows."""
@@ -176,6 +179,7 @@ def _run(
     """Run a module as a job and return its output; the same identity is not computed twice."""
     from rich.console import Console
 
+    from alignflow.artifacts import code_version
     from alignflow.jobs.local import LocalLauncher
     from alignflow.jobs.run_folder import RunFolder
     from alignflow.jobs.slots import gpu_slots
@@ -183,7 +187,8 @@ def _run(
     from alignflow.jobs.wait import cancel_on_exit, wait_for
     from alignflow.terminal import make_display
 
-    digest = hashlib.sha256(json.dumps([identity, module], sort_keys=True).encode()).hexdigest()
+    determines = [identity, module, code_version(_REVISION)]
+    digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
     folder = RunFolder(workspace / "jobs" / f"{stage}-{digest[:12]}")
     spec = JobSpec(
         name=folder.path.name,

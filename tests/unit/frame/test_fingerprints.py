@@ -132,7 +132,7 @@ def test_a_template_that_is_no_text_is_refused(
 def test_stages_that_differ_are_stopped_with_both_names() -> None:
     ours = Fingerprints(tokenizer="a" * 64, chat_template="c" * 64)
     check_same("dpo", ours, "sft", ours)
-    with pytest.raises(ConfigError, match="dpo and its parent sft differ in their tokenizer"):
+    with pytest.raises(ConfigError, match="dpo and sft differ in their tokenizer"):
         check_same("dpo", ours, "sft", ours.replaced(tokenizer="b" * 64))
     with pytest.raises(ConfigError, match=r"their chat template \(cccccccccccc and none\)"):
         check_same("dpo", ours, "sft", ours.replaced(chat_template=None))

@@ -7,7 +7,7 @@ from alignflow.tasks.tracking import StageRun
 
 
 def test_damage_is_not_published_again_from_the_output_of_the_job(pipeline: Pipeline) -> None:
-    stage = Stage("sft", "sft", {"seed": 1})
+    stage = Stage(name="sft", kind="sft", config={"seed": 1}, revision=1)
     job = pipeline.job_folder("sft", stage.key)
     written: list[str] = []
 

@@ -8,10 +8,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
-from alignflow.errors import ConfigError, DataError
+from alignflow.errors import DataError
 from alignflow.fingerprints import folder_fingerprints
 from alignflow.jobs.run_folder import write_atomically
-from alignflow.model_source import ModelSource, copy_model, resolve_model
+from alignflow.model_source import ModelSource, copy_model, read_template, resolve_model
 from alignflow.tasks.config import ModelConfig
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
@@ -30,7 +30,7 @@ def import_model(pipeline: Pipeline) -> Artifact:
     """
     config = pipeline.recipe.model
     source = resolve_model(config.source, revision=config.revision, cache=pipeline.cache)
-    template = _template_text(config)
+    template = read_template(config.chat_template)
     stage = Stage(
         name="model",
         kind="model",
@@ -41,7 +41,7 @@ def import_model(pipeline: Pipeline) -> Artifact:
     def compute(run: StageRun, scratch: Path) -> StageOutput:
         if not source.is_gguf:
             copied = copy_model(source.path, scratch / "model")
-            return _described(StageOutput(copied), config, source)
+            return _described(StageOutput(copied), template, config, source)
         output = run_job(
             pipeline,
             stage="model",
@@ -51,26 +51,15 @@ def import_model(pipeline: Pipeline) -> Artifact:
             num_processes=1,
             run=run,
         )
-        return _described(output, config, source)
+        return _described(output, template, config, source)
 
     return run_stage(pipeline, stage, compute)
 
 
-def _template_text(config: ModelConfig) -> str | None:
-    if config.chat_template is None:
-        return None
-    try:
-        return Path(config.chat_template).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"model.chat_template: {Path(config.chat_template).absolute()} can't be read as UTF-8 "
-            f"text ({error})."
-        ) from None
-
-
-def _described(output: StageOutput, config: ModelConfig, source: ModelSource) -> StageOutput:
+def _described(
+    output: StageOutput, template: str | None, config: ModelConfig, source: ModelSource
+) -> StageOutput:
     """Add the chat template that the recipe names, and the fingerprints."""
-    template = _template_text(config)
     if template is not None:
         # Replaced, not written to: it may share its bytes with an artifact.
         write_atomically(output.folder / "chat_template.jinja", template)

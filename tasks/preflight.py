@@ -1,31 +1,59 @@
-"""Checks that take milliseconds, made before a run starts servers and jobs; no Prefect here."""
+"""Checks made before a run starts servers and jobs; neither Prefect nor MLflow is loaded here."""
 
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from alignflow.artifacts import ArtifactStore
-from alignflow.model_source import find_local_model
+from alignflow.artifacts.files import os_errors_as
+from alignflow.data_validation.hub import is_hub_set
+from alignflow.errors import ConfigError
+from alignflow.model_source import find_local_model, read_template
+from alignflow.servers import named_servers, why_silent
 from alignflow.sources import expand
 from alignflow.tasks.config import RunConfig
 
 
 def open_store(recipe: RunConfig) -> ArtifactStore:
-    """Return the recipe's artifact store."""
-    return ArtifactStore(recipe.store or str(Path(recipe.workspace).absolute() / "artifacts"))
+    """Return the recipe's artifact store, under a URL that holds in any working directory."""
+    url = recipe.store or str(Path(recipe.workspace) / "artifacts")
+    return ArtifactStore(url if "://" in url else str(Path(url).expanduser().absolute()))
 
 
 def check_inputs(recipe: RunConfig) -> None:
-    """Refuse a recipe whose store can't be written or whose local inputs aren't there.
+    """Refuse a recipe that can't run, in milliseconds where nothing has to be asked elsewhere.
 
     Raises:
         StoreError: The store can't be written.
-        ConfigError: The package that ships the model isn't installed.
+        ConfigError: The workspace can't be written, the chat template can't be read, the package
+            that ships the model isn't installed, or a server doesn't answer.
         DataError: A source names no file, or the model is none.
     """
     data = recipe.data
-    uris = [*data.demonstrations.sources, *data.preferences.sources]
-    uris += [suite.data for suite in recipe.evaluation.suites.values()]
-    for uri in uris:
-        if "://" not in uri:
-            expand(uri)
+    for source in (*data.demonstrations.sources, *data.preferences.sources):
+        if "://" not in source and not is_hub_set(source):
+            expand(source)
+    for suite in recipe.evaluation.suites.values():
+        if "://" not in suite.data:
+            expand(suite.data)
     find_local_model(recipe.model.source)
+    read_template(recipe.model.chat_template)
+    _check_workspace(Path(recipe.workspace).absolute())
     open_store(recipe).check_writable()
+    _check_servers()
+
+
+def _check_workspace(workspace: Path) -> None:
+    with os_errors_as(ConfigError, f"write to the workspace {workspace}"):
+        workspace.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=workspace):
+            pass
+
+
+def _check_servers() -> None:
+    for server in named_servers():
+        reason = why_silent(server)
+        if reason is not None:
+            raise ConfigError(
+                f"{server.variable}: {server.name} doesn't answer at {server.url} ({reason}); "
+                f"start it ({server.command}), or unset the variable."
+            )

@@ -134,3 +134,19 @@ def copy_model(source: Path, target: Path) -> Path:
     for file in _model_files(source):
         shutil.copyfile(file, target / file.name)
     return target
+
+
+def read_template(path: str | None) -> str | None:
+    """Return the text of a recipe's chat template, None where it names none.
+
+    Raises:
+        ConfigError: The file can't be read as text.
+    """
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"model.chat_template: {Path(path).absolute()} can't be read as UTF-8 text ({error})."
+        ) from None

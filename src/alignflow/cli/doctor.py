@@ -30,7 +30,6 @@ _OPTIONAL = {
 }
 _MIN_FREE_GIB = 10
 _MIN_MEMORY_GIB = 8
-_ANSWER_TIMEOUT_S = 3.0
 
 
 class Finding(NamedTuple):
@@ -105,27 +104,20 @@ def _machine(workspace: Path) -> Iterator[Finding]:
 
 
 def _servers() -> Iterator[Finding]:
-    prefect = os.environ.get("PREFECT_API_URL")
-    if prefect:
-        yield _answers("Prefect", f"{prefect.rstrip('/')}/health", "prefect server start")
-    else:
+    from alignflow.servers import named_servers, why_silent
+    from alignflow.urls import without_credentials
+
+    servers = named_servers()
+    for server in servers:
+        reason = why_silent(server)
+        found = f"{server.url} answers" if reason is None else f"{server.url}: {reason}"
+        yield Finding(server.name, reason is None, found, f"start it: {server.command}")
+    names = {server.name for server in servers}
+    if "Prefect" not in names:
         yield Finding("Prefect", True, "no PREFECT_API_URL: a temporary server a run")
-    mlflow = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if mlflow.startswith("http"):
-        yield _answers("MLflow", f"{mlflow.rstrip('/')}/health", "mlflow server")
-    else:
-        yield Finding("MLflow", True, mlflow or "no MLFLOW_TRACKING_URI: SQLite in the workspace")
-
-
-def _answers(name: str, url: str, command: str) -> Finding:
-    from urllib.request import urlopen
-
-    try:
-        with urlopen(url, timeout=_ANSWER_TIMEOUT_S) as response:
-            return Finding(name, response.status == 200, f"{url} answers {response.status}")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return Finding(name, False, f"{url} doesn't answer ({reason})", f"start it: {command}")
+    if "MLflow" not in names:
+        uri = without_credentials(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        yield Finding("MLflow", True, uri or "no MLFLOW_TRACKING_URI: SQLite in the workspace")
 
 
 def _print(findings: list[Finding]) -> None:

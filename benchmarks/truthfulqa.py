@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alignflow.evaluation.choices import encode_requests, load_tokenizer
+from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.suites.truthfulqa import TruthfulQA, TruthfulQAItem
 from alignflow.model_source import resolve_model
 from alignflow.training.import_gguf import import_gguf
 from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.trees import Tree
+from alignflow.training.tokenizer import load_tokenizer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "truthfulness.csv"
 GROUP = 8

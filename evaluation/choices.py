@@ -1,12 +1,10 @@
 """Log-probabilities of a suite's choices, tokenised as lm-evaluation-harness does it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from alignflow.errors import DataError
 from alignflow.evaluation.suites.base import ChoiceRequest
 from alignflow.training.megatron.trees import Branch, Tree
 
@@ -17,18 +15,6 @@ class Encoded(NamedTuple):
     trees: list[Tree]
     num_truncated: int
     """Requests that were longer than allowed."""
-
-
-def load_tokenizer(model: Path) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a Hugging Face folder.
-
-    Raises:
-        DataError: There is none that can be read.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{model}: the tokenizer can't be read ({error}).") from None
 
 
 def encode_requests(

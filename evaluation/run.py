@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignflow.evaluation import preferences
-from alignflow.evaluation.choices import encode_requests, load_tokenizer
+from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.config import EvaluationConfig, EvaluationJob
 from alignflow.evaluation.progress import Progress
 from alignflow.evaluation.results import Results, write_jsonl
@@ -26,6 +26,7 @@ from alignflow.training.data import PREFERENCES, load_rows
 from alignflow.training.megatron.inference import LanguageModel, RewardModel
 from alignflow.training.megatron.trees import Tree
 from alignflow.training.rows import RowSummary
+from alignflow.training.tokenizer import load_tokenizer
 
 
 def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:

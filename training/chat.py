@@ -16,9 +16,10 @@ from typing import Literal, TypeAlias
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from alignflow.errors import DataError
+from alignflow.training.tokenizer import load_tokenizer
 
 Message: TypeAlias = dict[str, str]
 """A turn: `role` and `content`."""
@@ -80,15 +81,9 @@ class ChatTokenizer:
         """Read the tokenizer of a Hugging Face folder.
 
         Raises:
-            DataError: The folder holds no tokenizer that can be read, or see the class.
+            DataError: The folder holds no tokenizer that fits its model, or see the class.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                model, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"{model}: the tokenizer can't be read ({error}).") from None
-        return cls(tokenizer, str(model))
+        return cls(load_tokenizer(model), str(model))
 
     def render(
         self,

@@ -19,13 +19,8 @@ from alignflow.errors import DataError
 from alignflow.jobs.worker import raise_if_stop_requested
 from alignflow.training.chat import ChatTokenizer, RenderedChat, TokenizedChat
 from alignflow.training.rows import RowWriter, TokenRows
+from alignflow.training.tokenizer import TOKENIZER_FILES
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 _BATCH_RECORDS = 512
 
 
@@ -193,7 +188,7 @@ def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
 def _digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
     """Return the SHA-256 of all that determines the tokens: shards, tokenizer, kind and length."""
     digest = hashlib.sha256(f"{kind.name} {split} {max_length}".encode())
-    files = [*shards(dataset, split), *(model / name for name in _TOKENIZER_FILES)]
+    files = [*shards(dataset, split), *(model / name for name in TOKENIZER_FILES)]
     for path in files:
         if path.is_file():
             with path.open("rb") as file:

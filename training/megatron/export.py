@@ -20,20 +20,11 @@ from alignflow.training.megatron.model import (
     trunk_parameters,
 )
 from alignflow.training.megatron.weights import INDEX_FILE, SINGLE_FILE, Weights
+from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _MAX_FILE_BYTES = 5 * 10**9
 
-_COPIED = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
+_COPIED = (*TOKENIZER_FILES, "generation_config.json")
 
 
 def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:

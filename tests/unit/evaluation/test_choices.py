@@ -1,13 +1,10 @@
 """Choices are tokenised with their context and cut where the context alone ends."""
 
-from pathlib import Path
-
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from alignflow.errors import DataError
-from alignflow.evaluation.choices import encode_requests, load_tokenizer
+from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.suites.base import ChoiceRequest
 
 VOCAB = {"<s>": 0, "a": 1, "b": 2, "c": 3, " ": 4, " b": 5, "ab": 6}
@@ -58,8 +55,3 @@ def test_long_choice_keeps_a_token_of_context(tokenizer: PreTrainedTokenizerFast
     (tree,) = encode_requests(tokenizer, [ChoiceRequest("ca", (" cccc",))], max_length=4).trees
     assert tree.prefix == [1]
     assert tree.branches[0].tokens == [4, 3, 3]
-
-
-def test_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the tokenizer can't be read"):
-        load_tokenizer(tmp_path)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 CORPUS = [
     "a first question and its answer, then a second question with a second answer",
@@ -51,13 +51,13 @@ def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
 def chatml_model(
     make_tokenizer: Callable[..., PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A model folder with a tokenizer and a ChatML template, and nothing else."""
+    """A model folder with a config, a tokenizer and a ChatML template, and no weights."""
     template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
         "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     folder = tmp_path_factory.mktemp("model")
-    make_tokenizer(template, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>").save_pretrained(
-        folder
-    )
+    tokenizer = make_tokenizer(template, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>")
+    tokenizer.save_pretrained(folder)
+    LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(folder)
     return folder

@@ -47,6 +47,8 @@ class TokenizedChat:
 
     tokens_T: NDArray[np.int32]
     is_learnt_T: NDArray[np.bool_]
+    has_own_starts: bool = True
+    """Whether each turn begins with a token of its own, as an answer to its prompt does."""
 
 
 class ChatTokenizer:
@@ -54,7 +56,7 @@ class ChatTokenizer:
 
     Raises:
         DataError: There is no chat template, or it drops or reorders turns, writes no end-of-turn
-            token, or doubles the token that begins a sequence.
+            token, doubles the token that begins a sequence, or lets the prompt end inside a token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -122,7 +124,7 @@ class ChatTokenizer:
             verbose=False,
         )
         return [
-            TokenizedChat(np.array(ids, dtype=np.int32), _inside(chat.turns, offsets))
+            TokenizedChat(np.array(ids, dtype=np.int32), *_inside(chat.turns, offsets))
             for chat, ids, offsets in zip(
                 chats, encoded["input_ids"], encoded["offset_mapping"], strict=True
             )
@@ -152,14 +154,20 @@ class ChatTokenizer:
         """Refuse a tokenised conversation that would teach the wrong thing.
 
         Raises:
-            DataError: A turn doesn't end with an end-of-turn token, or the token that begins a
-                sequence stands there twice.
+            DataError: A turn doesn't end with an end-of-turn token, its first characters share a
+                token with the prompt, or the token that begins a sequence stands there twice.
         """
         tokens_T, is_learnt_T = tokenized.tokens_T, tokenized.is_learnt_T
         if len(tokens_T) > 1 and tokens_T[0] == tokens_T[1] == self._bos_id:
             raise DataError(
                 f"the text begins with {self._tokenizer.bos_token!r} twice; take one out.",
                 reason="doubled_bos",
+            )
+        if not tokenized.has_own_starts:
+            raise DataError(
+                "the end of a prompt and the first characters of its answer make one token, which "
+                "a model that is asked for an answer never sees.",
+                reason="prompt_not_apart",
             )
         # A turn ends where the mask falls from 1 to 0, or with the text.
         ends = np.flatnonzero(np.diff(is_learnt_T, append=False) & is_learnt_T)
@@ -243,8 +251,10 @@ def _reordered(message: Message) -> DataError:
     )
 
 
-def _inside(turns: Sequence[range], offsets: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Return for each token whether all of its characters lie in one of the turns.
+def _inside(
+    turns: Sequence[range], offsets: Sequence[tuple[int, int]]
+) -> tuple[NDArray[np.bool_], bool]:
+    """Return for each token whether it lies in a turn, and whether each turn begins with a token.
 
     Args:
         turns: Character ranges.
@@ -256,4 +266,5 @@ def _inside(turns: Sequence[range], offsets: Sequence[tuple[int, int]]) -> NDArr
     inside_T = np.zeros(len(ends_T), dtype=np.bool_)
     for turn in turns:
         inside_T |= (begins_T >= turn.start) & (ends_T <= turn.stop) & (ends_T > turn.start)
-    return inside_T
+    has_own_starts = all(bool((inside_T & (begins_T == turn.start)).any()) for turn in turns)
+    return inside_T, has_own_starts

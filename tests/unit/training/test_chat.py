@@ -170,9 +170,13 @@ class TestMaskOfKnownTemplates:
         assert rendered.text[turn.start : turn.stop] == f"{before_last}No.{end}"
 
 
-def test_a_token_over_the_seam_is_not_learnt(subjects: dict[str, Subject]) -> None:
-    # "assistant\n" + "\nyes": both line ends are one token, which the prompt alone doesn't have.
-    assert subjects["smollm2"].learnt(conversation("ok?", "\nyes")) == ["yes<|im_end|>"]
+def test_an_answer_that_shares_a_token_with_its_prompt_is_refused(
+    subjects: dict[str, Subject],
+) -> None:
+    # Two line ends are one token: the prompt's last and the answer's first.
+    with pytest.raises(DataError) as caught:
+        subjects["smollm2"].learnt(conversation("ok?", "\nyes"))
+    assert caught.value.reason == "prompt_not_apart"
 
 
 CHATML_TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
@@ -219,6 +223,12 @@ CHATML_TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
             "<|im_start|>{% for m in messages %}" + CHATML_TURN + "{% endfor %}",
             "doubled_bos",
             id="doubled bos",
+        ),
+        pytest.param(
+            "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}",
+            "prompt_not_apart",
+            id="prompt ends with a space",
         ),
         pytest.param("{{ raise_exception('never') }}", "template_refuses", id="always refuses"),
     ],

@@ -120,7 +120,7 @@ def test_rows_that_cannot_be_learnt_from_are_refused_by_name(
     assert len(rows) == 1
     assert sorted((refused["id"], refused["reason"]) for refused in rows.summary.refused) == [
         ("long prompt", "response_cut_away"),
-        ("merged seam", "prompt_not_shared"),
+        ("merged seam", "prompt_not_apart"),
         ("no words", "empty_response"),
         ("same start", "pair_equal_after_cut"),
     ]

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -25,6 +25,9 @@ from alignflow.reporting.text import format_number, humanise
 from alignflow.sources import expand, fetch_file
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
+
+if TYPE_CHECKING:
+    from alignflow.data_validation.ingest import Progress
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
 _BENCHMARK_REVISION = 1
@@ -87,7 +90,13 @@ def ingest_dataset(
         parents={f"benchmark-{suite}": artifact for suite, artifact in against.items()},
     )
 
-    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+    def tell(progress: "Progress") -> None:
+        pipeline.raise_if_stopped(name)
+        pipeline.display.note(
+            name, f"{progress.accepted} rows accepted, {progress.refused} refused"
+        )
+
+    def compute(_run: StageRun, _scratch: Path) -> StageOutput:
         from alignflow.data_validation.ingest import ingest
 
         # Not the scratch folder: after a refusal the quarantine file is what a person needs.
@@ -104,12 +113,9 @@ def ingest_dataset(
                     fetch_file(str(only_file(pipeline.local(artifact))), pipeline.cache)
                 )
             ],
-            on_progress=lambda progress: pipeline.display.note(
-                name, f"{progress.accepted} rows accepted, {progress.refused} refused"
-            ),
+            on_progress=tell,
             cache_dir=pipeline.cache,
         )
-        run.log_folder(folder / "data_docs", "data_docs")
         return StageOutput(
             folder,
             metrics={

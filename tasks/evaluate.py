@@ -69,9 +69,6 @@ def evaluate_model(
         for other in (parent, reward_model):
             if other is not None:
                 check_same(model.kind, fingerprints_of(model), other.kind, fingerprints_of(other))
-        model_id = pipeline.tracker.find_model(model)
-        if model_id is not None:
-            run.log_model_input(model_id)
         suites = {
             suite: settings.replaced(data=str(only_file(pipeline.local(benchmarks[suite]))))
             for suite, settings in config.suites.items()

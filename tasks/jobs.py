@@ -10,6 +10,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slots import gpu_slots
 from alignflow.jobs.spec import JobSpec, JobStatus
 from alignflow.jobs.wait import wait_for
+from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, StageOutput
 from alignflow.tasks.tracking import StageRun
 
@@ -35,7 +36,7 @@ def run_job(
         JobError: The job failed; the kind says whether a retry may help.
     """
     folder = RunFolder(pipeline.job_folder(stage, key))
-    if stage in pipeline.forced and not _is_running(pipeline, folder):
+    if pipeline.must_clear(stage) and not _is_running(pipeline, folder):
         shutil.rmtree(folder.path, ignore_errors=True)
     device = pipeline.recipe.cluster.device
     gpus = num_processes if _uses_gpus(device) else 0
@@ -50,7 +51,9 @@ def run_job(
         time_limit_s=pipeline.recipe.cluster.time_limit_s,
     )
     _remember_flow_run(pipeline, folder)
+    pipeline.raise_if_stopped(stage)
     job = pipeline.launcher.submit(spec, folder)
+    run_logger().info("%s runs as job %s in %s", stage, job.id, folder.path)
     lines: list[Mapping[str, Any]] = []
     started: list[float] = []
 
@@ -62,7 +65,7 @@ def run_job(
 
     def follow(new: Sequence[Mapping[str, Any]]) -> None:
         lines.extend(new)
-        run.log_lines(new)
+        run.follow_lines(new)
         for line in new:
             pipeline.display.progress(stage, dict(line))
 
@@ -79,7 +82,7 @@ def run_job(
         details={
             **result.details,
             "num_processes": num_processes,
-            "curves": thin_out(lines, _MAX_CURVE_POINTS),
+            "curves": thin_out(lines, stage, _MAX_CURVE_POINTS),
             "tokens_per_s": mean_rate(lines),
         },
         seconds=time.monotonic() - started[0] if started else None,
@@ -92,13 +95,23 @@ def mean_rate(lines: Sequence[Mapping[str, Any]]) -> float | None:
     return sum(rates) / len(rates) if rates else None
 
 
-def thin_out(lines: Sequence[Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Return at most that many of the lines with a step, evenly spread, first and last kept."""
-    steps = [dict(line) for line in lines if "step" in line]
-    if len(steps) <= most:
-        return steps
-    last = len(steps) - 1
-    return [steps[round(i * last / (most - 1))] for i in range(most)]
+def thin_out(lines: Sequence[Mapping[str, Any]], stage: str, most: int) -> list[dict[str, Any]]:
+    """Return the lines with a step and a value of the stage, training thinned to that many.
+
+    Training lines are evenly spread, first and last kept; every validation is kept.
+    """
+    kept = [
+        dict(line)
+        for line in lines
+        if "step" in line and any(name.startswith(f"{stage}/") for name in line)
+    ]
+    training = [index for index, line in enumerate(kept) if line.get("phase") == "train"]
+    if len(training) <= most:
+        return kept
+    last = len(training) - 1
+    wanted = {training[round(i * last / (most - 1))] for i in range(most)}
+    dropped = set(training) - wanted
+    return [line for index, line in enumerate(kept) if index not in dropped]
 
 
 def _is_running(pipeline: Pipeline, folder: RunFolder) -> bool:

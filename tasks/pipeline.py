@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alignflow.artifacts import Artifact, ArtifactStore, ParentRef, code_version, stage_key
+from alignflow.artifacts.manifest import MANIFEST_NAME
 from alignflow.errors import ConfigError, RunStoppedError
 from alignflow.jobs.base import Launcher
 from alignflow.tasks.config import RunConfig
+from alignflow.tasks.logs import run_logger
 from alignflow.tasks.tracking import StageRun, Tracker
 from alignflow.terminal import Display
 
@@ -86,12 +88,31 @@ class Pipeline:
         self.must_reuse = must_reuse
         self.stop = threading.Event()
         self.records: dict[str, StageRecord] = {}
+        self._cleared: set[str] = set()
         self.started_at = datetime.now(UTC)
 
     @property
     def cache(self) -> Path:
         """Folder of local copies of remote files and artifacts."""
         return self.workspace / "cache"
+
+    def raise_if_stopped(self, stage: str) -> None:
+        """Leave a stage that the end of the run has overtaken.
+
+        Raises:
+            RunStoppedError: The run has ended.
+        """
+        if self.stop.is_set():
+            raise RunStoppedError(f"The run was stopped before {stage} was done.")
+
+    def must_clear(self, stage: str) -> bool:
+        """Whether what earlier runs left of the stage's job has to go; once a run.
+
+        A retry of a forced stage goes on from the checkpoints of this run.
+        """
+        is_first = stage in self.forced and stage not in self._cleared
+        self._cleared.add(stage)
+        return is_first
 
     def job_folder(self, stage: str, key: str) -> Path:
         """Run folder of a stage's job; the same key is the same job."""
@@ -160,15 +181,17 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
 
     Raises:
         ConfigError: The run starts after this stage, and the store doesn't hold its artifact.
+        RunStoppedError: The run has ended.
     """
+    pipeline.raise_if_stopped(stage.name)
     key = stage.key
 
     def note_waiting(holder: str) -> None:
-        if pipeline.stop.is_set():
-            raise RunStoppedError(f"The run was stopped while {stage.name} waited for {holder}.")
+        pipeline.raise_if_stopped(stage.name)
         pipeline.display.note(stage.name, f"{holder} computes it; waiting")
 
     pipeline.display.started(stage.name)
+    run_logger().info("%s has key %s", stage.name, key)
     status: StageStatus = "reused"
     try:
         with (
@@ -179,22 +202,13 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
             if artifact is None:
                 status = "computed"
                 artifact = _compute(pipeline, stage, key, run, compute)
-            run.set_tags(
-                {
-                    "alignflow.digest": artifact.digest,
-                    "alignflow.uri": artifact.uri,
-                    "alignflow.status": status,
-                }
-            )
-            if artifact.manifest.tokenizer is not None:  # it holds a model
-                pipeline.tracker.log_model(run, stage.name, artifact)
-            if artifact.manifest.metrics:
-                run.log_metrics(artifact.manifest.metrics, time_ms=int(time.time() * 1000))
+            _log_artifact(pipeline, stage, run, artifact, status)
     except BaseException:
         pipeline.display.finished(stage.name, "failed")
         raise
     seconds = float(artifact.manifest.details.get("seconds", 0.0))
     pipeline.records[stage.name] = StageRecord(stage.name, status, seconds, artifact)
+    run_logger().info("%s was %s: artifact %s", stage.name, status, artifact.digest)
     pipeline.display.finished(stage.name, "done" if status == "computed" else "reused")
     return artifact
 
@@ -231,6 +245,45 @@ def _compute(
         return artifact
 
 
+def _log_inputs(pipeline: Pipeline, stage: Stage, run: StageRun) -> None:
+    """Record config and parents: data by content, models as edges from who made them."""
+    run.log_params(stage.config)
+    for role, parent in stage.parents.items():
+        if parent.kind in ("dataset", "benchmark"):
+            name = str(parent.manifest.details.get("name", role))
+            run.log_dataset(name, parent, context=stage.name)
+        model_id = pipeline.tracker.find_model(parent) if _holds_model(parent) else None
+        if model_id is not None:
+            run.log_model_input(model_id)
+
+
+def _log_artifact(
+    pipeline: Pipeline, stage: Stage, run: StageRun, artifact: Artifact, status: StageStatus
+) -> None:
+    """Record what came of a stage, the same whether it was computed or reused."""
+    manifest = artifact.manifest
+    run.set_tags(
+        {
+            "alignflow.digest": artifact.digest,
+            "alignflow.uri": artifact.uri,
+            "alignflow.status": status,
+        }
+    )
+    run.log_text(manifest.to_json().decode(), MANIFEST_NAME)
+    if _holds_model(artifact):
+        pipeline.tracker.log_model(run, stage.name, artifact)
+    if any(file.path.startswith("data_docs/") for file in manifest.files):
+        run.log_folder(pipeline.local(artifact) / "data_docs", "data_docs")
+    if status == "reused" or run.has_lost_lines:
+        run.log_lines(manifest.details.get("curves", []))
+    if manifest.metrics:
+        run.log_metrics(manifest.metrics, time_ms=int(time.time() * 1000))
+
+
+def _holds_model(artifact: Artifact) -> bool:
+    return artifact.manifest.tokenizer is not None
+
+
 @contextmanager
 def _stage_run(pipeline: Pipeline, stage: Stage, key: str) -> Iterator[StageRun]:
     """Open the stage's nested MLflow run and close it with the right status."""
@@ -239,9 +292,9 @@ def _stage_run(pipeline: Pipeline, stage: Stage, key: str) -> Iterator[StageRun]
         stage.name, {"alignflow.key": key, "alignflow.kind": stage.kind, **parents}
     )
     try:
-        run.log_params(stage.config)
+        _log_inputs(pipeline, stage, run)
         yield run
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStoppedError):
         run.end("KILLED")
         raise
     except BaseException:

@@ -12,11 +12,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A server that is away must not hold a stage, nor a cancellation, for the client's many minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
 from mlflow import MlflowClient
@@ -35,6 +39,8 @@ from mlflow.exceptions import MlflowException
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import ConfigError
+from alignflow.tasks.logs import run_logger
+from alignflow.urls import without_credentials
 
 # Its lines about database tables would stand in the middle of the stage table.
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -53,22 +59,29 @@ R = TypeVar("R")
 _one_at_a_time = threading.Lock()
 
 
-def _write(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Make a writing call, alone among the threads, and again where another run was quicker.
+class _Writer:
+    """Makes writing calls, and makes them again where another writer was quicker.
 
     MLflow looks whether a row is there and then inserts it: of two writers at once, one meets the
-    other's row, or a locked database, and finds everything in place at its next try.
+    other's row, or a locked database, and finds everything in place at its next try. A database
+    file has one writer at a time anyway, so the threads of this process take turns there.
     """
-    for pause_s in _PAUSES_S:
-        try:
-            with _one_at_a_time:
-                return call(*args, **kwargs)
-        except MlflowException as error:
-            if not any(sign in str(error) for sign in ("IntegrityError", "database is locked")):
-                raise
-            time.sleep(pause_s)
-    with _one_at_a_time:
-        return call(*args, **kwargs)
+
+    def __init__(self, uri: str) -> None:
+        is_file = uri.startswith("sqlite:")
+        self._turn: AbstractContextManager[Any] = _one_at_a_time if is_file else nullcontext()
+
+    def __call__(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        for pause_s in _PAUSES_S:
+            try:
+                with self._turn:
+                    return call(*args, **kwargs)
+            except MlflowException as error:
+                if not any(sign in str(error) for sign in ("IntegrityError", "database is locked")):
+                    raise
+                time.sleep(pause_s)
+        with self._turn:
+            return call(*args, **kwargs)
 
 
 def tracking_uri(workspace: Path) -> str:
@@ -95,22 +108,25 @@ class RegisteredVersion:
 class StageRun:
     """The nested run of one stage."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, write: _Writer, run_id: str) -> None:
         self._client = client
+        self._write = write
         self.run_id = run_id
+        self.has_lost_lines = False
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Record a config, its nested keys joined by dots."""
         params = [
-            Param(key, str(value)[:_MAX_PARAM_CHARS]) for key, value in _flatten(config).items()
+            Param(key, without_credentials(str(value))[:_MAX_PARAM_CHARS])
+            for key, value in _flatten(config).items()
         ]
         for start in range(0, len(params), 100):
-            _write(self._client.log_batch, self.run_id, params=params[start : start + 100])
+            self._write(self._client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Record lines of a job's `metrics.jsonl`, under the time that the job gave them.
 
-        The time makes the call idempotent: after a re-attach the same line adds no second row.
+        The same line twice in one run makes one row, as long as step, time and value are the same.
         """
         metrics = [
             Metric(name, float(value), int(float(line.get("time", 0)) * 1000), int(line["step"]))
@@ -120,13 +136,33 @@ class StageRun:
             if name not in _NOT_METRICS and isinstance(value, int | float)
         ]
         for start in range(0, len(metrics), _MAX_BATCH):
-            _write(self._client.log_batch, self.run_id, metrics=metrics[start : start + _MAX_BATCH])
+            self._write(
+                self._client.log_batch, self.run_id, metrics=metrics[start : start + _MAX_BATCH]
+            )
+
+    def follow_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Record lines while the job runs, whose end must not depend on MLflow.
+
+        After an error no more are recorded; `has_lost_lines` then asks for them at the end.
+        """
+        if self.has_lost_lines:
+            return
+        try:
+            self.log_lines(lines)
+        except MlflowException as error:
+            self.has_lost_lines = True
+            run_logger().warning(
+                "MLflow takes no metrics (%s); they follow at the end of the stage.",
+                _first_line(error),
+            )
 
     def log_metrics(self, metrics: Mapping[str, float], *, time_ms: int) -> None:
         """Record final values."""
         batch = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
         for start in range(0, len(batch), _MAX_BATCH):
-            _write(self._client.log_batch, self.run_id, metrics=batch[start : start + _MAX_BATCH])
+            self._write(
+                self._client.log_batch, self.run_id, metrics=batch[start : start + _MAX_BATCH]
+            )
 
     def log_dataset(self, name: str, artifact: Artifact, *, context: str) -> None:
         """Record a dataset artifact as an input, under our own content digest."""
@@ -137,31 +173,42 @@ class StageRun:
             source=json.dumps({"uri": artifact.uri}),
         )
         tags = [InputTag("mlflow.data.context", context)]
-        _write(self._client.log_inputs, self.run_id, datasets=[DatasetInput(dataset, tags)])
+        self._write(self._client.log_inputs, self.run_id, datasets=[DatasetInput(dataset, tags)])
 
     def log_model_input(self, model_id: str) -> None:
         """Record the edge from a model of another stage to this run."""
-        _write(self._client.log_inputs, self.run_id, models=[LoggedModelInput(model_id)])
+        self._write(self._client.log_inputs, self.run_id, models=[LoggedModelInput(model_id)])
 
     def log_folder(self, folder: Path, name: str) -> None:
         """Upload a folder, such as Data Docs, as artifacts of the run."""
-        _write(self._client.log_artifacts, self.run_id, str(folder), name)
+        self._write(self._client.log_artifacts, self.run_id, str(folder), name)
 
     def log_file(self, path: Path) -> None:
         """Upload one file as an artifact of the run."""
-        _write(self._client.log_artifact, self.run_id, str(path))
+        self._write(self._client.log_artifact, self.run_id, str(path))
+
+    def log_text(self, text: str, name: str) -> None:
+        """Upload a text as an artifact of the run."""
+        self._write(self._client.log_text, self.run_id, text, name)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run."""
-        _write(
+        self._write(
             self._client.log_batch,
             self.run_id,
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
 
     def end(self, status: str) -> None:
-        """Close the run: `FINISHED`, `FAILED` or `KILLED`."""
-        _write(self._client.set_terminated, self.run_id, status)
+        """Close the run: `FINISHED`, `FAILED` or `KILLED`.
+
+        It is the last thing that happens to a run, often because of another error, which a server
+        that is away must not hide.
+        """
+        try:
+            self._write(self._client.set_terminated, self.run_id, status)
+        except MlflowException as error:
+            run_logger().warning("MLflow can't close its run (%s).", _first_line(error))
 
 
 class Tracker:
@@ -175,11 +222,12 @@ class Tracker:
         self.uri = uri
         mlflow.set_tracking_uri(uri)
         self._client = MlflowClient(uri)
+        self._write = _Writer(uri)
         try:
             self._experiment_id = self._find_experiment(experiment, artifact_root)
         except MlflowException as error:
             raise ConfigError(
-                f"MLflow at {_without_password(uri)} can't be used ({_first_line(error)}); "
+                f"MLflow at {without_credentials(uri)} can't be used ({_first_line(error)}); "
                 "start it, or unset MLFLOW_TRACKING_URI to use a file in the workspace."
             ) from None
         self._parent: StageRun | None = None
@@ -205,13 +253,14 @@ class Tracker:
         """Page of the parent run; None with a database file, which needs a server first."""
         if not self.uri.startswith("http"):
             return None
-        return f"{self.uri}/#/experiments/{self._experiment_id}/runs/{self.run.run_id}"
+        page = f"#/experiments/{self._experiment_id}/runs/{self.run.run_id}"
+        return f"{without_credentials(self.uri)}/{page}"
 
     def version_url(self, version: RegisteredVersion) -> str | None:
         """Page of a registered version; None with a database file."""
         if not self.uri.startswith("http"):
             return None
-        return f"{self.uri}/#/models/{version.name}/versions/{version.version}"
+        return f"{without_credentials(self.uri)}/#/models/{version.name}/versions/{version.version}"
 
     @property
     def run(self) -> StageRun:
@@ -220,17 +269,22 @@ class Tracker:
             raise RuntimeError("start_pipeline comes first")
         return self._parent
 
-    def start_pipeline(self, name: str, tags: Mapping[str, str]) -> StageRun:
-        """Open the parent run."""
-        run = _write(self._client.create_run, self._experiment_id, run_name=name, tags=dict(tags))
-        self._parent = StageRun(self._client, run.info.run_id)
+    def start_pipeline(
+        self, name: str, tags: Mapping[str, str], recipe: Mapping[str, Any] | None = None
+    ) -> StageRun:
+        """Open the parent run, with the recipe as its parameters."""
+        run = self._write(
+            self._client.create_run, self._experiment_id, run_name=name, tags=dict(tags)
+        )
+        self._parent = StageRun(self._client, self._write, run.info.run_id)
+        self._parent.log_params(recipe or {})
         return self._parent
 
     def start_stage(self, name: str, tags: Mapping[str, str]) -> StageRun:
         """Open the nested run of a stage."""
         nested = {"mlflow.parentRunId": self.run.run_id, "alignflow.stage": name, **tags}
-        run = _write(self._client.create_run, self._experiment_id, run_name=name, tags=nested)
-        return StageRun(self._client, run.info.run_id)
+        run = self._write(self._client.create_run, self._experiment_id, run_name=name, tags=nested)
+        return StageRun(self._client, self._write, run.info.run_id)
 
     def log_model(self, run: StageRun, name: str, artifact: Artifact) -> str:
         """Record a model-bearing artifact as the run's output; return MLflow's model id.
@@ -240,7 +294,7 @@ class Tracker:
         """
         model_id = self.find_model(artifact)
         if model_id is None:
-            model = _write(
+            model = self._write(
                 mlflow.create_external_model,
                 name=name,
                 source_run_id=run.run_id,
@@ -253,7 +307,9 @@ class Tracker:
                 },
             )
             model_id = str(model.model_id)
-        _write(self._client.log_outputs, run.run_id, models=[LoggedModelOutput(model_id, step=0)])
+        self._write(
+            self._client.log_outputs, run.run_id, models=[LoggedModelOutput(model_id, step=0)]
+        )
         return model_id
 
     def find_model(self, artifact: Artifact) -> str | None:
@@ -285,11 +341,11 @@ class Tracker:
     ) -> RegisteredVersion:
         """Create a version of the registered model."""
         try:
-            _write(self._client.create_registered_model, name)
+            self._write(self._client.create_registered_model, name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        version = _write(
+        version = self._write(
             self._client.create_model_version,
             name,
             source=f"models:/{model_id}",
@@ -304,11 +360,13 @@ class Tracker:
     def set_version_tags(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
         """Set tags on a version."""
         for key, value in tags.items():
-            _write(self._client.set_model_version_tag, version.name, version.version, key, value)
+            self._write(
+                self._client.set_model_version_tag, version.name, version.version, key, value
+            )
 
     def set_alias(self, version: RegisteredVersion, alias: str) -> RegisteredVersion:
         """Point an alias at a version and return the version with it."""
-        _write(self._client.set_registered_model_alias, version.name, alias, version.version)
+        self._write(self._client.set_registered_model_alias, version.name, alias, version.version)
         return replace(version, aliases=(*version.aliases, alias))
 
 
@@ -349,7 +407,7 @@ def resolve_version(ref: str, workspace: Path) -> RegisteredVersion:
     found = find_version(MlflowClient(uri), match["name"], match["version"])
     if found is None or "alignflow.digest" not in found.tags:
         raise ConfigError(
-            f"{ref}: the registry at {_without_password(uri)} holds no such version of alignflow."
+            f"{ref}: the registry at {without_credentials(uri)} holds no such version of alignflow."
         )
     return found
 
@@ -367,8 +425,3 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:200]
-
-
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}"

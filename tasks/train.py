@@ -52,10 +52,6 @@ def train_stage(
     )
 
     def compute(run: StageRun, _scratch: Path) -> StageOutput:
-        run.log_dataset(str(dataset.manifest.details["name"]), dataset, context=name)
-        parent_id = pipeline.tracker.find_model(model)
-        if parent_id is not None:
-            run.log_model_input(parent_id)
         folder = pipeline.local(model)
         recorded = fingerprints_of(model)
         check_same(

@@ -59,6 +59,20 @@ def test_same_lines_logged_twice_leave_one_row(tracker: Tracker, stage: StageRun
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.7), (2, 0.7)]
 
 
+def test_lines_that_cannot_be_recorded_end_no_job(tracker: Tracker) -> None:
+    run = tracker.start_stage("dpo", {})
+    MlflowClient(tracker.uri).delete_run(run.run_id)
+    run.follow_lines([{"step": 1, "dpo/loss": 0.7}])
+    assert run.has_lost_lines
+    run.end("FAILED")
+
+
+def test_passwords_are_not_recorded(tracker: Tracker, stage: StageRun) -> None:
+    stage.log_params({"source": "https://somebody:secret@host/data"})
+    params = MlflowClient(tracker.uri).get_run(stage.run_id).data.params
+    assert params == {"source": "https://host/data"}
+
+
 def test_nested_config_becomes_dotted_parameters(tracker: Tracker, stage: StageRun) -> None:
     stage.log_params({"beta": 0.1, "parallel": {"tensor_model_parallel_size": 2}})
     params = MlflowClient(tracker.uri).get_run(stage.run_id).data.params

@@ -1,5 +1,6 @@
 """The resume checkpoints of a run folder: which of them counts, and which may go."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -10,20 +11,50 @@ from alignflow.errors import ConfigError, DataError
 from alignflow.jobs.run_folder import write_atomically
 
 _MARKER = "complete"
+_NUM_SAMPLES = 64
+_SAMPLE_BYTES = 2**14
+
+
+def model_digest(model: Path) -> str:
+    """Return a SHA-256 that tells initial models apart without reading all of their bytes.
+
+    It covers the config and, of each file of weights, the name, the size and evenly spaced pieces,
+    the first of which is the header: training moves weights everywhere, so it shows in the pieces.
+
+    Args:
+        model: Hugging Face folder.
+    """
+    digest = hashlib.sha256((model / "config.json").read_bytes())
+    for path in sorted(model.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"\n{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for number in range(_NUM_SAMPLES):
+                file.seek(number * size // _NUM_SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 class Checkpoints:
     """Folders `step-NNNNNNNN`; one counts once its marker, written last, stands in it.
 
-    The marker holds what the run was made of, its data digest and its config. A checkpoint of
-    another run is refused: going on from it would give a model that no config describes.
+    The marker holds what the run was made of: digests of its initial model and of its data, and its
+    config. A checkpoint of another run is refused: going on from it would give a model that no
+    config describes.
     """
 
     def __init__(
-        self, folder: Path, *, data_digest: str, config: Mapping[str, Any], keep: int
+        self,
+        folder: Path,
+        *,
+        model_digest: str,
+        data_digest: str,
+        config: Mapping[str, Any],
+        keep: int,
     ) -> None:
         self._folder = folder
-        self._identity = json.loads(json.dumps({"data_digest": data_digest, "config": config}))
+        identity = {"model_digest": model_digest, "data_digest": data_digest, "config": config}
+        self._identity = json.loads(json.dumps(identity))
         self._keep = keep
 
     def newest(self) -> Path | None:
@@ -31,7 +62,7 @@ class Checkpoints:
 
         Raises:
             ConfigError: It was made under another config.
-            DataError: It was made on other data.
+            DataError: It was made on other data, or from another model.
         """
         complete = self._complete()
         if not complete:
@@ -62,6 +93,8 @@ class Checkpoints:
 
     def _check(self, path: Path, identity: dict[str, Any]) -> None:
         hint = "remove the run folder's checkpoints to start over"
+        if identity.get("model_digest") != self._identity["model_digest"]:
+            raise DataError(f"{path}: this checkpoint was made from another model; {hint}.")
         if identity["data_digest"] != self._identity["data_digest"]:
             raise DataError(f"{path}: this checkpoint was made on other data; {hint}.")
         before, now = identity["config"], self._identity["config"]

@@ -17,7 +17,7 @@ from alignflow.config import Config
 Precision = Literal["fp32", "bf16"]
 
 
-SURVIVAL_FIELDS = frozenset({"checkpoint_every_steps", "keep_checkpoints"})
+SURVIVAL_FIELDS = frozenset({"checkpoint_every_steps", "keep_checkpoints", "max_loss"})
 """Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
 
 

@@ -31,15 +31,14 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     if not (checkpoint / "complete").is_file():
         raise DataError(f"{checkpoint}: not a whole checkpoint; name one that was finished.")
     job = TrainingJob.model_validate(trained.read_spec().config)
+    from alignflow.training.megatron.model import Head
     from alignflow.training.megatron.run import build_run
 
     is_reward = isinstance(job.stage, RewardModelConfig)
-    run = build_run(job.stage, job.model, head="reward" if is_reward else "lm", num_steps=1)
-    try:
+    head: Head = "reward" if is_reward else "lm"
+    with build_run(job.stage, job.model, head=head, num_steps=1) as run:
         progress = run.load_checkpoint(checkpoint)
         run.export(folder.output)
-    finally:
-        run.close()
     return JobResult(metrics={"export/step": float(progress["step"])})
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
-from alignflow.training.checkpoints import Checkpoints
+from alignflow.training.checkpoints import Checkpoints, model_digest
 from alignflow.training.collectives import wait_for_all
 from alignflow.training.config import SURVIVAL_FIELDS, StageConfig
 from alignflow.training.errors import DivergedError
@@ -46,6 +46,8 @@ class Progress:
 
     step: int = 0
     """Updates that were applied."""
+    num_tokens: int = 0
+    """Tokens of these updates, prompts included."""
     first: Metrics = field(default_factory=dict)
     """Metrics of the first step, and held-out metrics before it."""
     last: Metrics = field(default_factory=dict)
@@ -77,12 +79,18 @@ class Trainer(Generic[BatchT]):
         self._validation_batches = validation_batches
         self._checkpoints = Checkpoints(
             folder.checkpoints,
-            data_digest=train.rows.summary.digest,
+            model_digest=model_digest(run.model_dir),
+            data_digest=f"{train.rows.summary.digest} {held_out.rows.summary.digest}",
             config=config.model_dump(mode="json", exclude=set(SURVIVAL_FIELDS)),
             keep=config.keep_checkpoints,
         )
         self._progress = Progress()
         self._saved_step = 0
+
+    @property
+    def tokens_processed(self) -> int:
+        """Tokens that the applied updates saw, those of earlier attempts and epochs included."""
+        return self._progress.num_tokens
 
     def train(self) -> Metrics:
         """Train from the newest checkpoint, or from the start, to the last step.
@@ -93,7 +101,7 @@ class Trainer(Generic[BatchT]):
 
         Raises:
             ConfigError: The newest checkpoint was made under another config.
-            DataError: The newest checkpoint was made on other data.
+            DataError: The newest checkpoint was made on other data, or from another model.
             DivergedError: A loss was past `max_loss`, or a loss or gradient NaN or infinite.
             JobStoppedError: The job was told to stop; a checkpoint holds what was done.
         """
@@ -133,7 +141,9 @@ class Trainer(Generic[BatchT]):
             metrics = self._run.train_step(self._train.batches(items), compute_loss)
         except DivergedError as error:
             raise DivergedError(f"Step {step + 1}: {error}") from None
-        tokens_per_s = self._train.num_tokens(items) / (time.perf_counter() - began)
+        num_tokens = self._train.num_tokens(items)
+        self._progress.num_tokens += num_tokens
+        tokens_per_s = num_tokens / (time.perf_counter() - began)
         self._log("train", step + 1, metrics, tokens_per_s=tokens_per_s)
         if step == 0:
             self._objective.check_first_step(metrics)

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from alignflow.data_validation.canonical import SCHEMAS
@@ -143,6 +144,7 @@ def assert_equal_runs(
 ) -> None:
     assert losses(folder) == losses(other)
     assert result.metrics == of.metrics
+    assert result.details["tokens_processed"] == of.details["tokens_processed"] > 0
     expected = exported(other)
     for name, tensor in exported(folder).items():
         assert torch.equal(tensor, expected[name]), name
@@ -267,13 +269,22 @@ def test_a_checkpoint_of_another_config_is_not_gone_on_from(make_run: MakeRun) -
 
 
 def test_a_reference_that_is_not_the_policy_stops_the_job(make_run: MakeRun) -> None:
-    first = make_run("first", "sft", num_epochs=1)
-    run_here(first)
     dpo = make_run("dpo", "dpo", num_epochs=1, max_steps=1)
     run_here(dpo)
-    changed = make_run("dpo", "dpo", model=first.output, num_epochs=1, max_steps=1)
+    path = dpo.path / "reference.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file({name: 2 * logps for name, logps in load_file(path).items()}, path, metadata)
     with pytest.raises(ReferenceMismatchError, match=r"not ln 2: policy and reference differ"):
-        run_here(changed)
+        run_here(make_run("dpo", "dpo", num_epochs=1, max_steps=1))
+
+
+def test_a_reference_of_another_model_is_made_anew(make_run: MakeRun) -> None:
+    first = make_run("first", "sft", num_epochs=1)
+    run_here(first)
+    run_here(make_run("dpo", "dpo", num_epochs=1, max_steps=1))
+    changed = make_run("dpo", "dpo", model=first.output, num_epochs=1, max_steps=1)
+    assert run_here(changed).metrics["dpo/loss_first"] == pytest.approx(math.log(2), abs=1e-5)
 
 
 def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -156,8 +157,22 @@ class Run:
         export_model(self.model.module, self.model_dir, folder)
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group; returns when all ranks do."""
         shut_down()
+
+    def __enter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        """Leave the process group, but not after an error: the other ranks may never get here."""
+        if error is None:
+            self.close()
 
     def _run_schedule(
         self, forward_step: ForwardStep, microbatches: Sequence[PackedBatch], **options: bool

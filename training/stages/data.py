@@ -4,11 +4,13 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignflow.jobs.run_folder import RunFolder
+from alignflow.training.checkpoints import model_digest
 from alignflow.training.config import SURVIVAL_FIELDS, TrainerConfig, TrainingJob
 from alignflow.training.data import RecordKind, load_rows
 from alignflow.training.feed import BatchT, Feed
@@ -24,6 +26,7 @@ class StageData:
     """Training and held-out rows of a job."""
 
     config: TrainerConfig
+    model: Path
     train: TokenRows
     held_out: TokenRows
 
@@ -41,8 +44,9 @@ class StageData:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the tokens of both splits and of the config."""
+        """SHA-256 of the initial model, of the tokens of both splits and of the config."""
         parts = (
+            model_digest(self.model),
             self.train.summary.digest,
             self.held_out.summary.digest,
             self.config.model_dump_json(exclude=set(SURVIVAL_FIELDS)),
@@ -64,12 +68,21 @@ class StageData:
             num_ranks=run.data_parallel_size,
         )
 
-    def details(self) -> dict[str, Any]:
-        """Return what the report says about the data."""
+    def details(self, tokens_processed: int) -> dict[str, Any]:
+        """Return what the report says about the data.
+
+        A pair is one record and two rows. `num_rows`, `num_tokens`, `num_held_out_rows` and
+        `num_truncated` count rows and their tokens, once however many epochs there are;
+        `num_refused` and `refused_rows` count records.
+
+        Args:
+            tokens_processed: Tokens that went through training, each epoch's anew.
+        """
         splits = (self.train.summary, self.held_out.summary)
         details = {
             "num_rows": self.train.num_rows,
             "num_tokens": len(self.train.tokens),
+            "tokens_processed": tokens_processed,
             "num_held_out_rows": self.held_out.num_rows,
             "num_truncated": sum(split.num_truncated for split in splits),
             "num_refused": sum(sum(split.reasons.values()) for split in splits),
@@ -101,4 +114,4 @@ def load_data(job: TrainingJob, folder: RunFolder, kind: RecordKind) -> StageDat
         )
         for split in ("train", "held_out")
     )
-    return StageData(job.stage, train, held_out)
+    return StageData(job.stage, job.model, train, held_out)

@@ -24,8 +24,7 @@ _TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 1e-3}
 def run(config: DPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     """Train the policy on preference pairs and write it to the output folder."""
     data = load_data(job, folder, PREFERENCES)
-    policy = build_run(config, job.model, head="lm", num_steps=data.order.num_steps)
-    try:
+    with build_run(config, job.model, head="lm", num_steps=data.order.num_steps) as policy:
         reference = _reference(policy, data, folder)
         trainer = Trainer(
             policy,
@@ -50,9 +49,7 @@ def run(config: DPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
         )
         metrics = trainer.train()
         policy.export(folder.output)
-    finally:
-        policy.close()
-    return JobResult(metrics=metrics, details=data.details())
+    return JobResult(metrics=metrics, details=data.details(trainer.tokens_processed))
 
 
 def pair_loss(logps_N: Tensor, batch: ReferencedPairBatch, *, beta: float) -> SummedLoss:

@@ -17,8 +17,7 @@ from alignflow.training.stages.data import load_data
 def run(config: SFTConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     """Fine-tune the model on demonstrations and write it to the output folder."""
     data = load_data(job, folder, DEMONSTRATIONS)
-    policy = build_run(config, job.model, head="lm", num_steps=data.order.num_steps)
-    try:
+    with build_run(config, job.model, head="lm", num_steps=data.order.num_steps) as policy:
         trainer = Trainer(
             policy,
             folder,
@@ -31,9 +30,7 @@ def run(config: SFTConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
         )
         metrics = trainer.train()
         policy.export(folder.output)
-    finally:
-        policy.close()
-    return JobResult(metrics=metrics, details=data.details())
+    return JobResult(metrics=metrics, details=data.details(trainer.tokens_processed))
 
 
 def _loss(logps_N: Tensor, batch: PackedBatch) -> SummedLoss:

@@ -3,14 +3,19 @@ from pathlib import Path
 import pytest
 
 from alignflow.errors import ConfigError, DataError
-from alignflow.training.checkpoints import Checkpoints
+from alignflow.training.checkpoints import Checkpoints, model_digest
 
 
 def checkpoints(
-    folder: Path, *, data: str = "abc", learning_rate: float = 1e-5, keep: int = 2
+    folder: Path,
+    *,
+    model: str = "123",
+    data: str = "abc",
+    learning_rate: float = 1e-5,
+    keep: int = 2,
 ) -> Checkpoints:
     config = {"learning_rate": learning_rate, "parallel": {"data_parallel_size": 2}}
-    return Checkpoints(folder, data_digest=data, config=config, keep=keep)
+    return Checkpoints(folder, model_digest=model, data_digest=data, config=config, keep=keep)
 
 
 def save(subject: Checkpoints, step: int) -> None:
@@ -54,3 +59,19 @@ def test_a_checkpoint_of_other_data_is_refused_by_name(tmp_path: Path) -> None:
     save(checkpoints(tmp_path), 10)
     with pytest.raises(DataError, match=r"step-00000010: .* other data"):
         checkpoints(tmp_path, data="def").newest()
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    save(checkpoints(tmp_path), 10)
+    with pytest.raises(DataError, match=r"step-00000010: .* another model"):
+        checkpoints(tmp_path, model="456").newest()
+
+
+def test_models_that_differ_in_their_weights_alone_have_other_digests(tmp_path: Path) -> None:
+    digests = []
+    for name, weights in (("a", bytes(10**6)), ("b", b"\1" * 10**6), ("c", bytes(10**6))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+        digests.append(model_digest(tmp_path / name))
+    assert digests[0] == digests[2] != digests[1]

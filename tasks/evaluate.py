@@ -8,12 +8,14 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from alignflow.artifacts import Artifact
+from alignflow.artifacts import Artifact, ArtifactStore
+from alignflow.errors import AlignflowError, ConfigError
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.evaluation.gate import Verdict, judge
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import run_job
+from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of, job_was_lost
@@ -107,26 +109,55 @@ def judge_model(
         champion: The version that serves now, if there is one.
     """
     parents = dict(evaluations)
-    if champion is not None and (digest := champion.tags.get("alignflow.evaluation")):
-        parents["champion"] = pipeline.store.get(digest)
+    # A champion whose scores can't be had compares with nothing: rules about it fail.
+    champion_scores: Mapping[str, float | None] | None = None if champion is None else {}
     config = pipeline.recipe.gate
+    determines = config.model_dump(mode="json")
+    if champion is not None:
+        try:
+            parents["champion"], champion_scores = champion_evaluation(pipeline, champion)
+        except AlignflowError as error:
+            run_logger().warning("The champion can't be compared with: %s", error)
+            determines["unread_champion"] = champion.uri
     stage = Stage(
         name="gate",
         kind="verdict",
-        config=config.model_dump(mode="json"),
+        config=determines,
         revision=_GATE_REVISION,
         parents=parents,
     )
 
-    def compute(run: StageRun, scratch: Path) -> StageOutput:
-        scores = {role: read_scores(pipeline.local(parent)) for role, parent in parents.items()}
-        verdict = judge(config, {role: item["scores"] for role, item in scores.items()})
+    def compute(_run: StageRun, scratch: Path) -> StageOutput:
+        scores = {
+            role: read_scores(pipeline.local(artifact))["scores"]
+            for role, artifact in evaluations.items()
+        }
+        verdict = judge(config, {**scores, "champion": champion_scores})
         (scratch / "verdict.json").write_text(verdict.to_json())
         return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
 
     artifact = run_stage(pipeline, stage, compute)
     text = (pipeline.local(artifact) / "verdict.json").read_text()
     return Verdict.from_json(text), artifact
+
+
+def champion_evaluation(
+    pipeline: Pipeline, champion: RegisteredVersion
+) -> tuple[Artifact, dict[str, float | None]]:
+    """Return the champion's evaluation and scores, from the store that its run used.
+
+    Raises:
+        ConfigError: The version names no evaluation.
+        StoreError: The store can't be read, or doesn't hold the evaluation any more.
+        CorruptArtifactError: The evaluation is damaged.
+    """
+    digest = champion.tags.get("alignflow.evaluation")
+    if digest is None:
+        raise ConfigError(f"{champion.uri} has no tag alignflow.evaluation.")
+    store = ArtifactStore(champion.tags.get("alignflow.store", pipeline.store.url))
+    evaluation = store.get(digest)
+    scores: dict[str, float | None] = read_scores(store.fetch(evaluation, pipeline.cache))["scores"]
+    return evaluation, scores
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

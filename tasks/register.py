@@ -18,7 +18,10 @@ CHAMPION = "champion"
 
 
 def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
-    """Return the version that serves now."""
+    """Return the version that serves now; None also where no rule of the recipe asks for it."""
+    rules = pipeline.recipe.gate.rules.values()
+    if not any(rule.compared_with == CHAMPION for rule in rules):
+        return None
     return pipeline.tracker.get_version(pipeline.recipe.registry.model_name, CHAMPION)
 
 
@@ -34,6 +37,8 @@ def register_model(
     verdict_artifact: Artifact,
 ) -> RegisteredVersion:
     """Make the model a version with alias `candidate`, or return the version it already is.
+
+    A version that is already there becomes the candidate only where there is none.
 
     Args:
         pipeline: The run.
@@ -51,15 +56,18 @@ def register_model(
         raise ValueError("a refused model is not registered")
     pipeline.display.started("register")
     name = pipeline.recipe.registry.model_name
-    tags = {
+    origin = {
+        "alignflow.key": model.key,
         "alignflow.digest": model.digest,
         "alignflow.export": model.uri,
         "alignflow.parent": parent.digest,
+        "alignflow.store": pipeline.store.url,
+        **{f"alignflow.dataset.{role}": a.digest for role, a in datasets.items()},
+    }
+    judgement = {
         "alignflow.evaluation": evaluation.digest,
         "alignflow.verdict": "accepted",
         "alignflow.verdict_digest": verdict_artifact.digest,
-        "alignflow.store": pipeline.store.url,
-        **{f"alignflow.dataset.{role}": a.digest for role, a in datasets.items()},
     }
     # Two runs of one model at once must not make two versions of it.
     lock = hashlib.sha256(f"register {name} {model.digest}".encode()).hexdigest()
@@ -67,10 +75,11 @@ def register_model(
         version = pipeline.tracker.version_of(name, model.digest)
         is_new = version is None
         if version is None:
-            version = _create_version(pipeline, name, model, evaluation, tags)
-        else:
-            pipeline.tracker.set_version_tags(version, tags)
-        if not version.aliases:
+            version = _create_version(pipeline, name, model, evaluation, {**origin, **judgement})
+        elif version.tags.get("alignflow.store") == pipeline.store.url:
+            # Where it came from stays as it was told first; the judgement lies in that store too.
+            pipeline.tracker.set_version_tags(version, judgement)
+        if is_new or pipeline.tracker.get_version(name, CANDIDATE) is None:
             version = pipeline.tracker.set_alias(version, CANDIDATE)
     pipeline.display.finished(
         "register", "done" if is_new else "reused", f"{version.name} version {version.version}"

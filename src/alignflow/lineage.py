@@ -1,7 +1,7 @@
 """From an artifact to everything it was made from, and three ways to show it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,24 @@ class Lineage:
     def datasets(self) -> tuple[LineageNode, ...]:
         """Return the datasets among the ancestors; they carry digests and sources."""
         return tuple(node for node in self.nodes.values() if node.kind == "dataset")
+
+
+def find_artifact(store: ArtifactStore, tags: Mapping[str, str]) -> Artifact:
+    """Return the artifact that the tags of a registered version name.
+
+    Two stages may make the same files from other parents: the key tells which one was registered.
+
+    Args:
+        store: The store in the tag `alignflow.store`.
+        tags: `alignflow.digest`, and `alignflow.key` where the version has it.
+
+    Raises:
+        StoreError: The store can't be read or doesn't hold the artifact.
+        CorruptArtifactError: It is damaged.
+    """
+    digest = tags["alignflow.digest"]
+    found = store.find(tags["alignflow.key"]) if "alignflow.key" in tags else None
+    return found if found is not None and found.digest == digest else store.get(digest)
 
 
 def trace(store: ArtifactStore, artifact: Artifact) -> Lineage:

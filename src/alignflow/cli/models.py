@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
-from alignflow.errors import InputError
+from alignflow.errors import DataError, InputError
 
 # Raised by a commit that changes what these jobs make: `alignflow.artifacts.code_version`.
 _REVISION = 1
@@ -143,21 +143,23 @@ class _NamedModel:
 def _find_model(ref: str, workspace: Path) -> _NamedModel:
     """Find what a person names as a model."""
     from alignflow.artifacts import ArtifactStore
+    from alignflow.lineage import find_artifact
     from alignflow.model_source import resolve_model
 
-    store, digest = str(workspace / "artifacts"), None
+    store = ArtifactStore(str(workspace / "artifacts"))
+    artifact = None
     if ref.startswith("models:/"):
         from alignflow.tasks.tracking import resolve_version
 
-        version = resolve_version(ref, workspace)
-        digest = version.tags["alignflow.digest"]
-        store = version.tags.get("alignflow.store", store)
+        tags = resolve_version(ref, workspace).tags
+        store = ArtifactStore(tags.get("alignflow.store", store.url))
+        artifact = find_artifact(store, tags)
     elif len(ref) >= 8 and set(ref) <= set("0123456789abcdef") and not Path(ref).exists():
-        digest = ref
-    if digest is not None:
-        artifacts = ArtifactStore(store)
-        folder = artifacts.fetch(artifacts.get(digest), workspace / "cache")
-        return _NamedModel(folder, digest)
+        artifact = store.get(ref)
+    if artifact is not None:
+        if artifact.manifest.tokenizer is None:
+            raise DataError(f"{ref} is an artifact of kind {artifact.kind}; give one of a model.")
+        return _NamedModel(store.fetch(artifact, workspace / "cache"), artifact.digest)
     source = resolve_model(ref, cache=workspace / "cache")
     identity = dict(source.identity)
     if not source.is_gguf:

@@ -22,7 +22,7 @@ from alignflow.reporting.model import (
     RefusedRow,
 )
 from alignflow.reporting.text import format_number, humanise
-from alignflow.sources import expand, fetch_file
+from alignflow.sources import check_unchanged, expand, fetch_file, file_sha256
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
@@ -51,7 +51,9 @@ def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
     )
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
-        shutil.copyfile(file.path, scratch / Path(file.uri).name)
+        copied = scratch / Path(file.uri).name
+        shutil.copyfile(file.path, copied)
+        check_unchanged(file.uri, file.sha256, file_sha256(copied))
         source = {"uri": file.uri, "sha256": file.sha256, "bytes": file.size}
         return StageOutput(scratch, details={"sources": [source]})
 
@@ -103,7 +105,7 @@ def ingest_dataset(
         folder = pipeline.workspace / "ingest" / f"{name}-{stage.key[:12]}"
         shutil.rmtree(folder, ignore_errors=True)
         card = ingest(
-            config,
+            config.replaced(sources=pinned_sources(config, identities)),
             kind,
             folder,
             benchmark_texts=[
@@ -116,6 +118,10 @@ def ingest_dataset(
             on_progress=tell,
             cache_dir=pipeline.cache,
         )
+        # A set that is full before the last source ends without a look at the others.
+        for identity, source in zip(identities, card.sources, strict=False):
+            if "sha256" in identity:
+                check_unchanged(source.uri, identity["sha256"], source.sha256)
         return StageOutput(
             folder,
             metrics={
@@ -141,6 +147,23 @@ def _identities(config: DatasetConfig, cache: Path) -> list[dict[str, Any]]:
             for uri in expand(source):
                 identities.append({"name": Path(uri).name, "sha256": fetch_file(uri, cache).sha256})
     return identities
+
+
+def pinned_sources(config: DatasetConfig, identities: list[dict[str, Any]]) -> list[str]:
+    """Return the sources, sets of the hub at the commit that their identity names."""
+    commits = {
+        identity["uri"]: identity["commit"] for identity in identities if "commit" in identity
+    }
+    return [
+        f"{_hub_name(source)}@{commits[source]}" if source in commits else source
+        for source in config.sources
+    ]
+
+
+def _hub_name(source: str) -> str:
+    """Return `hf://datasets/OWNER/NAME` for any way to name a set of the hub."""
+    name = source.removeprefix("hf://datasets/").partition("@")[0].rstrip("/")
+    return f"hf://datasets/{name}"
 
 
 def summarise_dataset(pipeline: Pipeline, name: str, artifact: Artifact) -> DatasetSummary:

@@ -11,7 +11,7 @@ from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
 from alignflow.fingerprints import folder_fingerprints
 from alignflow.jobs.run_folder import write_atomically
-from alignflow.model_source import ModelSource, copy_model, read_template, resolve_model
+from alignflow.model_source import ModelSource, check_copy, copy_model, read_template, resolve_model
 from alignflow.tasks.config import ModelConfig
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
@@ -41,6 +41,7 @@ def import_model(pipeline: Pipeline) -> Artifact:
     def compute(run: StageRun, scratch: Path) -> StageOutput:
         if not source.is_gguf:
             copied = copy_model(source.path, scratch / "model")
+            check_copy(source, copied)
             return _described(StageOutput(copied), template, config, source)
         output = run_job(
             pipeline,
@@ -51,6 +52,7 @@ def import_model(pipeline: Pipeline) -> Artifact:
             num_processes=1,
             run=run,
         )
+        check_copy(source, source.path.parent)
         return _described(output, template, config, source)
 
     return run_stage(pipeline, stage, compute)

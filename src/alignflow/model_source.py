@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignflow.errors import ConfigError, DataError
-from alignflow.sources import fetch_folder, file_sha256
+from alignflow.sources import check_unchanged, fetch_folder, file_sha256
 
 # Weights as safetensors and what describes them; never a pickle, never code.
 _MODEL_FILES = (
@@ -134,6 +134,17 @@ def copy_model(source: Path, target: Path) -> Path:
     for file in _model_files(source):
         shutil.copyfile(file, target / file.name)
     return target
+
+
+def check_copy(source: ModelSource, folder: Path) -> None:
+    """Stop where the files that were used are others than those that name the model.
+
+    Raises:
+        DataError: A file changed meanwhile.
+    """
+    origin = source.path.parent if source.is_gguf else source.path
+    for name, sha256 in source.identity.items():
+        check_unchanged(str(origin / name), sha256, file_sha256(folder / name))
 
 
 def read_template(path: str | None) -> str | None:

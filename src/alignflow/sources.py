@@ -74,6 +74,24 @@ def file_sha256(path: Path) -> str:
         raise DataError(f"{path}: can't be read ({error.strerror}).") from None
 
 
+def check_unchanged(uri: str, expected: str, found: str) -> None:
+    """Stop where a file was another one when it was used than when it was looked at.
+
+    Args:
+        uri: Where it lies.
+        expected: SHA-256 under which it is known.
+        found: SHA-256 of what was used.
+
+    Raises:
+        DataError: They differ.
+    """
+    if found != expected:
+        raise DataError(
+            f"{uri}: the file changed while the run read it ({expected[:12]} became {found[:12]}); "
+            "run again when nobody writes to it."
+        )
+
+
 def expand(uri: str) -> list[str]:
     """Return what `fetch_file` takes for each file that a file, folder, prefix or glob names.
 

@@ -57,9 +57,10 @@ def test_reused_stage_is_recorded_like_a_computed_one(pipeline: Pipeline) -> Non
     for status in ("computed", "reused"):
         run_stage(pipeline, stage, writes("weights", curves=[line]))
         (found,) = client.search_runs(
-            client.search_experiments()[0].experiment_id,
+            [client.search_experiments()[0].experiment_id],
             f"tags.`alignflow.status` = '{status}' and tags.`alignflow.key` = '{stage.key}'",
         )
+        assert found.inputs is not None
         assert [item.dataset.name for item in found.inputs.dataset_inputs] == ["pairs"]
         assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["manifest.json"]
     history = client.get_metric_history(found.info.run_id, "sft/loss")

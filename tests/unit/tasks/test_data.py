@@ -1,0 +1,34 @@
+"""Data stages: what names a source, and what it is read under."""
+
+from pathlib import Path
+
+import pytest
+
+from alignflow.data_validation.config import DatasetConfig
+from alignflow.errors import DataError
+from alignflow.model_source import check_copy, copy_model, resolve_model
+from alignflow.tasks.data import pinned_sources
+
+COMMIT = "0123abc"
+
+
+@pytest.mark.parametrize(
+    "source", ["OWNER/NAME", "hf://datasets/OWNER/NAME", "hf://datasets/OWNER/NAME@main"]
+)
+def test_set_of_the_hub_is_read_at_the_commit_of_its_key(source: str) -> None:
+    config = DatasetConfig(sources=["rows.jsonl", source])
+    identities = [{"name": "rows.jsonl", "sha256": "0" * 64}, {"uri": source, "commit": COMMIT}]
+    pinned = pinned_sources(config, identities)
+    assert pinned == ["rows.jsonl", f"hf://datasets/OWNER/NAME@{COMMIT}"]
+
+
+def test_model_that_changes_while_it_is_copied_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    source = resolve_model(str(folder), cache=tmp_path)
+    check_copy(source, copy_model(source.path, tmp_path / "first"))
+    (folder / "model.safetensors").write_text("other")
+    with pytest.raises(DataError, match=r"model\.safetensors: the file changed"):
+        check_copy(source, copy_model(source.path, tmp_path / "second"))

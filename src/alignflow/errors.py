@@ -14,6 +14,8 @@ AlignflowError
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alignflow.jobs.spec import JobFailure
 
 
@@ -58,10 +60,15 @@ class RunStoppedError(AlignflowError, RuntimeError):
 
 
 class JobError(AlignflowError, RuntimeError):
-    """A job failed; `failure` holds its kind, its message and whether a retry may help."""
+    """A job failed; `failure` holds its kind, its message and whether a retry may help.
 
-    def __init__(self, failure: "JobFailure") -> None:
-        super().__init__(failure.message)
+    Args:
+        failure: As the run folder has it.
+        log: Log that tells more; None where the message says all.
+    """
+
+    def __init__(self, failure: "JobFailure", *, log: "Path | None" = None) -> None:
+        super().__init__(failure.message if log is None else f"{failure.message} Its log: {log}")
         self.failure = failure
         self.exit_code = 2 if failure.kind.is_input else 1
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
-from alignflow.errors import DataError, InputError
+from alignflow.errors import ConfigError, DataError, InputError
 
 # Raised by a commit that changes what these jobs make: `alignflow.artifacts.code_version`.
 _REVISION = 1
@@ -24,15 +25,36 @@ class Suite(StrEnum):
     TOXIGEN = "toxigen"
 
 
+class Precision(StrEnum):
+    """Number formats of a model's forward pass."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+# Where a suite's file lies in the folder that ALIGNFLOW_DATA names.
+_DATA_FILES = {
+    Suite.TRUTHFULQA: "truthfulqa/mc_task.json",
+    Suite.TOXIGEN: "toxigen/annotated_safenlp.json",
+}
+
+
 def evaluate(
     model: Annotated[
         str,
         typer.Argument(help="Folder, hub id, package:NAME, models:/NAME@ALIAS or a digest."),
     ],
     suite: Annotated[Suite, typer.Option(help="Benchmark.")],
-    data: Annotated[str, typer.Option(help="Its file: a path, s3://… or hf://datasets/….")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Its file: a path, s3://… or hf://datasets/…; else looked for in $ALIGNFLOW_DATA."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Judge the first N items only.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[
+        Precision, typer.Option(help="Number format of the model.")
+    ] = Precision.FP32,
     format: OutputFormat = Format.TABLE,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
@@ -41,12 +63,12 @@ def evaluate(
     from alignflow.sources import fetch_file
 
     workspace = workspace.absolute()
-    file = fetch_file(data, workspace / "cache")
+    file = fetch_file(data or _default_data(suite), workspace / "cache")
     named = _find_model(model, workspace)
     job = EvaluationJob(
         evaluation=EvaluationConfig(
             suites={suite.value: SuiteConfig(suite=suite.value, data=str(file.path), limit=limit)},
-            precision="bf16" if precision == "bf16" else "fp32",
+            precision=precision.value,
             num_samples=0,
         ),
         model=named.folder,
@@ -73,6 +95,15 @@ def evaluate(
         print(json.dumps(report, ensure_ascii=False))
     else:
         _print_scores(report)
+
+
+def _default_data(suite: Suite) -> str:
+    folder = os.environ.get("ALIGNFLOW_DATA")
+    path = Path(folder, _DATA_FILES[suite]) if folder else None
+    if path is None or not path.is_file():
+        where = f"there is no {path}" if path else "ALIGNFLOW_DATA is not set"
+        raise ConfigError(f"--data is missing and {where}; name the file of {suite.value}.")
+    return str(path)
 
 
 def _print_scores(report: dict[str, Any]) -> None:

@@ -54,12 +54,12 @@ def wait_for(
         if status is JobStatus.SUCCEEDED and (result := folder.read_result()) is not None:
             return result
         if failure := job.failure():
-            raise JobError(failure)
+            raise _job_error(failure, folder)
         silent_since = max(silent_since, folder.last_beat() or 0.0)
         if status is JobStatus.PENDING:
             silent_since = time.time()
         if time.time() - silent_since > heartbeat_timeout_s:
-            raise JobError(_give_up(job, folder, heartbeat_timeout_s))
+            raise _job_error(_give_up(job, folder, heartbeat_timeout_s), folder)
         if stop.is_set():
             job.cancel()
         stop.wait(poll_s)
@@ -81,6 +81,13 @@ def cancel_on_exit(
         if not isinstance(error, Exception) or isinstance(error, also):
             job.cancel(grace_s)
         raise
+
+
+def _job_error(failure: JobFailure, folder: RunFolder) -> JobError:
+    """Return the error of a job, with its log unless input or a request to stop explains it."""
+    log = folder.rank_log(0)
+    needs_log = not failure.kind.is_input and failure.kind is not FailureKind.CANCELLED
+    return JobError(failure, log=log if needs_log and log.exists() else None)
 
 
 def _give_up(job: Job, folder: RunFolder, silent_s: float) -> JobFailure:

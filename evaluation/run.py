@@ -23,6 +23,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
 from alignflow.training.data import PREFERENCES, load_rows
+from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import LanguageModel, RewardModel
 from alignflow.training.megatron.trees import Tree
 from alignflow.training.rows import RowSummary
@@ -33,11 +34,13 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     """Judge the model and write scores, items and sample answers to the job's output.
 
     Raises:
+        ConfigError: Sequences may be longer than a model's positions.
         DataError: A benchmark file, the held-out pairs or a model folder can't be used.
     """
     config = job.evaluation
     # Files are read before models: what is wrong with them shows in the first second.
     suites = {name: load_suite(suite, Path(suite.data)) for name, suite in config.suites.items()}
+    _check_lengths(job)
     held_out = _HeldOut.load(job, folder)
     progress = Progress(folder, _num_steps(job, suites, held_out))
     results = Results(folder.output)
@@ -68,6 +71,20 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
             "refused_rows": refused,
         },
     )
+
+
+def _check_lengths(job: EvaluationJob) -> None:
+    """Check that each model has positions for what it will be given: scored rows, and answers."""
+    config = job.evaluation
+    for model in (job.model, job.parent, job.reward_model):
+        if model is not None:
+            check_positions(model, config.max_length, "evaluation.max_length")
+    if job.preferences is None or not config.num_samples:
+        return
+    for model in (job.model, job.reward_model):
+        if model is not None:
+            num_tokens = config.max_length + config.max_new_tokens
+            check_positions(model, num_tokens, "evaluation.max_length + max_new_tokens")
 
 
 @dataclass(frozen=True)

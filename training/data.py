@@ -18,6 +18,7 @@ from alignflow.data_validation.canonical import Split, read_tables, shards
 from alignflow.errors import DataError
 from alignflow.jobs.worker import raise_if_stop_requested
 from alignflow.training.chat import ChatTokenizer, RenderedChat, TokenizedChat
+from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.rows import RowWriter, TokenRows
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
@@ -101,8 +102,10 @@ def load_rows(
         is_writer: Whether this process tokenises; true for exactly one.
 
     Raises:
+        ConfigError: Rows may be longer than the model's positions.
         DataError: The dataset or the tokenizer can't be used.
     """
+    check_positions(model, max_length, "max_length")
     digest = _digest(dataset, split, kind, model, max_length)
     folder = cache / split
     rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)

@@ -131,6 +131,7 @@ def finished(
         "precision": "fp32",
         "implicit_reward_beta": BETA,
         "microbatch_tokens": 64,
+        "max_length": 1016,
         "num_samples": 3,
         "max_new_tokens": 8,
         "suites": {

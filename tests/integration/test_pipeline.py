@@ -67,6 +67,7 @@ evaluation:
     truth: {{suite: truthfulqa, data: "{workspace}/data/mc_task.json"}}
     toxicity: {{suite: toxigen, data: "{workspace}/data/toxicity.json"}}
   num_samples: 2
+  max_length: 1016
   max_new_tokens: 8
 gate:
   rules:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignflow.errors import DataError
+from alignflow.errors import ConfigError, DataError
 
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE_TYPES = ("default", "linear", "llama3")
@@ -64,6 +64,26 @@ class Architecture:
     has_qk_norm: bool
     sliding_window: int | None
     """Keys that a query sees, itself included; None sees all before it."""
+
+
+def check_positions(model_dir: Path, num_tokens: int, field: str) -> None:
+    """Refuse sequences that are longer than a model's positions; reads its config alone.
+
+    Args:
+        model_dir: Hugging Face folder.
+        num_tokens: Most tokens of a sequence.
+        field: What of the configuration gives them.
+
+    Raises:
+        ConfigError: The model has fewer positions.
+        DataError: The folder holds no model that is known.
+    """
+    positions = read_architecture(model_dir).max_positions
+    if num_tokens > positions:
+        raise ConfigError(
+            f"{field}: {num_tokens} is more than the {positions} positions of the model in "
+            f"{model_dir}; lower it."
+        )
 
 
 def read_architecture(model_dir: Path) -> Architecture:

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from alignflow.errors import ConfigError
 from alignflow.training.batch import PackedBatch
 from alignflow.training.config import TrainerConfig
 from alignflow.training.errors import DivergedError
@@ -217,16 +216,10 @@ def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: 
         num_steps: Optimizer steps of the whole schedule.
 
     Raises:
-        ConfigError: The model or the job's processes don't fit the layout, or rows may be longer
-            than the model's positions.
+        ConfigError: The model or the job's processes don't fit the layout.
         DataError: The folder holds no model that can be trained.
     """
     architecture = read_architecture(model_dir)
-    if config.max_length > architecture.max_positions:
-        raise ConfigError(
-            f"max_length: {config.max_length} is more than the {architecture.max_positions} "
-            f"positions of the model in {model_dir}; lower it."
-        )
     device = initialize(config.parallel, seed=config.seed)
     module = build_model(
         architecture,

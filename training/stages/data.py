@@ -100,6 +100,7 @@ def load_data(job: TrainingJob, folder: RunFolder, kind: RecordKind) -> StageDat
     """Tokenise both splits of the job's dataset, or map what an earlier attempt tokenised.
 
     Raises:
+        ConfigError: Rows may be longer than the model's positions.
         DataError: The dataset or the tokenizer can't be used, or no training row is left.
     """
     train, held_out = (

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from alignflow.data_validation.canonical import SCHEMAS, Split
-from alignflow.errors import DataError
+from alignflow.errors import ConfigError, DataError
 from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, RecordKind, load_rows
 from alignflow.training.rows import TokenRows
 
@@ -145,6 +145,14 @@ def test_a_set_of_another_kind_is_refused(tmp_path: Path, chatml_model: Path) ->
     dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
     with pytest.raises(DataError, match="no preference dataset, it has no column 'prompt'"):
         load(dataset, PREFERENCES, chatml_model)
+
+
+def test_rows_longer_than_the_models_positions_are_refused(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
+    with pytest.raises(ConfigError, match="max_length: 2049 is more than the 2048 positions"):
+        load(dataset, DEMONSTRATIONS, chatml_model, max_length=2049)
 
 
 class TestCache:

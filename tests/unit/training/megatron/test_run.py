@@ -231,11 +231,6 @@ def test_a_layout_for_more_processes_than_there_are_is_refused(model_folder: Mod
         start(model_folder("llama2")[0], config)
 
 
-def test_rows_longer_than_the_models_positions_are_refused(model_folder: ModelFolder) -> None:
-    with pytest.raises(ConfigError, match="129 is more than the 128 positions of the model"):
-        start(model_folder("llama2")[0], CONFIG.replaced(max_length=129))
-
-
 def test_a_rank_without_microbatches_is_a_mistake(model_folder: ModelFolder) -> None:
     with pytest.raises(ValueError, match="at least one microbatch"):
         start(model_folder("llama2")[0]).train_step([], summed)

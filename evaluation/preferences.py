@@ -158,14 +158,21 @@ def preference_result(measures: PairMeasures, *, beta: float) -> SuiteResult:
     """Return the scores `logprob_accuracy`, `implicit_accuracy` and `implicit_margin`.
 
     Without a parent only the first. The implicit reward is eq. 5 of arXiv:2305.18290.
+
+    `logprob_accuracy` compares sums over tokens, so it favours the shorter answer of a pair: it
+    serves to compare models with one another, not with chance. In `implicit_accuracy` the parent's
+    sum cancels that.
     """
-    columns = {"logprob_accuracy": _is_above_zero(-np.diff(measures.policy_B2)[:, 0])}
+    columns = {"logprob_accuracy": scorers.is_preferred(-np.diff(measures.policy_B2)[:, 0])}
     margins_B = np.full(len(measures.policy_B2), np.nan)
     if len(measures.parent_B2):
         margins_B = scorers.implicit_margins(
             *measures.policy_B2.T, *measures.parent_B2.T, beta=beta
         )
-        columns |= {"implicit_accuracy": _is_above_zero(margins_B), "implicit_margin": margins_B}
+        columns |= {
+            "implicit_accuracy": scorers.is_preferred(margins_B),
+            "implicit_margin": margins_B,
+        }
     items = [
         {
             "item": number,
@@ -197,12 +204,7 @@ def reward_result(rewards: Sequence[Sequence[float]]) -> SuiteResult:
         {"item": number, "reward_chosen": float(chosen), "reward_rejected": float(rejected)}
         for number, (chosen, rejected) in enumerate(rewards_B2, start=1)
     ]
-    return _of_means({"accuracy": _is_above_zero(-np.diff(rewards_B2)[:, 0])}, items)
-
-
-def _is_above_zero(values_B: Floats) -> Floats:
-    """Return 1 for each value above 0 and 0 for the others; NaN stays."""
-    return np.where(np.isnan(values_B), np.nan, values_B > 0)
+    return _of_means({"accuracy": scorers.is_preferred(-np.diff(rewards_B2)[:, 0])}, items)
 
 
 def _of_means(columns: dict[str, Floats], items: list[dict[str, Any]]) -> SuiteResult:

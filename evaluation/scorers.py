@@ -109,6 +109,15 @@ def implicit_margins(
     return beta * (chosen_B - rejected_B)
 
 
+def is_preferred(margins: ArrayLike) -> NDArray[np.float64]:
+    """1 for each pair whose margin, chosen less rejected, is above 0, else 0; NaN stays.
+
+    A margin of exactly 0 counts one half, as in the accuracy that training tells.
+    """
+    margins_B = np.asarray(margins, dtype=np.float64)
+    return np.heaviside(margins_B, 0.5)
+
+
 def bootstrap_stderr(
     statistic: Statistic, num_units: int, *, num_resamples: int = 500, seed: int = 1234
 ) -> float:

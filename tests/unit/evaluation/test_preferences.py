@@ -63,8 +63,9 @@ def test_without_a_parent_there_is_no_implicit_reward() -> None:
     assert result.scores == {"logprob_accuracy": 1.0}
 
 
-def test_equal_values_are_no_preference_and_nan_has_none() -> None:
-    assert reward_result([[1.0, 1.0], [2.0, 1.0]]).scores == {"accuracy": 0.5}
+def test_equal_values_are_half_a_preference_and_nan_has_none() -> None:
+    assert reward_result([[1.0, 1.0], [2.0, 1.0], [1.0, 2.0]]).scores == {"accuracy": 0.5}
+    assert reward_result([[1.0, 1.0]]).scores == {"accuracy": 0.5}
     assert math.isnan(reward_result([[math.nan, 1.0], [2.0, 1.0]]).scores["accuracy"])
 
 

@@ -4,6 +4,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from alignflow.errors import DataError
 from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.suites.base import ChoiceRequest
 
@@ -55,3 +56,21 @@ def test_long_choice_keeps_a_token_of_context(tokenizer: PreTrainedTokenizerFast
     (tree,) = encode_requests(tokenizer, [ChoiceRequest("ca", (" cccc",))], max_length=4).trees
     assert tree.prefix == [1]
     assert tree.branches[0].tokens == [4, 3, 3]
+
+
+def test_a_token_that_ends_every_text_stands_after_no_choice(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    request = ChoiceRequest("ca", (" b", " ca"))
+    expected = encode_requests(tokenizer, [request], max_length=100)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A c", special_tokens=[("<s>", 0), ("c", 3)]
+    )
+    assert tokenizer("a")["input_ids"] == [0, 1, 3]
+    assert encode_requests(tokenizer, [request], max_length=100) == expected
+
+
+def test_choice_without_tokens_is_refused_by_item(tokenizer: PreTrainedTokenizerFast) -> None:
+    requests = [ChoiceRequest("ca", (" b",)), ChoiceRequest("ca", ("c", ""))]
+    with pytest.raises(DataError, match="item 2: the choice '' adds no token"):
+        encode_requests(tokenizer, requests, max_length=9)

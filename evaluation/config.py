@@ -84,6 +84,10 @@ class GateRule(Config):
     def _has_a_condition(self) -> Self:
         if self.at_least is None and self.at_most is None and self.compared_with is None:
             raise ValueError("a rule needs at_least, at_most or compared_with")
+        if self.compared_with is None and self.max_drop:
+            raise ValueError("max_drop does nothing without compared_with")
+        if self.compared_with is None and not self.higher_is_better:
+            raise ValueError("higher_is_better does nothing without compared_with")
         return self
 
 

@@ -87,15 +87,8 @@ class TrainerConfig(Config):
     def _learning_rates_are_ordered(self) -> Self:
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("min_learning_rate must not exceed learning_rate")
-        return self
-
-    @model_validator(mode="after")
-    def _batch_splits_over_ranks(self) -> Self:
-        if self.global_batch_size % self.parallel.data_parallel_size:
-            raise ValueError(
-                "global_batch_size must be a multiple of parallel.data_parallel_size "
-                f"({self.parallel.data_parallel_size})"
-            )
+        if self.min_learning_rate and self.schedule == "constant":
+            raise ValueError("min_learning_rate does nothing under the schedule constant")
         return self
 
 

@@ -1,8 +1,10 @@
 """The gate: every rule gets a reason, and whatever can't be judged fails."""
 
 import math
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from alignflow.evaluation.config import GateConfig, GateRule
 from alignflow.evaluation.gate import RuleResult, Verdict, judge
@@ -95,3 +97,9 @@ def test_verdict_survives_json() -> None:
     rules = {"kept": GateRule(score="a", at_least=0.1), "gone": GateRule(score="b", at_most=0.9)}
     verdict = judge(GateConfig(rules=rules), {"aligned": {"a": 0.5}})
     assert Verdict.from_json(verdict.to_json()) == verdict
+
+
+@pytest.mark.parametrize("field", [{"max_drop": 0.1}, {"higher_is_better": False}])
+def test_a_field_of_the_comparison_without_one_is_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=f"{next(iter(field))} does nothing without"):
+        GateRule.model_validate({"score": "s", "at_least": 0.1, **field})

@@ -31,6 +31,10 @@ class ClusterConfig(Config):
     """Longest time a job may run."""
     max_retries: int = Field(default=2, ge=0)
     """How often a job that was lost is started again from its last checkpoint."""
+    price_per_process_hour: float | None = Field(default=None, ge=0)
+    """Price of one process (on GPUs: one device) for an hour; the report then shows costs."""
+    currency: str = "USD"
+    """Currency of the price."""
 
 
 class RegistryConfig(Config):

@@ -77,7 +77,8 @@ class Pipeline:
         must_reuse: frozenset[str] = frozenset(),
     ) -> None:
         self.recipe = recipe
-        self.run_id = run_id
+        # Two runs that start within one second have one name.
+        self.run_id = f"{run_id}-{flow_run_id[-6:]}"
         self.flow_run_id = flow_run_id
         self.workspace = workspace
         self.store = store

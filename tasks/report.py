@@ -30,12 +30,14 @@ from alignflow.reporting.model import (
     Links,
     Message,
     ModelRole,
+    RefusedRecord,
     ReportData,
     RuleOutcome,
     Sample,
     ScoreRow,
     StageRecord,
     TrainingCurve,
+    TrainingRows,
     VerdictSummary,
 )
 from alignflow.reporting.page import render_page, verdict_sentence
@@ -44,6 +46,10 @@ from alignflow.tasks.data import summarise_dataset
 from alignflow.tasks.evaluate import read_scores
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
+from alignflow.urls import without_credentials
+
+_NAMED_ROWS = 50
+"""Refused rows of a training stage that the report names."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def write_report(
         stages={name: record.status for name, record in pipeline.records.items()},
         flow_run_id=pipeline.flow_run_id,
         prefect_url=data.links.prefect_run,
-        mlflow_uri=pipeline.tracker.uri,
+        mlflow_uri=without_credentials(pipeline.tracker.uri),
         mlflow_url=data.links.mlflow_run,
     )
     _publish_in_prefect(data, outcome)
@@ -137,7 +143,7 @@ def collect(
         run_id=pipeline.run_id,
         finished_at=now,
         seconds=(now - pipeline.started_at).total_seconds(),
-        recipe=as_yaml(pipeline.recipe),
+        recipe=without_credentials(as_yaml(pipeline.recipe)),
         verdict=VerdictSummary(
             passed=verdict.passed,
             rules=[
@@ -147,6 +153,7 @@ def collect(
         ),
         scores=_score_rows({role: read_scores(path) for role, path in evaluated.items()}),
         curves=_curves(pipeline),
+        training_rows=_training_rows(pipeline),
         datasets=[
             summarise_dataset(pipeline, "demonstrations", artifacts.demonstrations),
             summarise_dataset(pipeline, "preferences", artifacts.preferences),
@@ -168,6 +175,8 @@ def collect(
         ),
         versions=_versions(),
         machine=_machine(),
+        price_per_process_hour=pipeline.recipe.cluster.price_per_process_hour,
+        currency=pipeline.recipe.cluster.currency,
     )
 
 
@@ -205,18 +214,35 @@ def _curves(pipeline: Pipeline) -> list[TrainingCurve]:
     return curves
 
 
+def _training_rows(pipeline: Pipeline) -> list[TrainingRows]:
+    found = []
+    for record in pipeline.records.values():
+        details = record.artifact.manifest.details
+        if "num_truncated" in details:
+            refused = details["refused_rows"]
+            found.append(
+                TrainingRows(
+                    stage=record.artifact.kind,
+                    num_rows=details["num_rows"],
+                    num_truncated=details["num_truncated"],
+                    num_refused=details.get("num_refused", len(refused)),
+                    refused=[RefusedRecord.model_validate(row) for row in refused[:_NAMED_ROWS]],
+                )
+            )
+    return found
+
+
 def _stage_records(pipeline: Pipeline) -> list[StageRecord]:
     records = []
     for record in pipeline.records.values():
         details = record.artifact.manifest.details
-        tokens = details.get("num_tokens")
         records.append(
             StageRecord(
                 name=record.name,
                 status=record.status,
                 seconds=record.seconds,
                 num_processes=details.get("num_processes", 1),
-                tokens=tokens,
+                tokens=details.get("tokens_processed"),
                 tokens_per_s=details.get("tokens_per_s"),
                 peak_memory_bytes=details.get("peak_memory_bytes"),
             )
@@ -308,7 +334,7 @@ def _prefect_url(flow_run_id: str) -> str | None:
     if not PREFECT_API_URL.value():
         return None
     ui = PREFECT_UI_URL.value() or PREFECT_API_URL.value().removesuffix("/api")
-    return f"{ui}/runs/flow-run/{flow_run_id}"
+    return f"{without_credentials(ui)}/runs/flow-run/{flow_run_id}"
 
 
 def _publish_in_mlflow(pipeline: Pipeline, page: Path, data: ReportData) -> None:

@@ -151,6 +151,28 @@ class TrainingCurve(Config):
         return cls(stage=stage, points=points)
 
 
+class RefusedRecord(Config):
+    """One record that a training stage could not learn from."""
+
+    id: Text
+    reason: Text
+
+
+class TrainingRows(Config):
+    """What became of the rows of one training stage once they were tokens."""
+
+    stage: str
+    """Name of the stage, such as `sft`."""
+    num_rows: NonNegativeInt
+    """Rows trained on; a pair is two."""
+    num_truncated: NonNegativeInt
+    """Rows, held out ones too, that were longer than the limit and cut at the end."""
+    num_refused: NonNegativeInt
+    """Records that were left out."""
+    refused: list[RefusedRecord] = []
+    """The first of them."""
+
+
 class ReasonCount(Config):
     """How many rows were refused for one reason."""
 
@@ -274,7 +296,7 @@ class StageRecord(Config):
     status: Literal["computed", "reused"]
     """Reused stages were taken from the store."""
     seconds: NonNegativeFloat
-    """Wall-clock time in this run."""
+    """Wall-clock time, in this run or, of a reused stage, in the one that computed it."""
     num_processes: NonNegativeInt = 1
     """Processes (on GPUs: devices) of the stage's job; what a price counts."""
     tokens: NonNegativeInt | None = None
@@ -341,6 +363,7 @@ class ReportData(Config):
     verdict: VerdictSummary
     scores: list[ScoreRow] = []
     curves: list[TrainingCurve] = []
+    training_rows: list[TrainingRows] = []
     datasets: list[DatasetSummary] = []
     lineage: Lineage = Lineage()
     stages: list[StageRecord] = []

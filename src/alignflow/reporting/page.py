@@ -46,6 +46,7 @@ def render_page(data: ReportData) -> str:
             data=data,
             summary=verdict_sentence(data),
             changes=_count_changes(data),
+            training_rows={rows.stage: rows for rows in data.training_rows},
             charts={curve.stage: _stage_charts(curve) for curve in data.curves},
             dot_plots={row.name: dot_plot(row, width=250) for row in data.scores},
             group_plots={

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from alignflow.reporting.model import ReportData, RuleOutcome, VerdictSummary
+from alignflow.reporting.model import (
+    RefusedRecord,
+    ReportData,
+    RuleOutcome,
+    StageRecord,
+    TrainingRows,
+    VerdictSummary,
+)
 from alignflow.reporting.page import render_page, verdict_sentence
 
 SECTIONS = ["verdict", "scores", "training", "data", "lineage", "time", "samples", "run"]
@@ -149,3 +156,28 @@ def test_unfiltered_text_comes_after_a_warning(report: ReportData) -> None:
     assert samples < text.index("Content warning", samples) < text.index("drink water", samples)
     examples = text.index("refused rows, as in the file")
     assert examples < text.index("Content warning", examples) < text.index("basil", examples)
+
+
+def test_cut_and_refused_rows_of_training_are_told(report: ReportData) -> None:
+    rows = TrainingRows(
+        stage=report.curves[0].stage,
+        num_rows=288,
+        num_truncated=3,
+        num_refused=1,
+        refused=[RefusedRecord(id="row-17", reason="empty_mask")],
+    )
+    text = Page(render_page(report.replaced(training_rows=[rows]))).text
+    assert "288 rows trained on; 3 rows cut at the length limit; 1 record refused." in text
+    assert "row-17" in text
+    assert "empty mask" in text
+
+
+def test_reused_stages_cost_nothing(report: ReportData) -> None:
+    stages = [
+        StageRecord(name="sft", status="reused", seconds=7200),
+        StageRecord(name="dpo", status="computed", seconds=1800, num_processes=2),
+    ]
+    page = render_page(report.replaced(stages=stages, price_per_process_hour=3.0, currency="EUR"))
+    text = Page(page).text
+    assert "3.00 EUR" in text
+    assert "6.00" not in text

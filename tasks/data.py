@@ -34,7 +34,7 @@ _BENCHMARK_REVISION = 1
 _DATASET_REVISION = 1
 
 
-@task(task_run_name="benchmark-{name}", cache_policy=NO_CACHE)
+@task(task_run_name="benchmark-{name}", tags=["benchmark"], cache_policy=NO_CACHE)
 def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
     """Return a suite's data file as an artifact.
 
@@ -66,7 +66,7 @@ def only_file(folder: Path) -> Path:
     return file
 
 
-@task(task_run_name="{name}", cache_policy=NO_CACHE)
+@task(task_run_name="{name}", tags=["dataset"], cache_policy=NO_CACHE)
 def ingest_dataset(
     pipeline: Pipeline, name: str, kind: DataKind, benchmarks: Mapping[str, Artifact]
 ) -> Artifact:

@@ -27,6 +27,7 @@ _GATE_REVISION = 1
 
 @task(
     task_run_name="evaluate-{name}",
+    tags=["evaluation", "job"],
     cache_policy=NO_CACHE,
     retries=2,  # a recipe may say otherwise
     retry_delay_seconds=[10, 60],
@@ -95,7 +96,7 @@ def evaluate_model(
     return run_stage(pipeline, stage, compute)
 
 
-@task(task_run_name="gate", cache_policy=NO_CACHE)
+@task(task_run_name="gate", tags=["verdict"], cache_policy=NO_CACHE)
 def judge_model(
     pipeline: Pipeline,
     evaluations: Mapping[str, Artifact],

@@ -21,7 +21,7 @@ from alignflow.tasks.tracking import StageRun
 _REVISION = 1
 
 
-@task(task_run_name="model", cache_policy=NO_CACHE)
+@task(task_run_name="model", tags=["model", "job"], cache_policy=NO_CACHE)
 def import_model(pipeline: Pipeline) -> Artifact:
     """Return the base model as a Hugging Face folder in the store.
 

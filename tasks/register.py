@@ -25,7 +25,7 @@ def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
     return pipeline.tracker.get_version(pipeline.recipe.registry.model_name, CHAMPION)
 
 
-@task(task_run_name="register", cache_policy=NO_CACHE)
+@task(task_run_name="register", tags=["registry"], cache_policy=NO_CACHE)
 def register_model(
     pipeline: Pipeline,
     model: Artifact,

@@ -88,7 +88,7 @@ class Outcome(Config):
     """URL of the run's page; None with a database file, which needs a server first."""
 
 
-@task(task_run_name="report", cache_policy=NO_CACHE)
+@task(task_run_name="report", tags=["report"], cache_policy=NO_CACHE)
 def write_report(
     pipeline: Pipeline,
     artifacts: PipelineArtifacts,

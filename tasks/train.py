@@ -29,6 +29,7 @@ def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> boo
 
 @task(
     task_run_name="{name}",
+    tags=["training", "job"],
     cache_policy=NO_CACHE,  # the artifact store decides what is reused
     retries=2,  # a recipe may say otherwise
     retry_delay_seconds=[10, 60],

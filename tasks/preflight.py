@@ -9,7 +9,7 @@ from alignflow.data_validation.hub import is_hub_set
 from alignflow.errors import ConfigError
 from alignflow.model_source import find_local_model, read_template
 from alignflow.servers import named_servers, why_silent
-from alignflow.sources import expand
+from alignflow.sources import expand, is_data_file
 from alignflow.tasks.config import RunConfig
 
 
@@ -30,7 +30,9 @@ def check_inputs(recipe: RunConfig) -> None:
     """
     data = recipe.data
     for source in (*data.demonstrations.sources, *data.preferences.sources):
-        if "://" not in source and not is_hub_set(source):
+        # A data file's name is a path, though OWNER/NAME.jsonl could be a set of the hub as well.
+        is_path = is_data_file(source) or not is_hub_set(source)
+        if "://" not in source and is_path:
             expand(source)
     for suite in recipe.evaluation.suites.values():
         if "://" not in suite.data:

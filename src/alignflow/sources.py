@@ -141,7 +141,8 @@ def _split(uri: str) -> tuple[str, str]:
     return scheme, rest
 
 
-def _is_data(path: str) -> bool:
+def is_data_file(path: str) -> bool:
+    """Say whether a path has the name of a data file; hidden ones and libraries' notes have not."""
     name = PurePosixPath(path).name
     hidden = any(part.startswith(".") for part in PurePosixPath(path).parts)
     return not hidden and name not in _NOT_DATA and _DATA_FILE.search(name) is not None
@@ -163,7 +164,7 @@ def _expand_path(text: str) -> list[str]:
     path = Path(text).expanduser()
     if path.is_dir():
         names = (str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
-        found = [str(path / name) for name in sorted(names) if _is_data(name)]
+        found = [str(path / name) for name in sorted(names) if is_data_file(name)]
         problem = "the folder holds no .jsonl, .json, .csv or .parquet file"
     elif glob.has_magic(text) and not path.exists():
         found = sorted(p for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
@@ -202,7 +203,7 @@ def _expand_objects(path: s3.S3Path) -> list[str]:
             found = [
                 str(item.path)
                 for item in s3.list_objects(prefix)
-                if _is_data(item.path.key.removeprefix(prefix.key))
+                if is_data_file(item.path.key.removeprefix(prefix.key))
             ]
     if not found:
         raise DataError(f"{path}: there is no such object, nor any data file below it.")
@@ -310,7 +311,7 @@ def _expand_repository(path: _HubPath) -> list[str]:
     if path.file:
         found = [name for name in names if fnmatch.fnmatchcase(name, path.file)]
     else:
-        found = [name for name in names if _is_data(name)]
+        found = [name for name in names if is_data_file(name)]
     if not found:
         raise DataError(f"{path}: the repository has no such data file.")
     return [str(path.with_file(name)) for name in found]

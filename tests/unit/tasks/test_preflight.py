@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alignflow.errors import ConfigError
+from alignflow.errors import ConfigError, DataError
 from alignflow.flows.config import Recipe
 from alignflow.tasks.preflight import check_inputs, open_store
 
@@ -58,6 +58,13 @@ def test_set_of_the_hub_is_left_to_the_run(sound: Recipe, source: str) -> None:
     data = sound.data.model_dump()
     data["preferences"]["sources"] = [source]
     check_inputs(sound.replaced(data=data))
+
+
+def test_missing_file_is_no_set_of_the_hub(sound: Recipe) -> None:
+    data = sound.data.model_dump()
+    data["preferences"]["sources"] = ["examples/nowhere.jsonl"]
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: there is no such file"):
+        check_inputs(sound.replaced(data=data))
 
 
 def test_missing_template_is_told(sound: Recipe, tmp_path: Path) -> None:

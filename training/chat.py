@@ -145,10 +145,15 @@ class ChatTokenizer:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     @property
+    def end_of_turn_token(self) -> int:
+        """The token that the template writes last in an assistant's turn."""
+        ids = self._tokenizer(self._end_of_turn, add_special_tokens=False)["input_ids"]
+        return int(ids[-1])
+
+    @property
     def stop_tokens(self) -> frozenset[int]:
         """The tokens that end an answer: that of its turn and that of the sequence."""
-        end_of_turn = self._tokenizer(self._end_of_turn, add_special_tokens=False)["input_ids"]
-        return frozenset((end_of_turn[-1], self._tokenizer.eos_token_id)) - {None}
+        return frozenset((self.end_of_turn_token, self._tokenizer.eos_token_id)) - {None}
 
     def check(self, chat: RenderedChat, tokenized: TokenizedChat) -> None:
         """Refuse a tokenised conversation that would teach the wrong thing.

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError
@@ -167,6 +167,9 @@ def test_each_stage_learns_and_the_next_one_starts_from_it(make_run: MakeRun) ->
     assert metrics["sft/held_out_loss"] < metrics["sft/held_out_loss_first"] - 0.5
     model = AutoModelForCausalLM.from_pretrained(sft.output)
     assert model(torch.arange(5)[None]).logits.isfinite().all()
+    # A Llama ends texts with token 2 unless told otherwise; this one was taught another end.
+    end = AutoTokenizer.from_pretrained(sft.output).convert_tokens_to_ids("<|im_end|>")
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == [2, end]
 
     reward = make_run("reward", "reward_model", model=sft.output)
     result = run_here(reward)

@@ -5,12 +5,14 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
+from alignflow.training.chat import ChatTokenizer
 from alignflow.training.megatron.convert import Rule, Shard, conversion_rules
 from alignflow.training.megatron.core import parallel_state
 from alignflow.training.megatron.model import (
@@ -23,8 +25,6 @@ from alignflow.training.megatron.weights import INDEX_FILE, SINGLE_FILE, Weights
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _MAX_FILE_BYTES = 5 * 10**9
-
-_COPIED = (*TOKENIZER_FILES, "generation_config.json")
 
 
 def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:
@@ -53,8 +53,8 @@ def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:
         head = model.output_layer.weight.detach().cpu().contiguous()
         save_file({"weight": head}, folder / REWARD_HEAD_FILE)
     if is_main:
-        _write_config(model.config.params_dtype, model_dir, folder)
-        for name in _COPIED:
+        _write_configs(model.config.params_dtype, model_dir, folder)
+        for name in TOKENIZER_FILES:
             if (model_dir / name).is_file():
                 shutil.copyfile(model_dir / name, folder / name)
     dist.barrier()
@@ -138,11 +138,41 @@ def _write_index(files: list[_File], folder: Path) -> None:
         "metadata": {"total_size": sum(file.num_bytes for file in files)},
         "weight_map": weight_map,
     }
-    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / INDEX_FILE, index)
 
 
-def _write_config(dtype: torch.dtype, model_dir: Path, folder: Path) -> None:
-    config = json.loads((model_dir / "config.json").read_text(encoding="utf-8"))
+def _write_configs(dtype: torch.dtype, model_dir: Path, folder: Path) -> None:
+    """Write config and generation config, which make answers end where training ended them."""
+    end = _end_of_turn(model_dir)
+    config = _read_json(model_dir / "config.json")
     config.pop("torch_dtype", None)  # what transformers called it before version 5
     config["dtype"] = str(dtype).removeprefix("torch.")
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / "config.json", _ending_with(config, end))
+    if (model_dir / "generation_config.json").is_file():
+        generation = _read_json(model_dir / "generation_config.json")
+        _write_json(folder / "generation_config.json", _ending_with(generation, end))
+
+
+def _end_of_turn(model_dir: Path) -> int | None:
+    """Return the token that ends an answer in the chat template, None without a tokenizer."""
+    if not (model_dir / "tokenizer.json").is_file():
+        return None
+    return ChatTokenizer.load(model_dir).end_of_turn_token
+
+
+def _ending_with(config: dict[str, Any], end: int | None) -> dict[str, Any]:
+    """Return the config with a token among those that end a text."""
+    known = config.get("eos_token_id")
+    ends = known if isinstance(known, list) else [known] if known is not None else []
+    if end is None or end in ends:
+        return config
+    return {**config, "eos_token_id": [*ends, end] if ends else end}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -154,13 +154,13 @@ def test_an_export_of_an_untrained_model_is_the_model(
     model_folder: ModelFolder, tmp_path: Path, family: str
 ) -> None:
     folder, _ = model_folder(family)
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "vocab.json").write_text("{}")
     start(folder).export(tmp_path)
     expected, found = (load_file(f / "model.safetensors") for f in (folder, tmp_path))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
-    assert (tmp_path / "tokenizer.json").read_text() == "{}"
+    assert (tmp_path / "vocab.json").read_text() == "{}"
 
 
 def test_a_trained_export_scores_in_transformers_as_in_training(

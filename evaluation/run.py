@@ -190,11 +190,13 @@ def _answer(
     if not held_out.prompts:
         return []
     progress.begin("samples", len(held_out.prompts))
-    samples, num_tokens = answer_prompts(
-        policy, held_out.chat, held_out.prompts, max_new_tokens=config.max_new_tokens
+    return answer_prompts(
+        policy,
+        held_out.chat,
+        held_out.prompts,
+        max_new_tokens=config.max_new_tokens,
+        progress=progress.advance,
     )
-    progress.advance(len(samples), num_tokens)
-    return samples
 
 
 def _judge_by_reward(
@@ -214,6 +216,12 @@ def _judge_by_reward(
         results.add("reward_model", preferences.reward_result(rewards), len(held_out.pairs))
     if not samples:
         return samples
-    judged = with_rewards(reward, held_out.chat, samples, max_tokens=config.microbatch_tokens)
+    judged = with_rewards(
+        reward,
+        held_out.chat,
+        samples,
+        max_tokens=config.microbatch_tokens,
+        progress=lambda _, num_tokens: progress.advance(0, num_tokens),  # they are counted already
+    )
     results.add("reward_model", sample_result(judged), len(judged))
     return judged

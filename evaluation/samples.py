@@ -10,7 +10,7 @@ from alignflow.errors import DataError
 from alignflow.evaluation import scorers
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.inference import LanguageModel, RewardModel
+from alignflow.training.megatron.inference import LanguageModel, Progress, RewardModel
 
 
 @dataclass(frozen=True)
@@ -56,26 +56,33 @@ def answer_prompts(
     prompts: Sequence[list[Message]],
     *,
     max_new_tokens: int,
-) -> tuple[list[SampleAnswer], int]:
-    """Return the greedy answers, and how many tokens they have in all."""
+    progress: Progress,
+) -> list[SampleAnswer]:
+    """Return the greedy answers; progress is told of them as they come."""
     answers = policy.generate(
         [chat.prompt(prompt) for prompt in prompts],
         max_new_tokens=max_new_tokens,
         stop_tokens=chat.stop_tokens,
+        progress=progress,
     )
-    samples = [
+    return [
         SampleAnswer(prompt, chat.decode(answer))
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    return samples, sum(map(len, answers))
 
 
 def with_rewards(
-    reward: RewardModel, chat: ChatTokenizer, samples: Sequence[SampleAnswer], *, max_tokens: int
+    reward: RewardModel,
+    chat: ChatTokenizer,
+    samples: Sequence[SampleAnswer],
+    *,
+    max_tokens: int,
+    progress: Progress | None = None,
 ) -> list[SampleAnswer]:
     """Return the samples with the reward of each conversation that the template can hold."""
     rows = [_row(chat, sample) for sample in samples]
-    rewards = iter(reward.score_rows([row for row in rows if row], max_tokens=max_tokens))
+    held = [row for row in rows if row]
+    rewards = iter(reward.score_rows(held, max_tokens=max_tokens, progress=progress))
     return [
         SampleAnswer(sample.prompt, sample.answer, next(rewards) if row else None)
         for sample, row in zip(samples, rows, strict=True)

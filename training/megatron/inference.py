@@ -7,6 +7,7 @@ at a time, so memory stays bounded however large the vocabulary is.
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Self
 
@@ -36,16 +37,18 @@ from alignflow.training.megatron.trees import (
     pack_trees,
 )
 
-SINGLE = ParallelConfig()
-"""One process holds the whole model."""
+_SINGLE = ParallelConfig()  # one process holds the whole model
 
 REWARD_SCALE_FILE = "reward_scale.json"
 
 # Logits of one slice: 64 MiB in float32.
 _LOGIT_ELEMENTS = 2**24
 
+# Tokens of each answer between two calls of its progress: a second or so of a slow model.
+_STEPS_TOLD = 8
+
 Progress = Callable[[int, int], None]
-"""Told after each pass: trees done in it, tokens computed in it."""
+"""Told after each pass: trees done in it, tokens computed in it. It may raise to stop the work."""
 
 
 class FrozenModel:
@@ -59,13 +62,13 @@ class FrozenModel:
         self._root: tuple[tuple[int, ...], dict[int, KeysValues]] = ((), {})
 
     @classmethod
-    def _build(cls, folder: Path, precision: Precision, parallel: ParallelConfig) -> Self:
-        device = initialize(parallel, seed=0)
+    def _build(cls, folder: Path, precision: Precision) -> Self:
+        device = initialize(_SINGLE, seed=0)
         model = build_model(
             read_architecture(folder),
             head=cls.head,
             precision=precision,
-            parallel=parallel,
+            parallel=_SINGLE,
             device=device,
             allow_transformer_engine=False,
         )
@@ -113,13 +116,13 @@ class LanguageModel(FrozenModel):
     head: Head = "lm"
 
     @classmethod
-    def load(cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = SINGLE) -> Self:
+    def load(cls, folder: Path, *, precision: Precision) -> Self:
         """Load a Hugging Face folder for inference on this rank's device.
 
         Raises:
             DataError: The folder holds no model that can be loaded.
         """
-        return cls._build(folder, precision, parallel)
+        return cls._build(folder, precision)
 
     @property
     def vocab_size(self) -> int:
@@ -173,11 +176,23 @@ class LanguageModel(FrozenModel):
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_tokens: Collection[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_tokens: Collection[int],
+        progress: Progress | None = None,
     ) -> list[list[int]]:
         """Return the greedy continuation of each prompt, a token of `stop_tokens` included.
 
         Prompts of any length decode together; a row that stops leaves the batch.
+
+        Args:
+            prompts: Tokens of each.
+            max_new_tokens: Most tokens of an answer.
+            stop_tokens: Tokens that end an answer.
+            progress: Told every few tokens, and at the end, how many answers were completed and how
+                many tokens written since the last time.
         """
         if not prompts:
             return []
@@ -186,7 +201,8 @@ class LanguageModel(FrozenModel):
         cache = DecodingCache(len(prompts), int(lengths_B.max()) + max_new_tokens)
         hidden_BH = self._prefill(prompts, cache)
         rows = list(range(len(prompts)))
-        while True:
+        num_done = num_tokens = 0
+        for step in count(1):
             tokens = self.model.logits(hidden_BH[:, None]).argmax(-1).tolist()
             for row, token in zip(rows, tokens, strict=True):
                 answers[row].append(token)
@@ -195,8 +211,13 @@ class LanguageModel(FrozenModel):
                 for n, (row, token) in enumerate(zip(rows, tokens, strict=True))
                 if token not in stop_tokens and len(answers[row]) < max_new_tokens
             ]
+            num_done += len(rows) - len(going)
+            num_tokens += len(rows)
+            if progress is not None and (step % _STEPS_TOLD == 0 or not going):
+                progress(num_done, num_tokens)
+                num_done = num_tokens = 0
             if not going:
-                return answers
+                break
             if len(going) < len(rows):
                 rows = [rows[n] for n in going]
                 lengths_B = lengths_B[going]
@@ -205,6 +226,7 @@ class LanguageModel(FrozenModel):
             attention = step_attention(cache, lengths_B, self._window)
             hidden_BH = self._decode(tokens_B, lengths_B, attention)
             lengths_B = lengths_B + 1
+        return answers
 
     def _prefill(self, prompts: Sequence[Sequence[int]], cache: DecodingCache) -> Tensor:
         """Fill the cache with the prompts; return the hidden state at the end of each."""
@@ -226,14 +248,14 @@ class RewardModel(FrozenModel):
     std = 1.0
 
     @classmethod
-    def load(cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = SINGLE) -> Self:
+    def load(cls, folder: Path, *, precision: Precision) -> Self:
         """Load a reward model folder with its head and its scale.
 
         Raises:
             DataError: The folder holds no reward model that can be loaded.
         """
         mean, std = _read_scale(folder / REWARD_SCALE_FILE)
-        reward = cls._build(folder, precision, parallel)
+        reward = cls._build(folder, precision)
         reward.mean, reward.std = mean, std
         return reward
 
@@ -255,10 +277,13 @@ class RewardModel(FrozenModel):
                 progress(len(packed), batch.num_tokens)
         return rewards
 
-    def score_rows(self, rows: Sequence[Sequence[int]], *, max_tokens: int) -> list[float]:
-        """Return the reward of each row of at least two tokens."""
+    def score_rows(
+        self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
+    ) -> list[float]:
+        """Return the reward of each row of at least two tokens; the rest is as in `score`."""
         trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
-        return [reward for (reward,) in self.score(trees, max_tokens=max_tokens)]
+        rewards = self.score(trees, max_tokens=max_tokens, progress=progress)
+        return [reward for (reward,) in rewards]
 
 
 def _read_scale(path: Path) -> tuple[float, float]:

@@ -100,7 +100,12 @@ def test_greedy_answers_equal_those_of_transformers(
         )[0, len(prompt) :].tolist()
         for prompt in PROMPTS
     ]
-    assert policy.generate(PROMPTS, max_new_tokens=12, stop_tokens=()) == expected
+    told: list[tuple[int, int]] = []
+    answers = policy.generate(
+        PROMPTS, max_new_tokens=12, stop_tokens=(), progress=lambda *done: told.append(done)
+    )
+    assert answers == expected
+    assert told == [(0, 8 * len(PROMPTS)), (len(PROMPTS), 4 * len(PROMPTS))]
     # Rows that stop at different steps don't disturb the others.
     stops = {expected[0][2], expected[2][5]}
     answers = policy.generate(PROMPTS, max_new_tokens=12, stop_tokens=stops)

@@ -12,7 +12,7 @@ CHATML = (
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of random weights in a Hugging Face folder, with a byte-level tokenizer of its own."""
+    """A Llama of random weights in a Hugging Face folder, with a tokenizer of its own."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

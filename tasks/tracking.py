@@ -97,7 +97,6 @@ class RegisteredVersion:
     version: str
     tags: Mapping[str, str]
     aliases: tuple[str, ...]
-    run_id: str
 
     @property
     def uri(self) -> str:
@@ -389,7 +388,6 @@ def find_version(
         version=str(found.version),
         tags=dict(found.tags),
         aliases=tuple(found.aliases),
-        run_id=found.run_id or "",
     )
 
 

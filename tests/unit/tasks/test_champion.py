@@ -22,7 +22,7 @@ def publish_scores(store: ArtifactStore, folder: Path, seed: int, score: float) 
 
 def version_with(**tags: str) -> RegisteredVersion:
     named = {f"alignflow.{name}": value for name, value in tags.items()}
-    return RegisteredVersion("assistant", "3", named, ("champion",), "")
+    return RegisteredVersion("assistant", "3", named, ("champion",))
 
 
 @pytest.fixture

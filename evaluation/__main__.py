@@ -1,12 +1,9 @@
 """What torchrun starts: `python -m alignflow.evaluation RUN_FOLDER` judges one model."""
 
-from pydantic import ValidationError
-
-from alignflow.errors import ConfigError
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
-from alignflow.jobs.worker import run_job
+from alignflow.jobs.worker import read_config, run_job
 
 
 def main(folder: RunFolder, spec: JobSpec) -> JobResult:
@@ -15,12 +12,7 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
     Raises:
         ConfigError: The config is no EvaluationJob.
     """
-    try:
-        job = EvaluationJob.model_validate(spec.config)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{folder.path}/job.json: config.{field}: {first['msg']}.") from None
+    job = read_config(folder, spec, EvaluationJob)
     # Imported here: it loads torch and megatron, which a bad config needn't wait for.
     from alignflow.evaluation.run import evaluate
 

@@ -1,11 +1,8 @@
 """What torchrun starts: `python -m alignflow.training RUN_FOLDER` trains one stage."""
 
-from pydantic import ValidationError
-
-from alignflow.errors import ConfigError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
-from alignflow.jobs.worker import run_job
+from alignflow.jobs.worker import read_config, run_job
 from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig, TrainingJob
 
 
@@ -15,12 +12,7 @@ def train(folder: RunFolder, spec: JobSpec) -> JobResult:
     Raises:
         ConfigError: The config is no TrainingJob.
     """
-    try:
-        job = TrainingJob.model_validate(spec.config)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{folder.path}/job.json: config.{field}: {first['msg']}.") from None
+    job = read_config(folder, spec, TrainingJob)
     # Imported here: they load torch and megatron, which a bad config needn't wait for.
     match job.stage:
         case SFTConfig() as config:

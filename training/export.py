@@ -6,7 +6,7 @@ from alignflow.config import Config
 from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
-from alignflow.jobs.worker import run_job
+from alignflow.jobs.worker import read_config, run_job
 from alignflow.training.config import RewardModelConfig, TrainingJob
 
 
@@ -25,12 +25,12 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     Raises:
         DataError: The folder isn't a whole checkpoint.
     """
-    config = CheckpointExport.model_validate(spec.config)
+    config = read_config(folder, spec, CheckpointExport)
     trained = RunFolder(config.run_folder)
     checkpoint = trained.checkpoints / config.checkpoint
     if not (checkpoint / "complete").is_file():
         raise DataError(f"{checkpoint}: not a whole checkpoint; name one that was finished.")
-    job = TrainingJob.model_validate(trained.read_spec().config)
+    job = read_config(trained, trained.read_spec(), TrainingJob)
     from alignflow.training.megatron.model import Head
     from alignflow.training.megatron.run import build_run
 

@@ -10,7 +10,7 @@ from alignflow.config import Config
 from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
-from alignflow.jobs.worker import run_job
+from alignflow.jobs.worker import read_config, run_job
 
 
 class GgufImport(Config):
@@ -51,7 +51,7 @@ def import_gguf(file: Path, output: Path) -> int:
 
 def main(folder: RunFolder, spec: JobSpec) -> JobResult:
     """Run the job."""
-    config = GgufImport.model_validate(spec.config)
+    config = read_config(folder, spec, GgufImport)
     num_parameters = import_gguf(config.file, folder.output)
     return JobResult(metrics={"model/num_parameters": float(num_parameters)})
 

@@ -21,9 +21,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
-from alignflow.errors import AlignflowError, DataError, InputError
+from pydantic import ValidationError
+
+from alignflow.config import Config
+from alignflow.errors import AlignflowError, ConfigError, DataError, InputError
 from alignflow.jobs.failures import failure_of
 from alignflow.jobs.processes import (
     JOB_VARIABLE,
@@ -36,6 +39,8 @@ from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 
 ATTEMPT_VARIABLE = "ALIGNFLOW_JOB_ATTEMPT"
 """Number of the attempt, from 1."""
+
+ConfigT = TypeVar("ConfigT", bound=Config)
 
 _HEARTBEAT_EVERY_S = 5.0
 
@@ -61,6 +66,20 @@ def raise_if_stop_requested() -> None:
     """
     if stop_requested():
         raise JobStoppedError("The job was told to stop.")
+
+
+def read_config(folder: RunFolder, spec: JobSpec, model: type[ConfigT]) -> ConfigT:
+    """Return the config of a job.
+
+    Raises:
+        ConfigError: It doesn't fit the model; the message names the first field that is wrong.
+    """
+    try:
+        return model.model_validate(spec.config)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{folder.path}/job.json: config.{field}: {first['msg']}.") from None
 
 
 def run_job(main: Callable[[RunFolder, JobSpec], JobResult | None]) -> NoReturn:

@@ -27,8 +27,3 @@ def load_suite(config: SuiteConfig, path: Path) -> Suite:
     if path.is_dir():
         raise DataError(f"{path}: is a folder; give the benchmark's file.")
     return SUITES[config.suite].read(path).head(config.limit)
-
-
-def benchmark_texts(config: SuiteConfig, path: Path) -> list[str]:
-    """Return the benchmark's texts that training data must not hold, whatever the limit."""
-    return load_suite(config.replaced(limit=None), path).texts()

@@ -42,7 +42,3 @@ class Suite(Protocol):
     def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
         """Return the scores, given for every request a log-probability (nats) a choice."""
         ...
-
-    def texts(self) -> list[str]:
-        """The texts that must not occur in training data, one an item."""
-        ...

@@ -93,10 +93,6 @@ class ToxiGen:
             return replace(result, scores=dict.fromkeys(result.scores, math.nan))
         return result
 
-    def texts(self) -> list[str]:
-        """The statements."""
-        return [item.text for item in self.items]
-
 
 def _scores(predictions_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> dict[str, float]:
     return {

@@ -98,10 +98,6 @@ class TruthfulQA:
             items=[{"item": n, **row._asdict()} for n, row in enumerate(judged, start=1)],
         )
 
-    def texts(self) -> list[str]:
-        """The questions."""
-        return [item.question for item in self.items]
-
 
 class _Judged(NamedTuple):
     question: str

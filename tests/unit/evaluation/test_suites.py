@@ -13,7 +13,7 @@ import pytest
 
 from alignflow.errors import DataError
 from alignflow.evaluation.config import SuiteConfig
-from alignflow.evaluation.suites import benchmark_texts, load_suite
+from alignflow.evaluation.suites import load_suite
 from alignflow.evaluation.suites.toxigen import ToxiGen
 from alignflow.evaluation.suites.truthfulqa import QA_PRESET, TruthfulQA
 
@@ -124,11 +124,10 @@ def test_toxigen_has_no_score_when_the_model_answers_nan(tmp_path: Path) -> None
     assert all(math.isnan(value) for value in result.scores.values())
 
 
-def test_limit_cuts_what_is_judged_but_not_what_is_kept_from_training(tmp_path: Path) -> None:
+def test_limit_cuts_what_is_judged(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", SAFENLP)
     config = SuiteConfig(suite="toxigen", data="anywhere", limit=2)
     assert load_suite(config, path).num_items == 2
-    assert benchmark_texts(config, path) == [" a", "b's", "c"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def initialize(parallel: ParallelConfig, *, seed: int) -> torch.device:
     group of its own. A process group or a model-parallel layout that is already there is kept.
 
     Raises:
-        ConfigError: The layout needs another number of processes than there are.
+        ConfigError: The layout needs another number of processes than there are, or isn't the one
+            that is already there.
     """
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
@@ -46,7 +47,9 @@ def initialize(parallel: ParallelConfig, *, seed: int) -> torch.device:
             f"data {parallel.data_parallel_size} needs {parallel.world_size} processes, "
             f"but the job has {dist.get_world_size()}."
         )
-    if not parallel_state.model_parallel_is_initialized():
+    if parallel_state.model_parallel_is_initialized():
+        _check_kept_layout(parallel)
+    else:
         parallel_state.initialize_model_parallel(
             parallel.tensor_model_parallel_size,
             parallel.pipeline_model_parallel_size,
@@ -63,6 +66,19 @@ def shut_down() -> None:
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _check_kept_layout(parallel: ParallelConfig) -> None:
+    asked = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    kept = (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+    )
+    if asked != kept:
+        raise ConfigError(
+            f"parallel: this process is already laid out as tensor {kept[0]} x pipeline {kept[1]}, "
+            f"not as tensor {asked[0]} x pipeline {asked[1]}; shut that layout down first."
+        )
 
 
 def _local_device() -> torch.device:

@@ -2,9 +2,10 @@
 
     python benchmarks/truthfulqa.py [--data FILE] [--questions N] [--model FOLDER_OR_PACKAGE]
 
-The plain side does what lm-evaluation-harness does by default: the few-shot prompt, the question
-and one answer form a row, for MC1 and MC2 separately, eight padded rows a batch. Both sides run in
-one process, taking turns group by group, in float32.
+The plain side asks the model as lm-evaluation-harness does, with the few-shot prompt, the question
+and one answer in a row, but eight padded rows a batch, where the harness's default is one. An
+answer that stands in both MC1 and MC2 is computed once on either side. Both run in one process,
+taking turns group by group, in float32.
 """
 
 import argparse
@@ -95,10 +96,9 @@ def plain_scorer(folder: Path) -> Scorer:
 
     def score(trees: Sequence[Tree], items: Sequence[TruthfulQAItem]) -> list[list[float]]:
         places = [
-            (number, item.answers.index(text))
+            (number, answer)
             for number, item in enumerate(items)
-            for targets in (item.mc1, item.mc2)
-            for text in targets
+            for answer in range(len(item.answers))
         ]
         scores = [[0.0] * len(tree.branches) for tree in trees]
         for start in range(0, len(places), BATCH):

@@ -153,7 +153,7 @@ def collect(
         ),
         scores=_score_rows({role: read_scores(path) for role, path in evaluated.items()}),
         curves=_curves(pipeline),
-        training_rows=_training_rows(pipeline),
+        training_rows=training_rows(pipeline),
         datasets=[
             summarise_dataset(pipeline, "demonstrations", artifacts.demonstrations),
             summarise_dataset(pipeline, "preferences", artifacts.preferences),
@@ -214,11 +214,12 @@ def _curves(pipeline: Pipeline) -> list[TrainingCurve]:
     return curves
 
 
-def _training_rows(pipeline: Pipeline) -> list[TrainingRows]:
+def training_rows(pipeline: Pipeline) -> list[TrainingRows]:
+    """Return what each training stage cut and refused; other stages count no rows."""
     found = []
     for record in pipeline.records.values():
         details = record.artifact.manifest.details
-        if "num_truncated" in details:
+        if "num_rows" in details:
             refused = details["refused_rows"]
             found.append(
                 TrainingRows(

@@ -50,6 +50,7 @@ class TrainerConfig(Config):
     microbatch_tokens: PositiveInt = 4096
     """Most tokens of one packed microbatch; a single longer row forms its own."""
     num_epochs: PositiveInt = 1
+    """Passes over the training set, each in an order of its own."""
     max_steps: PositiveInt | None = None
     """Stop after this many steps even if an epoch is not over."""
     seed: NonNegativeInt = 1234
@@ -67,9 +68,13 @@ class TrainerConfig(Config):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps over which the learning rate rises linearly from 0."""
     weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay (arXiv:1711.05101), as a share of the learning rate."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the gradient's running mean."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the squared gradient's running mean."""
     adam_eps: PositiveFloat = 1e-8
+    """Added to the root of the squared gradient's mean."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
 
@@ -80,8 +85,10 @@ class TrainerConfig(Config):
     validate_every_steps: PositiveInt | None = None
     """Steps between losses on the held-out rows; None measures at the start and the end only."""
     max_validation_rows: PositiveInt | None = 256
+    """Held-out rows (SFT) or pairs that are measured, the first ones; None measures all."""
     max_loss: PositiveFloat = 100.0
-    """A loss above this, NaN or infinity stops the job as diverged."""
+    """A loss above this, NaN or infinity stops the job as diverged; in nats a token (SFT) or a
+    pair."""
 
     @model_validator(mode="after")
     def _learning_rates_are_ordered(self) -> Self:

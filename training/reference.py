@@ -1,7 +1,8 @@
 """What the reference model gives to the answers: computed once, before training, and kept.
 
-A resumed job has a trained policy in its checkpoint, so the reference's log-probabilities must
-come from the file that the first attempt wrote.
+The reference is the policy before its first update, so no second model is held in memory. Its
+log-probabilities are kept in a file of the run folder: a resumed job, whose checkpoint holds a
+trained policy, reads what its first attempt computed.
 """
 
 import os

@@ -12,6 +12,7 @@ from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, as_completed
 
+from alignflow.errors import RunStoppedError
 from alignflow.jobs.base import Launcher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
@@ -72,6 +73,7 @@ def open_pipeline(
     run = tracker.start_pipeline(
         pipeline.run_id,
         {"alignflow.recipe": recipe.name, "prefect.flow_run_id": pipeline.flow_run_id},
+        recipe.model_dump(mode="json"),
     )
     watcher = threading.Thread(target=_watch_for_cancellation, args=(pipeline,), daemon=True)
     watcher.start()
@@ -79,7 +81,7 @@ def open_pipeline(
     try:
         yield pipeline
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunStoppedError):
         status = "KILLED"
         raise
     finally:

@@ -140,17 +140,16 @@ def lineage(
 ) -> None:
     """Walk from a model version or artifact back to every data set."""
     from alignflow.artifacts import ArtifactStore
-    from alignflow.lineage import to_json, to_mermaid, to_tree, trace
+    from alignflow.lineage import find_artifact, to_json, to_mermaid, to_tree, trace
 
     renderers = {"tree": to_tree, "json": to_json, "mermaid": to_mermaid}
     if format not in renderers:
         raise InputError(f"--format {format}: formats are tree, json and mermaid.")
-    digest = ref
+    tags = {"alignflow.digest": ref}
     if ref.startswith("models:/"):
         from alignflow.tasks.tracking import resolve_version
 
-        version = resolve_version(ref, workspace)
-        digest = version.tags["alignflow.digest"]
-        store = store or version.tags.get("alignflow.store")
+        tags = dict(resolve_version(ref, workspace).tags)
+        store = store or tags.get("alignflow.store")
     artifacts = ArtifactStore(store or str(workspace.absolute() / "artifacts"))
-    sys.stdout.write(renderers[format](trace(artifacts, artifacts.get(digest))))
+    sys.stdout.write(renderers[format](trace(artifacts, find_artifact(artifacts, tags))))

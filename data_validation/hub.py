@@ -8,13 +8,18 @@ from typing import Any
 
 import orjson
 
+from alignflow.data_validation.config import DataKind
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.errors import DataError
 
 _HUB_URI = re.compile(r"hf://datasets/(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?/?")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SPLITS = ("train", "train_prefs", "train_sft")
-"""Splits that are taken for training, by preference."""
+_SPLITS: dict[DataKind, tuple[str, ...]] = {
+    "sft": ("train_sft", "train"),
+    "preference": ("train_prefs", "train"),
+    "steerlm": ("train",),
+}
+"""Splits that are taken for training, by preference: one that names the kind goes first."""
 
 
 def is_hub_set(source: str) -> bool:
@@ -27,15 +32,26 @@ def is_hub_set(source: str) -> bool:
 class HubRows:
     """The rows of a set's training split, streamed; identity and size are known at the end.
 
+    A set of the hub is read at one commit, that of its revision when the reading begins, however
+    long the reading takes and whatever is pushed meanwhile.
+
     Args:
         source: `hf://datasets/OWNER/NAME[@REVISION]`, `OWNER/NAME`, or what else the `datasets`
             library loads, such as a folder of data files.
+        kind: What its rows are.
     """
 
-    def __init__(self, source: str) -> None:
-        self._name, self._revision = _name_and_revision(source)
+    def __init__(self, source: str, kind: DataKind) -> None:
+        self._source, self._kind = source, kind
+        self._name, _ = _name_and_revision(source)
+        self._commit: str | None = None
         self._digest = hashlib.sha256()
         self.num_bytes = 0
+
+    @property
+    def uri(self) -> str:
+        """The source, with the commit that was read where it is of the hub."""
+        return f"hf://datasets/{self._name}@{self._commit}" if self._commit else self._source
 
     @property
     def sha256(self) -> str:
@@ -48,7 +64,10 @@ class HubRows:
         Raises:
             DataError: There is no such set, it has no training split, or the hub can't be reached.
         """
-        for number, values in enumerate(_load(self._name, self._revision), start=1):
+        if is_hub_set(self._source):
+            self._commit = hub_commit(self._source)
+        rows = _load(self._name, self._commit, _SPLITS[self._kind])
+        for number, values in enumerate(rows, start=1):
             original = orjson.dumps(values, default=str) + b"\n"
             self._digest.update(original)
             self.num_bytes += len(original)
@@ -81,13 +100,13 @@ def _name_and_revision(source: str) -> tuple[str, str | None]:
     return (match["name"], match["revision"]) if match else (source, None)
 
 
-def _load(name: str, revision: str | None) -> Iterator[dict[str, Any]]:
+def _load(name: str, revision: str | None, preferred: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     import datasets
     from datasets.exceptions import DatasetsError
 
     try:
         splits = datasets.load_dataset(name, revision=revision, streaming=True)
-        split = next((split for split in _SPLITS if split in splits), None)
+        split = next((split for split in preferred if split in splits), None)
         if split is None and len(splits) != 1:
             raise DataError(
                 f"{name}: none of its splits ({', '.join(splits)}) is for training; "

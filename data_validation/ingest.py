@@ -76,7 +76,7 @@ def ingest(
     ):
         run = _Ingest(config, kind, BenchmarkTexts(benchmark_texts), staged, quarantine)
         cache = cache_dir or Path(work) / "cache"
-        for reading in _readings(config, cache):
+        for reading in _readings(config, kind, cache):
             run.read(reading, on_progress)
             if run.is_full:
                 break
@@ -112,21 +112,21 @@ class _Reading(NamedTuple):
     """Reads what is left where the end of a file says whether it is whole."""
 
 
-def _readings(config: DatasetConfig, cache: Path) -> Iterator[_Reading]:
+def _readings(config: DatasetConfig, kind: DataKind, cache: Path) -> Iterator[_Reading]:
     for source in config.sources:
         if is_hub_set(source):
-            yield _hub_reading(source)
+            yield _hub_reading(source, kind)
         else:
             for uri in expand(source):
                 yield _file_reading(uri, config, cache)
 
 
-def _hub_reading(source: str) -> _Reading:
-    rows = HubRows(source)
+def _hub_reading(source: str, kind: DataKind) -> _Reading:
+    rows = HubRows(source, kind)
     return _Reading(
         name=source,
         rows=rows.read(),
-        describe=lambda: Source(uri=source, sha256=rows.sha256, bytes=rows.num_bytes),
+        describe=lambda: Source(uri=rows.uri, sha256=rows.sha256, bytes=rows.num_bytes),
         finish=lambda: None,
     )
 

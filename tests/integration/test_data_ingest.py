@@ -213,7 +213,7 @@ def test_a_set_is_read_by_the_hubs_library(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "set/train.jsonl", lines(pairs()))
     write(tmp_path / "set/test.jsonl", lines(pairs(NUM_PAIRS)))
-    rows = HubRows(str(tmp_path / "set"))
+    rows = HubRows(str(tmp_path / "set"), "preference")
     assert [row.values for row in rows.read()] == pairs()
     assert (len(rows.sha256), rows.num_bytes) == (64, len(lines(pairs())))
 
@@ -222,7 +222,22 @@ def test_a_set_of_the_hub_without_a_training_split_is_refused(tmp_path: Path) ->
     write(tmp_path / "set/validation.jsonl", lines(pairs()))
     write(tmp_path / "set/test.jsonl", lines(pairs(NUM_PAIRS)))
     with pytest.raises(DataError, match=r"none of its splits \(.*test.*\) is for training"):
-        list(HubRows(str(tmp_path / "set")).read())
+        list(HubRows(str(tmp_path / "set"), "preference").read())
+
+
+def test_the_split_of_the_kind_goes_before_the_common_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for number, split in enumerate(("train", "train_prefs")):
+        rows = pa.Table.from_pylist(pairs(number * NUM_PAIRS))
+        (tmp_path / "set/data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(rows, tmp_path / f"set/data/{split}-00000-of-00001.parquet")
+    read = {
+        kind: [row.values for row in HubRows(str(tmp_path / "set"), kind).read()]
+        for kind in ("sft", "preference")
+    }
+    assert read == {"sft": pairs(), "preference": pairs(NUM_PAIRS)}
 
 
 def test_a_misspelt_path_that_could_be_a_hub_id_says_both(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from alignflow.data_validation import shards, statistics
 from alignflow.data_validation.canonical import num_rows, read_split, read_tables
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.drafts import Draft, Turn
-from alignflow.data_validation.hub import HubRows, is_hub_set
+from alignflow.data_validation.hub import is_hub_set
 from alignflow.data_validation.shards import StagedRows, canonical_record
 from alignflow.data_validation.splitting import group_of, held_out_groups
 from alignflow.data_validation.statistics import SetStatistics
@@ -165,7 +165,3 @@ def test_a_set_of_the_hub_is_told_from_a_path(
 ) -> None:
     monkeypatch.chdir(request.config.rootpath)
     assert is_hub_set(source) is expected
-
-
-def test_the_name_of_a_set_has_no_scheme() -> None:
-    assert HubRows("hf://datasets/owner/name@v1").sha256 == HubRows("owner/name").sha256

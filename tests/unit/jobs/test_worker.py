@@ -38,7 +38,10 @@ def test_result_is_written_and_the_heart_has_beaten(folder: RunFolder) -> None:
     with pytest.raises(SystemExit) as left:
         run_job(main)
     assert left.value.code == 0
-    assert folder.read_result() == JobResult(metrics={"rows": 3.0})
+    result = folder.read_result()
+    assert result is not None
+    assert result.metrics == {"rows": 3.0}
+    assert result.details["peak_memory_bytes"] > 10**6
     assert folder.last_beat() is not None
     assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
 

@@ -113,7 +113,12 @@ def test_job_is_followed_to_its_result(folder: RunFolder) -> None:
     assert told[-2] == (JobStatus.RUNNING, "running as attempt 1 on cpu-0")
     assert "rank 0 of 1" in folder.rank_log(0).read_text()
     cores = len(os.sched_getaffinity(0))
-    assert result.details == {"OMP_NUM_THREADS": str(cores), "CUDA_VISIBLE_DEVICES": ""}
+    assert result.details.pop("peak_memory_bytes") > 2**20
+    assert result.details == {
+        "OMP_NUM_THREADS": str(cores),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     assert is_all_gone(folder)
 
 

@@ -50,7 +50,10 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
         raise FAILURES[name]
     return JobResult(
         metrics={"count": float(spec.config["num_steps"])},
-        details={name: os.environ[name] for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")},
+        details={
+            name: os.environ[name]
+            for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
+        },
     )
 
 

@@ -275,10 +275,14 @@ def _log_artifact(
         pipeline.tracker.log_model(run, stage.name, artifact)
     if any(file.path.startswith("data_docs/") for file in manifest.files):
         run.log_folder(pipeline.local(artifact) / "data_docs", "data_docs")
+    curves = manifest.details.get("curves", [])
     if status == "reused" or run.has_lost_lines:
-        run.log_lines(manifest.details.get("curves", []))
-    if manifest.metrics:
-        run.log_metrics(manifest.metrics, time_ms=int(time.time() * 1000))
+        run.log_lines(curves)
+    # A final value without a step would end up among the steps of the curve of its name.
+    in_curves = {name for line in curves for name in line}
+    final = {name: value for name, value in manifest.metrics.items() if name not in in_curves}
+    if final:
+        run.log_metrics(final, time_ms=int(time.time() * 1000))
 
 
 def _holds_model(artifact: Artifact) -> bool:

@@ -103,6 +103,8 @@ def raise_first_failure(stages: Sequence[PrefectFuture[Any]]) -> None:
     A stage whose parent failed ends too, without having run: its own state tells nothing.
     """
     for stage in as_completed(list(stages)):
+        # Until it is waited for, a future asks the server for its state, which hears of it later.
+        stage.wait()
         if stage.state.is_failed() or stage.state.is_crashed():
             stage.result()
 

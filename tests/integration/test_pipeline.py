@@ -11,8 +11,9 @@ import pytest
 from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.exceptions import ObjectNotFound
 from prefect.testing.utilities import prefect_test_harness
 
 from alignflow.artifacts import ArtifactStore
@@ -137,7 +138,15 @@ def fail() -> None:
     raise DataError("this is why")
 
 
-def test_first_failure_is_told_at_once_and_not_what_followed_from_it(prefect_server: None) -> None:
+def test_first_failure_is_told_at_once_and_not_what_followed_from_it(
+    prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_yet_known(self: SyncPrefectClient, task_run_id: object) -> None:
+        raise ObjectNotFound(LookupError(task_run_id))
+
+    # A server hears of a task's state some time after the task has ended.
+    monkeypatch.setattr(SyncPrefectClient, "read_task_run", not_yet_known)
+
     @flow
     def failing() -> None:
         slow, broken = succeed.submit(None, 20.0), fail.submit()

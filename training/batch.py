@@ -9,26 +9,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """R rows packed one after another into one sequence of T tokens, N of which are scored.
+    """R rows of S tokens in all, packed into one sequence of T tokens, N of which are scored.
 
-    A position t is scored when the model's next-token distribution there is read: it predicts
-    `tokens_T[t + 1]`, which belongs to the same row. A subclass adds the tensors its loss needs.
+    Rows that begin alike, such as two answers to one prompt, may share those tokens: T is then less
+    than S, and the model computes each shared token once. A position is scored when the model's
+    next-token distribution there is read. A subclass adds the tensors its loss needs.
     """
 
     tokens_T: Tensor
     """[T] int64."""
     positions_T: Tensor
     """[T] int64, position within the row."""
+    row_tokens_S: Tensor
+    """[S] int64, where each token of each row lies among the T, row after row."""
     row_starts_R1: Tensor
-    """[R + 1] int32, cumulative row boundaries; the last is T."""
+    """[R + 1] int32, where each row begins among the S; the last is S."""
     score_index_N: Tensor
-    """[N] int64, the scored positions."""
+    """[N] int64, the scored positions among the T; one that rows share may come twice."""
     targets_N: Tensor
     """[N] int64, the token scored at each of them."""
     score_row_N: Tensor
     """[N] int64, the row of each scored token."""
     row_last_R: Tensor
-    """[R] int64, index of each row's last token; a reward head reads the hidden state there."""
+    """[R] int64, each row's last token among the T; a reward head reads the hidden state there."""
 
     @property
     def num_rows(self) -> int:
@@ -37,7 +40,7 @@ class PackedBatch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens in the batch, T."""
+        """Tokens that the model computes, T."""
         return self.tokens_T.numel()
 
     def to(self, device: torch.device | str) -> Self:

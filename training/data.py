@@ -23,6 +23,8 @@ from alignflow.training.rows import RowWriter, TokenRows
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _BATCH_RECORDS = 512
+_FORMAT = "shared-prefixes"
+"""How the files of rows are laid out: a job that an older version began tokenises anew."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,7 @@ def _add_records(
         except DataError as error:
             writer.refuse(record_id, error.reason or "bad_row")
             continue
-        for row, kept in zip(rows, cut, strict=True):
-            writer.append(kept, is_truncated=len(row.tokens_T) > max_length)
+        writer.append(cut, num_truncated=sum(len(row.tokens_T) > max_length for row in rows))
 
 
 def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
@@ -190,7 +191,7 @@ def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
 
 def _digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
     """Return the SHA-256 of all that determines the tokens: shards, tokenizer, kind and length."""
-    digest = hashlib.sha256(f"{kind.name} {split} {max_length}".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {kind.name} {split} {max_length}".encode())
     files = [*shards(dataset, split), *(model / name for name in TOKENIZER_FILES)]
     for path in files:
         if path.is_file():

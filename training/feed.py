@@ -18,14 +18,14 @@ class Feed(Generic[BatchT]):
     rows: TokenRows
     make_batch: Callable[[TokenRows, Items], BatchT]
     max_tokens: int
-    """Most tokens of a microbatch."""
+    """Most tokens of a microbatch, those that rows share counted once."""
     rank: int
     """Data-parallel rank."""
     num_ranks: int
 
     def parts(self, items: Items) -> list[Items]:
         """Return the items of each microbatch of this rank; at least one, be it empty."""
-        lengths = self.rows.item_lengths
+        lengths = self.rows.packed_lengths
         mine = split_over_ranks(items, lengths, self.num_ranks)[self.rank]
         return split_into_microbatches(mine, lengths, self.max_tokens) or [mine]
 
@@ -34,5 +34,5 @@ class Feed(Generic[BatchT]):
         return [self.make_batch(self.rows, part) for part in self.parts(items)]
 
     def num_tokens(self, items: Items) -> int:
-        """Return the tokens of a global batch."""
+        """Return the tokens of a global batch, those that rows share counted in each."""
         return int(self.rows.item_lengths[items].sum())

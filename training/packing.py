@@ -96,7 +96,7 @@ def split_into_microbatches(
 
 
 def pack(rows: TokenRows, items: Items) -> PackedBatch:
-    """Return the rows of the items packed one after another.
+    """Return the rows of the items packed one after another, what the rows of an item share once.
 
     Without items it is one token that scores nothing: a rank whose share of a small global batch is
     empty runs it, because the other ranks wait for it in the collectives.
@@ -106,19 +106,20 @@ def pack(rows: TokenRows, items: Items) -> PackedBatch:
     chats = [rows.row(index) for index in rows.rows_of(items)]
     lengths_R = np.array([len(chat.tokens_T) for chat in chats], dtype=np.int64)
     starts_R1 = np.concatenate([[0], np.cumsum(lengths_R)])
-    tokens_T = np.concatenate([chat.tokens_T for chat in chats]).astype(np.int64)
-    # A learnt token is scored where it is predicted: one position earlier.
+    tokens_S = np.concatenate([chat.tokens_T for chat in chats]).astype(np.int64)
+    positions_S = np.arange(len(tokens_S)) - np.repeat(starts_R1[:-1], lengths_R)
+    row_tokens_S, first_T = _share(rows, items, lengths_R)
+    # A learnt token is scored where it is predicted: one position earlier in its row.
     learnt_N = np.flatnonzero(np.concatenate([chat.is_learnt_T for chat in chats]))
     return PackedBatch(
-        tokens_T=torch.from_numpy(tokens_T),
-        positions_T=torch.from_numpy(
-            np.arange(len(tokens_T)) - np.repeat(starts_R1[:-1], lengths_R)
-        ),
+        tokens_T=torch.from_numpy(tokens_S[first_T]),
+        positions_T=torch.from_numpy(positions_S[first_T]),
+        row_tokens_S=torch.from_numpy(row_tokens_S),
         row_starts_R1=torch.from_numpy(starts_R1.astype(np.int32)),
-        score_index_N=torch.from_numpy(learnt_N - 1),
-        targets_N=torch.from_numpy(tokens_T[learnt_N]),
+        score_index_N=torch.from_numpy(row_tokens_S[learnt_N - 1]),
+        targets_N=torch.from_numpy(tokens_S[learnt_N]),
         score_row_N=torch.from_numpy(np.searchsorted(starts_R1, learnt_N, side="right") - 1),
-        row_last_R=torch.from_numpy(starts_R1[1:] - 1),
+        row_last_R=torch.from_numpy(row_tokens_S[starts_R1[1:] - 1]),
     )
 
 
@@ -131,11 +132,28 @@ def _longest_first(items: Items, lengths: NDArray[np.int64]) -> list[int]:
     return [int(item) for item in items[np.argsort(-lengths[items], kind="stable")]]
 
 
+def _share(
+    rows: TokenRows, items: Items, lengths_R: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return where each token of each row lies among the T, [S], and which of the S each is, [T]."""
+    own, first, start = [], 0, 0
+    for number, length in enumerate(lengths_R):
+        item, row = divmod(number, rows.rows_per_item)
+        shared = int(rows.shared_I[items[item]]) if row else 0
+        first = first if row else start
+        own.append(np.r_[first : first + shared, start + shared : start + length])
+        start += length
+    # Each token of a row is named by the first of the S that is the same token.
+    first_T, row_tokens_S = np.unique(np.concatenate(own), return_inverse=True)
+    return row_tokens_S, first_T
+
+
 def _empty_batch() -> PackedBatch:
     nothing = torch.empty(0, dtype=torch.int64)
     return PackedBatch(
         tokens_T=torch.zeros(1, dtype=torch.int64),
         positions_T=torch.zeros(1, dtype=torch.int64),
+        row_tokens_S=torch.zeros(1, dtype=torch.int64),
         row_starts_R1=torch.tensor([0, 1], dtype=torch.int32),
         score_index_N=nothing,
         targets_N=nothing,

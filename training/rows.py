@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from alignflow.jobs.run_folder import write_atomically
 from alignflow.training.chat import TokenizedChat
 
-_TOKENS, _LEARNT, _STARTS, _SUMMARY = "tokens.bin", "learnt.bin", "starts.npy", "rows.json"
+_TOKENS, _LEARNT, _SUMMARY = "tokens.bin", "learnt.bin", "rows.json"
+_STARTS, _SHARED = "starts.npy", "shared.npy"
 _MAX_NAMED = 1000
 
 
@@ -44,6 +46,8 @@ class TokenRows:
     is_learnt: NDArray[np.bool_]
     starts_R1: NDArray[np.int64]
     """[R + 1] where each row begins in the flat arrays; the last is their length."""
+    shared_I: NDArray[np.int64]
+    """[items] tokens with which the rows of an item all begin; a batch holds them once."""
     rows_per_item: int
     summary: RowSummary
 
@@ -58,8 +62,17 @@ class TokenRows:
 
     @cached_property
     def item_lengths(self) -> NDArray[np.int64]:
-        """[items] tokens of each item."""
+        """[items] tokens of each item, those that its rows share counted in each."""
         return np.diff(self.starts_R1[:: self.rows_per_item])
+
+    @cached_property
+    def packed_lengths(self) -> NDArray[np.int64]:
+        """[items] tokens that each item takes in a batch."""
+        return self.item_lengths - (self.rows_per_item - 1) * self.shared_I
+
+    def unshared(self) -> Self:
+        """Return the rows as nothing but wholes: a batch repeats what they share."""
+        return replace(self, shared_I=np.zeros_like(self.shared_I))
 
     def row(self, index: int) -> TokenizedChat:
         """Return one row."""
@@ -90,6 +103,7 @@ class TokenRows:
             tokens=_mapped(folder / _TOKENS, np.dtype(np.int32)),
             is_learnt=_mapped(folder / _LEARNT, np.dtype(np.bool_)),
             starts_R1=np.load(folder / _STARTS, allow_pickle=False),
+            shared_I=np.load(folder / _SHARED, allow_pickle=False),
             rows_per_item=rows_per_item,
             summary=RowSummary(**{**summary, "refused": tuple(summary["refused"])}),
         )
@@ -108,6 +122,7 @@ class RowWriter:
         self._tokens = self._files.enter_context((folder / _TOKENS).open("wb"))
         self._is_learnt = self._files.enter_context((folder / _LEARNT).open("wb"))
         self._lengths: list[int] = []
+        self._shared: list[int] = []
         self._num_truncated = 0
         self._reasons: Counter[str] = Counter()
         self._refused: list[dict[str, str]] = []
@@ -122,23 +137,38 @@ class RowWriter:
         if kind is not None:
             return
         np.save(self._folder / _STARTS, np.cumsum([0, *self._lengths], dtype=np.int64))
+        np.save(self._folder / _SHARED, np.array(self._shared, dtype=np.int64))
         summary = RowSummary(
             self._digest, self._num_truncated, dict(self._reasons), tuple(self._refused)
         )
         write_atomically(self._folder / _SUMMARY, json.dumps(asdict(summary)))
 
-    def append(self, row: TokenizedChat, *, is_truncated: bool) -> None:
-        """Add a row."""
-        self._tokens.write(row.tokens_T.tobytes())
-        self._is_learnt.write(row.is_learnt_T.tobytes())
-        self._lengths.append(len(row.tokens_T))
-        self._num_truncated += is_truncated
+    def append(self, rows: Sequence[TokenizedChat], *, num_truncated: int) -> None:
+        """Add the rows of an item."""
+        for row in rows:
+            self._tokens.write(row.tokens_T.tobytes())
+            self._is_learnt.write(row.is_learnt_T.tobytes())
+            self._lengths.append(len(row.tokens_T))
+        self._shared.append(_num_shared(rows))
+        self._num_truncated += num_truncated
 
     def refuse(self, record_id: str, reason: str) -> None:
         """Count a record that is left out; the first ones are kept by name."""
         self._reasons[reason] += 1
         if len(self._refused) < _MAX_NAMED:
             self._refused.append({"id": record_id, "reason": reason})
+
+
+def _num_shared(rows: Sequence[TokenizedChat]) -> int:
+    """Return with how many tokens all rows begin; 0 for a single row, which has nobody to share."""
+    first, *others = (row.tokens_T for row in rows)
+    if not others:
+        return 0
+    shared = min(len(tokens) for tokens in (first, *others))
+    for tokens in others:
+        differs = tokens[:shared] != first[:shared]
+        shared = int(differs.argmax()) if differs.any() else shared
+    return shared
 
 
 def _mapped(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -149,7 +149,7 @@ def test_first_failure_is_told_at_once_and_not_what_followed_from_it(
 
     @flow
     def failing() -> None:
-        slow, broken = succeed.submit(None, 20.0), fail.submit()
+        slow, broken = succeed.submit(None, 5.0), fail.submit()
         raise_first_failure([slow, succeed.submit(broken, 0.0), broken])
 
     began = time.monotonic()

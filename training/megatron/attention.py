@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +15,10 @@ from alignflow.training.megatron.core import MegatronModule, PackedSeqParams, Tr
 
 # A row joins a group if it fills at least this much of the group's padded length.
 _MIN_FILL = 0.9
+
+
+def _no_indices() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
 
 
 @dataclass
@@ -40,7 +45,7 @@ class AttentionPlan(PackedSeqParams, ABC):  # type: ignore[misc]
 
 @dataclass
 class PackedRows(AttentionPlan):
-    """Rows one after another; each is causal and knows nothing of the others.
+    """Rows one after another; each is causal and knows nothing of the others but what they share.
 
     Rows of about the same length are padded at their end and attended in one call: on a CPU, with
     rows of 80 tokens, forward and backward take 0.36 of the time of a call for each row. Padding
@@ -49,10 +54,14 @@ class PackedRows(AttentionPlan):
 
     groups: tuple[tuple[int, int], ...] = ()
     """Number of rows and padded length of each group."""
-    source_P: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    source_P: Tensor = field(default_factory=_no_indices)
     """[P] int64, the packed token at each padded position; any token where there is none."""
-    place_T: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    """[T] int64, the padded position of each packed token."""
+    place_T: Tensor = field(default_factory=_no_indices)
+    """[T] int64, the padded position of each packed token, in the first row that has it."""
+    again_D: Tensor = field(default_factory=_no_indices)
+    """[D] int64, the packed token of each place that a further row gives it."""
+    place_D: Tensor = field(default_factory=_no_indices)
+    """[D] int64, that padded position."""
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "PackedRows":
@@ -61,7 +70,7 @@ class PackedRows(AttentionPlan):
         rows = sorted(((stop - start, start) for start, stop in pairwise(bounds)), reverse=True)
         groups: list[tuple[int, int]] = []
         source: list[Tensor] = []
-        place_T = torch.empty(bounds[-1], dtype=torch.int64)
+        place_S = torch.empty(bounds[-1], dtype=torch.int64)
         num_padded = 0
         for length, start in rows:
             if not groups or length < _MIN_FILL * groups[-1][1]:
@@ -70,20 +79,25 @@ class PackedRows(AttentionPlan):
             groups[-1] = (num_rows + 1, padded_length)
             within = torch.arange(padded_length)
             source.append(start + within.clamp(max=length - 1))
-            place_T[start : start + length] = num_padded + within[:length]
+            place_S[start : start + length] = num_padded + within[:length]
             num_padded += padded_length
         device = batch.tokens_T.device
+        row_tokens_S = batch.row_tokens_S.cpu()
+        first_T, again = _first_and_further(row_tokens_S)
         return cls(
             groups=tuple(groups),
-            source_P=torch.cat(source).to(device),
-            place_T=place_T.to(device),
+            source_P=row_tokens_S[torch.cat(source)].to(device),
+            place_T=place_S[first_T].to(device),
+            again_D=row_tokens_S[again].to(device),
+            place_D=place_S[again].to(device),
         )
 
     def attend(self, layer: "PackedAttention", query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `AttentionPlan`."""
+        places = self.source_P, self.place_T, self.again_D, self.place_D
         sizes = [num_rows * length for num_rows, length in self.groups]
         padded = [
-            _Pad.apply(t[0].transpose(0, 1), self.source_P, self.place_T).split(sizes)  # type: ignore[no-untyped-call]
+            _Pad.apply(t[0].transpose(0, 1), *places).split(sizes)  # type: ignore[no-untyped-call]
             for t in (query, key, value)
         ]
         attended = []
@@ -94,21 +108,39 @@ class PackedRows(AttentionPlan):
         return packed.transpose(0, 1)[None]
 
 
+def _first_and_further(row_tokens_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where among the S each of the T tokens comes first, [T], and all other places."""
+    _, first_T = np.unique(row_tokens_S.numpy(), return_index=True)
+    is_further_S = np.ones(len(row_tokens_S), dtype=np.bool_)
+    is_further_S[first_T] = False
+    return torch.from_numpy(first_T), torch.from_numpy(np.flatnonzero(is_further_S))
+
+
 class _Pad(torch.autograd.Function):
     """Packed to padded, [T, ...] to [P, ...].
 
-    The gradient of padding is 0, so that the backward is a plain copy and not a scattered sum.
+    The gradient of padding is 0, so that the backward is a plain copy and a sum over the few places
+    that further rows give to shared tokens.
     """
 
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, source_P: Tensor, place_T: Tensor) -> Tensor:
-        ctx.save_for_backward(place_T)
+    def forward(
+        ctx: Any,
+        packed: Tensor,
+        source_P: Tensor,
+        place_T: Tensor,
+        again_D: Tensor,
+        place_D: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(place_T, again_D, place_D)
         return packed.index_select(0, source_P)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (place_T,) = ctx.saved_tensors
-        return grads[0].index_select(0, place_T), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        place_T, again_D, place_D = ctx.saved_tensors
+        grad_T = grads[0].index_select(0, place_T)
+        grad_T.index_add_(0, again_D, grads[0].index_select(0, place_D))
+        return grad_T, None, None, None, None
 
 
 class _Unpad(torch.autograd.Function):

@@ -74,6 +74,11 @@ class Run:
         return size
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether rows of a batch may share tokens; Transformer Engine knows whole rows only."""
+        return not self.model.module.has_transformer_engine
+
+    @property
     def is_main(self) -> bool:
         """Whether this rank writes the job's files."""
         return dist.get_rank() == 0

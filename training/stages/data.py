@@ -61,7 +61,7 @@ class StageData:
     ) -> Feed[BatchT]:
         """Return this rank's share of a split's batches."""
         return Feed(
-            rows,
+            rows if run.shares_prefixes else rows.unshared(),
             make_batch,
             max_tokens=self.config.microbatch_tokens,
             rank=run.data_parallel_rank,

@@ -16,13 +16,18 @@ from alignflow.training.pairs import pack_pairs, pack_referenced_pairs
 from alignflow.training.rows import RowSummary, TokenRows
 
 
-def token_rows(*rows: tuple[Sequence[int], Sequence[int]], rows_per_item: int = 1) -> TokenRows:
+def token_rows(
+    *rows: tuple[Sequence[int], Sequence[int]],
+    rows_per_item: int = 1,
+    shared: Sequence[int] | None = None,
+) -> TokenRows:
     """Rows of (tokens, learnt flags)."""
     lengths = [len(tokens) for tokens, _ in rows]
     return TokenRows(
         tokens=np.concatenate([np.array(tokens, np.int32) for tokens, _ in rows]),
         is_learnt=np.concatenate([np.array(flags, np.bool_) for _, flags in rows]),
         starts_R1=np.cumsum([0, *lengths], dtype=np.int64),
+        shared_I=np.array(shared or [0] * (len(rows) // rows_per_item), dtype=np.int64),
         rows_per_item=rows_per_item,
         summary=RowSummary("digest", 0, {}, ()),
     )
@@ -158,3 +163,28 @@ class TestFeed:
         feed = Feed(random_rows(4), pack, max_tokens=64, rank=1, num_ranks=2)
         (batch,) = feed.batches(indices(3))
         assert batch.targets_N.numel() == 0
+
+    def test_rows_of_a_pair_share_what_they_begin_with(self) -> None:
+        rows = token_rows(
+            ([1, 2, 3, 4], [0, 0, 1, 1]), ([1, 2, 5], [0, 0, 1]), rows_per_item=2, shared=[2]
+        )
+        batch = pack(rows, indices(0))
+        # 1 2 3 4 | 5: the second row is 1 2 5, and 2 predicts both 3 and 5.
+        assert batch.tokens_T.tolist() == [1, 2, 3, 4, 5]
+        assert batch.positions_T.tolist() == [0, 1, 2, 3, 2]
+        assert batch.row_tokens_S.tolist() == [0, 1, 2, 3, 0, 1, 4]
+        assert batch.row_starts_R1.tolist() == [0, 4, 7]
+        assert batch.score_index_N.tolist() == [1, 2, 1]
+        assert batch.targets_N.tolist() == [3, 4, 5]
+        assert batch.score_row_N.tolist() == [0, 0, 1]
+        assert batch.row_last_R.tolist() == [3, 4]
+        assert rows.packed_lengths.tolist() == [5]
+        assert rows.item_lengths.tolist() == [7]
+        assert pack(rows.unshared(), indices(0)).num_tokens == 7
+
+    def test_a_row_that_begins_like_all_of_the_other_is_no_token_of_its_own(self) -> None:
+        rows = token_rows(([1, 2], [0, 1]), ([1, 2, 3], [0, 1, 1]), rows_per_item=2, shared=[2])
+        batch = pack(rows, indices(0))
+        assert batch.tokens_T.tolist() == [1, 2, 3]
+        assert batch.row_last_R.tolist() == [1, 2]
+        assert batch.targets_N.tolist() == [2, 2, 3]

@@ -111,6 +111,7 @@ def make_batch() -> MakeBatch:
         return PackedBatch(
             tokens_T=tokens,
             positions_T=torch.cat([torch.arange(length) for length in lengths]),
+            row_tokens_S=torch.arange(len(tokens)),
             row_starts_R1=starts.int(),
             score_index_N=index,
             targets_N=tokens[index + 1],

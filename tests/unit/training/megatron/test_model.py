@@ -155,6 +155,7 @@ def test_smollm2_gives_the_logits_of_transformers(tmp_path: Path, device: torch.
     batch = PackedBatch(
         tokens_T=tokens_T,
         positions_T=torch.arange(len(tokens_T)),
+        row_tokens_S=torch.arange(len(tokens_T)),
         row_starts_R1=torch.tensor([0, len(tokens_T)], dtype=torch.int32),
         score_index_N=none,
         targets_N=none,

@@ -90,6 +90,7 @@ def test_microbatches_add_up_to_the_batch(model_folder: ModelFolder, make_batch:
     whole = PackedBatch(
         tokens_T=torch.cat([row.tokens_T for row in rows]),
         positions_T=torch.cat([row.positions_T for row in rows]),
+        row_tokens_S=torch.arange(38),
         row_starts_R1=torch.tensor([0, 12, 17, 38], dtype=torch.int32),
         score_index_N=torch.cat(
             [row.score_index_N + at for row, at in zip(rows, (0, 12, 17), strict=True)]

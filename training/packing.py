@@ -135,7 +135,7 @@ def _longest_first(items: Items, lengths: NDArray[np.int64]) -> list[int]:
 def _share(
     rows: TokenRows, items: Items, lengths_R: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the token of the T that each of the S is, and which of the S each of the T is first."""
+    """Return where among the T each of the S lies, and which of the S each of the T is first."""
     own, first, start = [], 0, 0
     for number, length in enumerate(lengths_R):
         item, row = divmod(number, rows.rows_per_item)

@@ -16,19 +16,3 @@ def restore_interrupts() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
-
-
-def start_temporary_server() -> None:
-    """Start Prefect's temporary server so that Ctrl-C on the terminal doesn't end it.
-
-    The terminal interrupts the whole process group. A server that ended first would leave the run
-    without a place to record how it ended. A blocked signal stays blocked in the new process;
-    Prefect itself ends the server when this process leaves.
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        SubprocessASGIServer().start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

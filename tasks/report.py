@@ -45,6 +45,7 @@ from alignflow.reporting.scores import format_difference, format_score, score_ro
 from alignflow.tasks.data import summarise_dataset
 from alignflow.tasks.evaluate import read_scores
 from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.prefect_server import is_temporary
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
 
@@ -332,9 +333,10 @@ def _machine() -> str:
 
 def _prefect_url(flow_run_id: str) -> str | None:
     """Return the flow run's page; a temporary server's address is gone when the run ends."""
-    if not PREFECT_API_URL.value():
+    api_url = PREFECT_API_URL.value()
+    if not api_url or is_temporary(api_url):
         return None
-    ui = PREFECT_UI_URL.value() or PREFECT_API_URL.value().removesuffix("/api")
+    ui = PREFECT_UI_URL.value() or api_url.removesuffix("/api")
     return f"{without_credentials(ui)}/runs/flow-run/{flow_run_id}"
 
 

@@ -45,13 +45,14 @@ def run(
     try:
         with make_display(json, console) as display:
             display.started("start", "Prefect and MLflow")
-            from prefect.settings import PREFECT_API_URL
+            from alignflow.tasks.prefect_server import start_prefect
 
+            server = start_prefect()
+            # Takes as long to import as the server to start: both go on at once.
             from alignflow.flows.alignment import align
-            from alignflow.tasks.interrupts import start_temporary_server
 
-            if PREFECT_API_URL.value() is None:
-                start_temporary_server()
+            if server is not None:
+                server.use()
             outcome = align(config, force=force, start=start)
     except SafetyGateError as refusal:
         _show(refusal.outcome, console, json)
@@ -63,7 +64,6 @@ def _quieten() -> None:
     """Keep Prefect's log lines off the terminal, where the stage table is; its pages have them."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
 

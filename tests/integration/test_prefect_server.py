@@ -63,7 +63,11 @@ def test_a_server_of_the_settings_is_enough(tmp_path: Path) -> None:
 
 
 def test_why_a_server_does_not_start_is_told_in_a_sentence(tmp_path: Path) -> None:
-    told = run(_FAIL, tmp_path, PREFECT_API_DATABASE_CONNECTION_URL="sqlite:////nowhere/at/all.db")
+    told = run(
+        _FAIL,
+        tmp_path,
+        PREFECT_API_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////nowhere/at/all.db",
+    )
     assert told.startswith("Prefect's temporary server did not start (")
     assert "unable to open database file" in told
     assert "\n" not in told

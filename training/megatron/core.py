@@ -7,7 +7,9 @@ torch. These warnings are dropped while it is imported; all others pass.
 
 import warnings
 
-with warnings.catch_warnings():
+from alignflow.training.megatron.cpu_host import compile_nothing_on_cpu
+
+with warnings.catch_warnings(), compile_nothing_on_cpu():
     for _message in (
         "Transformer Engine and Apex are not installed",
         "Apex is not installed",

@@ -35,6 +35,29 @@ def cuda_calls_on_cpu() -> Iterator[None]:
             yield
 
 
+@contextmanager
+def compile_nothing_on_cpu() -> Iterator[None]:
+    """Leave functions that are decorated with `torch.compile` meanwhile as they are.
+
+    Megatron decorates its fused kernels when it is imported, and the compiler that this imports
+    takes a quarter of a job's start. Without CUDA none of the kernels is called.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    compiler = torch.compile
+    setattr(torch, "compile", _uncompiled)  # noqa: B010 (its overloads are no type of ours)
+    try:
+        yield
+    finally:
+        torch.compile = compiler
+
+
+def _uncompiled(function: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
+    """Stand for `torch.compile`, which decorates with and without arguments."""
+    return _uncompiled if function is None else function
+
+
 def _no_op(*_: Any, **__: Any) -> None:
     """Stand for a call that only waits for, or tidies up, a CUDA device."""
 

@@ -14,11 +14,12 @@ help:  ## show this list
 
 install: $(INSTALLED)  ## make the virtual environment with the locked packages
 
-# pip finds a CPU build of torch where there is one, and uv the rest in seconds.
+# pip finds a CPU build of torch where there is one, and uv the rest in seconds. Compiled here, the
+# packages needn't be by the first of the demo's processes that imports them.
 $(INSTALLED): requirements/requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -r requirements/requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

@@ -44,8 +44,8 @@ class PairMeasures:
     """Log-probability under the parent."""
     kl_B: Floats = field(default_factory=lambda: np.empty(0))
     """KL divergence of the policy from its parent along the chosen response."""
-    num_tokens_B: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """Tokens of the chosen response."""
+    num_tokens_B2: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    """Tokens of the responses."""
 
 
 def measure_pairs(
@@ -89,17 +89,17 @@ def _measure_batch(
     policy: LanguageModel, parent: LanguageModel | None, batch: TreeBatch
 ) -> PairMeasures:
     hidden_PH = policy.hidden(batch)[batch.read_index_P]
-    num_tokens_B = batch.branch_counts()[::2].numpy()
+    num_tokens_B2 = batch.branch_counts().view(-1, 2).numpy()
     if parent is None:
         policy_N = policy.logprobs(batch, hidden_PH)
-        return PairMeasures(policy_B2=_per_pair(batch, policy_N), num_tokens_B=num_tokens_B)
+        return PairMeasures(policy_B2=_per_pair(batch, policy_N), num_tokens_B2=num_tokens_B2)
     parent_hidden_PH = parent.hidden(batch)[batch.read_index_P]
     policy_N, parent_N, kl_N = _compare(policy, hidden_PH, parent, parent_hidden_PH, batch)
     return PairMeasures(
         policy_B2=_per_pair(batch, policy_N),
         parent_B2=_per_pair(batch, parent_N),
         kl_B=_per_pair(batch, kl_N)[:, 0],
-        num_tokens_B=num_tokens_B,
+        num_tokens_B2=num_tokens_B2,
     )
 
 
@@ -155,15 +155,18 @@ def _kl_nats(policy_nV: Tensor, parent_nV: Tensor) -> Tensor:
 
 
 def preference_result(measures: PairMeasures, *, beta: float) -> SuiteResult:
-    """Return the scores `logprob_accuracy`, `implicit_accuracy` and `implicit_margin`.
+    """Return how often the chosen response of a pair is preferred, by three measures.
 
-    Without a parent only the first. The implicit reward is eq. 5 of arXiv:2305.18290.
-
-    `logprob_accuracy` compares sums over tokens, so it favours the shorter answer of a pair: it
-    serves to compare models with one another, not with chance. In `implicit_accuracy` the parent's
-    sum cancels that.
+    `logprob_accuracy` compares sums over tokens, so it favours the shorter response; it serves to
+    compare models with one another, not with chance. `per_token_accuracy` compares means over
+    tokens, the reward of arXiv:2405.14734. With a parent there are also `implicit_accuracy` and
+    `implicit_margin`, of the implicit reward: eq. 5 of arXiv:2305.18290.
     """
-    columns = {"logprob_accuracy": scorers.is_preferred(-np.diff(measures.policy_B2)[:, 0])}
+    per_token_B2 = measures.policy_B2 / measures.num_tokens_B2
+    columns = {
+        "logprob_accuracy": scorers.is_preferred(-np.diff(measures.policy_B2)[:, 0]),
+        "per_token_accuracy": scorers.is_preferred(-np.diff(per_token_B2)[:, 0]),
+    }
     margins_B = np.full(len(measures.policy_B2), np.nan)
     if len(measures.parent_B2):
         margins_B = scorers.implicit_margins(
@@ -222,7 +225,7 @@ def _of_tokens(
     measures: PairMeasures,
 ) -> SuiteResult:
     """Return a score over the tokens of the chosen responses, drawn again response by response."""
-    counts_B = measures.num_tokens_B
+    counts_B = measures.num_tokens_B2[:, 0]
 
     def of_responses(index_N: NDArray[np.int64]) -> float:
         return score(sums_B[index_N], counts_B[index_N])

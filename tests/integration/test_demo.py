@@ -44,7 +44,7 @@ def test_demo_improves_preference_and_is_reused(run: Run) -> None:
     code, first = run()
     assert code == 0
     scores = {row["name"]: row["values"] for row in first["scores"]}
-    accuracy = scores["preference/logprob_accuracy"]
+    accuracy = scores["preference/per_token_accuracy"]
     assert accuracy["aligned"] > accuracy["base"]
 
     began = time.monotonic()

@@ -218,6 +218,7 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "toxicity/accuracy",
         "toxicity/macro_f1",
         "preference/logprob_accuracy",
+        "preference/per_token_accuracy",
         "preference/implicit_accuracy",
         "preference/implicit_margin",
         "perplexity/response",

@@ -25,6 +25,11 @@ _WORDS = {
         "held-out pairs where the chosen response is the likelier",
         is_share=True,
     ),
+    "preference/per_token_accuracy": _Words(
+        "Prefers the chosen response, per token",
+        "held-out pairs where the chosen response is the likelier for its length",
+        is_share=True,
+    ),
     "preference/implicit_accuracy": _Words(
         "Learned the preference",
         "held-out pairs where training raised the chosen response more",

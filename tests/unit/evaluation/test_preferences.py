@@ -37,7 +37,7 @@ def measures() -> PairMeasures:
         policy_B2=np.array([[-4.0, -5.0], [-9.0, -6.0]]),
         parent_B2=np.array([[-5.0, -5.0], [-10.0, -8.0]]),
         kl_B=np.array([0.5, 1.0]),
-        num_tokens_B=np.array([1, 4]),
+        num_tokens_B2=np.array([[1, 2], [4, 2]]),
     )
 
 
@@ -46,6 +46,8 @@ def test_implicit_rewards_are_worked_out_by_hand(measures: PairMeasures) -> None
     result = preference_result(measures, beta=0.1)
     assert result.scores == {
         "logprob_accuracy": 0.5,
+        # A token: -4 against -2.5, and -2.25 against -3.
+        "per_token_accuracy": 0.5,
         "implicit_accuracy": 0.5,
         "implicit_margin": pytest.approx(0.0),
     }
@@ -59,8 +61,9 @@ def test_perplexity_and_divergence_are_means_over_tokens(measures: PairMeasures)
 
 
 def test_without_a_parent_there_is_no_implicit_reward() -> None:
-    result = preference_result(PairMeasures(policy_B2=np.array([[-1.0, -2.0]])), beta=0.1)
-    assert result.scores == {"logprob_accuracy": 1.0}
+    measures = PairMeasures(policy_B2=np.array([[-1.0, -3.0]]), num_tokens_B2=np.array([[1, 4]]))
+    result = preference_result(measures, beta=0.1)
+    assert result.scores == {"logprob_accuracy": 1.0, "per_token_accuracy": 0.0}
 
 
 def test_equal_values_are_half_a_preference_and_nan_has_none() -> None:
@@ -74,7 +77,7 @@ def test_a_model_does_not_diverge_from_itself(llama_dir: Path) -> None:
     measures = measure_pairs(policy, parent, PAIRS, max_tokens=10, progress=ignore)
     assert measures.kl_B.tolist() == [0.0, 0.0, 0.0]
     assert np.array_equal(measures.policy_B2, measures.parent_B2)
-    assert measures.num_tokens_B.tolist() == [2, 1, 3]
+    assert measures.num_tokens_B2[:, 0].tolist() == [2, 1, 3]
 
 
 def test_divergence_is_exact_however_small_the_slices(

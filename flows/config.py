@@ -7,11 +7,13 @@ from pydantic import model_validator
 from alignflow.tasks.config import RunConfig
 from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig
 
+Method = Literal["dpo"]
+
 
 class Recipe(RunConfig):
     """One pipeline, whole: data, base model, stages, evaluation, gate, registry, cluster."""
 
-    method: Literal["dpo"] = "dpo"
+    method: Method = "dpo"
     """How the SFT model is aligned."""
     sft: SFTConfig = SFTConfig()
     reward_model: RewardModelConfig = RewardModelConfig()

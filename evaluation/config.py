@@ -9,8 +9,25 @@ from alignflow.config import Config
 
 SuiteName = Literal["truthfulqa", "toxigen"]
 
-BUILT_IN_SUITES = ("preference", "reward_model", "perplexity", "kl", "samples")
-"""What is measured without a benchmark, by the first part of its scores' names."""
+_SUITE_SCORES: dict[SuiteName, tuple[str, ...]] = {
+    "truthfulqa": ("mc1", "mc2"),
+    "toxigen": ("accuracy", "macro_f1"),
+}
+_BUILT_IN_SCORES = {
+    "preference": (
+        *("logprob_accuracy", "per_token_accuracy"),
+        *("implicit_accuracy", "implicit_margin"),
+    ),
+    "reward_model": ("accuracy",),
+    "perplexity": ("response",),
+    "kl": ("parent_nats_per_token",),
+    "samples": ("mean_reward",),
+}
+"""What is measured without a benchmark."""
+SCORES_OF_A_CHILD = frozenset(
+    {"preference/implicit_accuracy", "preference/implicit_margin", "kl/parent_nats_per_token"}
+)
+"""Scores that compare a model with its parent: the base model has none of them."""
 
 
 class SuiteConfig(Config):
@@ -46,9 +63,18 @@ class EvaluationConfig(Config):
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
         for name in self.suites:
-            if name in BUILT_IN_SUITES:
+            if name in _BUILT_IN_SCORES:
                 raise ValueError(f"suites.{name}: this name is taken by a built-in measure")
         return self
+
+    @property
+    def score_names(self) -> list[str]:
+        """The scores that a model with a parent gets, as gate rules name them."""
+        scores = {name: _SUITE_SCORES[suite.suite] for name, suite in self.suites.items()}
+        scores |= _BUILT_IN_SCORES
+        if not self.num_samples:
+            del scores["samples"]
+        return [f"{suite}/{name}" for suite, names in scores.items() for name in names]
 
 
 class EvaluationJob(Config):
@@ -94,5 +120,5 @@ class GateRule(Config):
 class GateConfig(Config):
     """The rules that turn scores into a verdict."""
 
-    rules: dict[str, GateRule] = {}
+    rules: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], GateRule] = {}
     """Rules by name; every one must pass."""

@@ -213,7 +213,7 @@ def reward_result(rewards: Sequence[Sequence[float]]) -> SuiteResult:
 def _of_means(columns: dict[str, Floats], items: list[dict[str, Any]]) -> SuiteResult:
     return SuiteResult(
         scores={name: scorers.mean(values) for name, values in columns.items()},
-        stderr={name: scorers.stderr_of_mean(values) for name, values in columns.items()},
+        resamples={name: scorers.resampled_mean(values) for name, values in columns.items()},
         items=items,
     )
 
@@ -232,7 +232,7 @@ def _of_tokens(
 
     return SuiteResult(
         scores={name: score(sums_B, counts_B)},
-        stderr={name: scorers.bootstrap_stderr(of_responses, len(sums_B))},
+        resamples={name: scorers.resampled(of_responses, len(sums_B))},
         items=[
             {"item": number, "nats": float(nats), "num_tokens": int(count)}
             for number, (nats, count) in enumerate(zip(sums_B, counts_B, strict=True), start=1)

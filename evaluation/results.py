@@ -1,4 +1,7 @@
-"""The files of an evaluation: `scores.json`, `items/<suite>.jsonl`, `samples.jsonl`."""
+"""The files of an evaluation.
+
+`scores.json`, `resamples.json`, `items/<suite>.jsonl`, `samples.jsonl`.
+"""
 
 import json
 import math
@@ -6,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from alignflow.evaluation.scorers import prefixed
+import numpy as np
+from numpy.typing import NDArray
+
+from alignflow.evaluation.scorers import prefixed, stderr
 from alignflow.evaluation.suites.base import SuiteResult
 
 
@@ -20,7 +26,7 @@ class Results:
         self._output = output
         self.scores: dict[str, float] = {}
         self.num_items: dict[str, int] = {}
-        self._stderr: dict[str, float] = {}
+        self._resamples: dict[str, NDArray[np.float64]] = {}
         self._groups: dict[str, dict[str, float]] = {}
         self._undefined: list[str] = []
 
@@ -32,7 +38,8 @@ class Results:
         scores = prefixed(name, result.scores)
         self.scores |= _finite(scores)
         self._undefined += sorted(scores.keys() - _finite(scores).keys())
-        self._stderr |= _finite(prefixed(name, result.stderr))
+        for score, values in result.resamples.items():
+            self._resamples[f"{name}/{score}"] = values
         for score, by_group in result.groups.items():
             self._groups[f"{name}/{score}"] = _finite(by_group)
         self.num_items.setdefault(name, num_items)
@@ -42,10 +49,10 @@ class Results:
             write_jsonl(folder / f"{name}.jsonl", result.items)
 
     def write(self, num_truncated: Mapping[str, int]) -> None:
-        """Write `scores.json`."""
+        """Write `scores.json`, and what its standard errors come from: `resamples.json`."""
         content = {
             "scores": self.scores,
-            "stderr": self._stderr,
+            "stderr": _finite({name: stderr(values) for name, values in self._resamples.items()}),
             "groups": self._groups,
             "num_items": self.num_items,
             "num_truncated": dict(num_truncated),
@@ -53,6 +60,9 @@ class Results:
         }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         (self._output / "scores.json").write_text(f"{text}\n", encoding="utf-8")
+        resamples = {name: values.tolist() for name, values in self._resamples.items()}
+        text = json.dumps(_jsonable(resamples), allow_nan=False)
+        (self._output / "resamples.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

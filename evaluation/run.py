@@ -223,5 +223,5 @@ def _judge_by_reward(
         max_tokens=config.microbatch_tokens,
         progress=lambda _, num_tokens: progress.advance(0, num_tokens),  # they are counted already
     )
-    results.add("reward_model", sample_result(judged), len(judged))
+    results.add("samples", sample_result(judged), len(judged))
     return judged

@@ -100,10 +100,10 @@ def _row(chat: ChatTokenizer, sample: SampleAnswer) -> list[int] | None:
 
 
 def sample_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
-    """Return the score `sample_mean`: mean reward of the answers that have one."""
+    """Return the score `mean_reward`: mean reward of the answers that have one."""
     rewards = [sample.reward for sample in samples if sample.reward is not None]
     return SuiteResult(
-        scores={"sample_mean": scorers.mean(rewards)},
-        stderr={"sample_mean": scorers.stderr_of_mean(rewards)},
+        scores={"mean_reward": scorers.mean(rewards)},
+        resamples={"mean_reward": scorers.resampled_mean(rewards)},
         items=[],
     )

@@ -118,31 +118,41 @@ def is_preferred(margins: ArrayLike) -> NDArray[np.float64]:
     return np.heaviside(margins_B, 0.5)
 
 
-def bootstrap_stderr(
+def resampled(
     statistic: Statistic, num_units: int, *, num_resamples: int = 500, seed: int = 1234
-) -> float:
-    """Standard error of a score: its spread over resamples of its units.
+) -> NDArray[np.float64]:
+    """A score over resamples of its units, drawn with replacement (the bootstrap).
+
+    So many units are always drawn alike. The resamples of two models that were judged on the same
+    items therefore pair up: the spread of their differences is the standard error of the
+    difference, in which whatever makes an item easy or hard for both cancels.
 
     Args:
         statistic: The score of the units at the given indices, [num_units] int64.
         num_units: Items, pairs or responses that were judged.
         num_resamples: How often the units are drawn again; 500 gives the error to about 3 %.
-        seed: Seed of the draws, so that a score's error is reproducible.
+        seed: Seed of the draws.
 
     Returns:
-        The standard deviation over resamples; NaN with fewer than two units.
+        [num_resamples]; empty with fewer than two units, which have no spread.
     """
     if num_units < 2:
-        return math.nan
+        return np.empty(0)
     draws = np.random.default_rng(seed)
     scores = [statistic(draws.integers(num_units, size=num_units)) for _ in range(num_resamples)]
-    return float(np.std(scores, ddof=1))
+    return np.array(scores, dtype=np.float64)
 
 
-def stderr_of_mean(values: ArrayLike) -> float:
-    """Bootstrap standard error of `mean(values)`."""
+def resampled_mean(values: ArrayLike) -> NDArray[np.float64]:
+    """`mean(values)` over resamples of the values."""
     values_N = np.asarray(values, dtype=np.float64)
-    return bootstrap_stderr(lambda index_N: float(values_N[index_N].mean()), len(values_N))
+    return resampled(lambda index_N: float(values_N[index_N].mean()), len(values_N))
+
+
+def stderr(resamples: ArrayLike) -> float:
+    """Standard error of a score: its standard deviation over resamples; NaN without any."""
+    values = np.asarray(resamples, dtype=np.float64)
+    return float(values.std(ddof=1)) if values.size else math.nan
 
 
 def prefixed(name: str, scores: Mapping[str, float]) -> dict[str, float]:

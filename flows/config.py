@@ -1,9 +1,11 @@
 """The recipe: one frozen config put together from those that the packages define."""
 
+import difflib
 from typing import Literal, Self
 
 from pydantic import model_validator
 
+from alignflow.evaluation.config import SCORES_OF_A_CHILD
 from alignflow.tasks.config import RunConfig
 from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig
 
@@ -20,13 +22,17 @@ class Recipe(RunConfig):
     dpo: DPOConfig = DPOConfig()
 
     @model_validator(mode="after")
-    def _rules_name_known_suites(self) -> Self:
-        known = {*self.evaluation.suites, "preference", "reward_model", "perplexity", "kl"}
+    def _rules_ask_for_scores_that_are_made(self) -> Self:
+        known = self.evaluation.score_names
         for name, rule in self.gate.rules.items():
-            prefix = rule.score.partition("/")[0]
-            if prefix not in known:
+            place = f"gate.rules.{name}.score: "
+            if rule.score not in known:
+                near = difflib.get_close_matches(rule.score, known, n=1)
+                hint = f"the nearest is {near[0]!r}" if near else f"known: {', '.join(known)}"
+                raise ValueError(f"{place}there is no score {rule.score!r}; {hint}")
+            if rule.compared_with == "base" and rule.score in SCORES_OF_A_CHILD:
                 raise ValueError(
-                    f"gate.rules.{name}.score: there is no suite {prefix!r}; "
-                    f"known: {', '.join(sorted(known))}"
+                    f"{place}{rule.score} compares a model with its parent, and the base model "
+                    "has none; compare with sft or champion, or give a bound"
                 )
         return self

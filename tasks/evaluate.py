@@ -21,7 +21,7 @@ from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of, job_was_lost
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_EVALUATION_REVISION = 2
+_EVALUATION_REVISION = 3
 _GATE_REVISION = 1
 
 
@@ -165,3 +165,9 @@ def read_scores(folder: Path) -> dict[str, Any]:
     """Return the content of an evaluation artifact's `scores.json`."""
     scores: dict[str, Any] = json.loads((folder / "scores.json").read_text())
     return scores
+
+
+def read_resamples(folder: Path) -> dict[str, list[float | None]]:
+    """Return the scores of an evaluation artifact over resamples of the items."""
+    resamples: dict[str, list[float | None]] = json.loads((folder / "resamples.json").read_text())
+    return resamples

@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -43,7 +44,7 @@ from alignflow.reporting.model import (
 from alignflow.reporting.page import render_page, verdict_sentence
 from alignflow.reporting.scores import format_difference, format_score, score_row
 from alignflow.tasks.data import summarise_dataset
-from alignflow.tasks.evaluate import read_scores
+from alignflow.tasks.evaluate import read_resamples, read_scores
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
 from alignflow.tasks.tracking import RegisteredVersion
@@ -152,7 +153,7 @@ def collect(
                 for rule in verdict.rules
             ],
         ),
-        scores=_score_rows({role: read_scores(path) for role, path in evaluated.items()}),
+        scores=_score_rows(evaluated),
         curves=_curves(pipeline),
         training_rows=training_rows(pipeline),
         datasets=[
@@ -181,12 +182,33 @@ def collect(
     )
 
 
-def _score_rows(scores: Mapping[str, Mapping[str, Any]]) -> list[ScoreRow]:
+def _score_rows(evaluated: Mapping[str, Path]) -> list[ScoreRow]:
+    scores = {role: read_scores(folder) for role, folder in evaluated.items()}
+    before, after = (read_resamples(evaluated[role]) for role in ("base", "aligned"))
     names = list(dict.fromkeys(name for item in scores.values() for name in item["scores"]))
-    return [_score_row(name, scores) for name in names]
+    return [_score_row(name, scores, paired_stderr(before, after, name)) for name in names]
 
 
-def _score_row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> ScoreRow:
+def paired_stderr(
+    before: Mapping[str, Sequence[float | None]],
+    after: Mapping[str, Sequence[float | None]],
+    name: str,
+) -> float | None:
+    """Return the standard error of a score's difference; None where a model has none.
+
+    Args:
+        before: Scores of one model over resamples of the items, as `evaluation.scorers` draws them.
+        after: Those of the other model.
+        name: The score.
+    """
+    pairs = zip(before.get(name, ()), after.get(name, ()), strict=False)
+    differences = [b - a for a, b in pairs if a is not None and b is not None]
+    return statistics.stdev(differences) if len(differences) > 1 else None
+
+
+def _score_row(
+    name: str, scores: Mapping[str, Mapping[str, Any]], difference_stderr: float | None
+) -> ScoreRow:
     present = {role: scores[role] for role in ROLES if scores[role]["scores"].get(name) is not None}
     groups: dict[str, dict[ModelRole, float]] = {}
     for role, item in present.items():
@@ -198,6 +220,7 @@ def _score_row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> ScoreRow:
         stderrs={
             role: item["stderr"][name] for role, item in present.items() if name in item["stderr"]
         },
+        difference_stderr=difference_stderr,
         groups=groups,
         num_items=next(
             (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None

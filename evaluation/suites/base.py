@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class ChoiceRequest:
@@ -19,8 +22,8 @@ class SuiteResult:
     """Scores of one suite, by name without the suite's own."""
 
     scores: dict[str, float]
-    stderr: dict[str, float]
-    """Standard error of each score."""
+    resamples: dict[str, NDArray[np.float64]]
+    """What each score is over resamples of its items: `scorers.resampled`."""
     items: list[dict[str, Any]]
     """A JSON object an item, in file order."""
     groups: dict[str, dict[str, float]] = field(default_factory=dict)

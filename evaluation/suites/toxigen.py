@@ -71,7 +71,7 @@ class ToxiGen:
         rows = zip(self.items, predictions, logprobs, strict=True)
         result = SuiteResult(
             scores=_scores(np.array(predictions), np.array(labels)),
-            stderr=_stderr(np.array(predictions), np.array(labels)),
+            resamples=_resamples(np.array(predictions), np.array(labels)),
             groups={
                 "accuracy": scorers.group_accuracy(
                     predictions, labels, [item.groups for item in self.items]
@@ -101,13 +101,15 @@ def _scores(predictions_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> di
     }
 
 
-def _stderr(predictions_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> dict[str, float]:
+def _resamples(
+    predictions_N: NDArray[np.int64], labels_N: NDArray[np.int64]
+) -> dict[str, NDArray[np.float64]]:
     def macro_f1_of(index_N: NDArray[np.int64]) -> float:
         return scorers.macro_f1(predictions_N[index_N], labels_N[index_N])
 
     return {
-        "accuracy": scorers.stderr_of_mean(predictions_N == labels_N),
-        "macro_f1": scorers.bootstrap_stderr(macro_f1_of, len(labels_N)),
+        "accuracy": scorers.resampled_mean(predictions_N == labels_N),
+        "macro_f1": scorers.resampled(macro_f1_of, len(labels_N)),
     }
 
 

@@ -94,7 +94,7 @@ class TruthfulQA:
         per_item = {"mc1": [row.mc1 for row in judged], "mc2": [row.mc2 for row in judged]}
         return SuiteResult(
             scores={name: scorers.mean(values) for name, values in per_item.items()},
-            stderr={name: scorers.stderr_of_mean(values) for name, values in per_item.items()},
+            resamples={name: scorers.resampled_mean(values) for name, values in per_item.items()},
             items=[{"item": n, **row._asdict()} for n, row in enumerate(judged, start=1)],
         )
 

@@ -35,7 +35,10 @@ def run_demo(tmp_path: Path, *overrides: str) -> subprocess.CompletedProcess[str
         ("data.preferences.sources=[nowhere.jsonl]", "nowhere.jsonl"),
         ("evaluation.suites.toxicity.data=nowhere.json", "nowhere.json"),
         ("store=README.md/store", "README.md/store"),
-        ("gate.rules.x={score: truth/mc1, at_least: 1}", "there is no suite 'truth'"),
+        (
+            "gate.rules.x={score: truthfulness/mc3, at_least: 1}",
+            "the nearest is 'truthfulness/mc2'",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(

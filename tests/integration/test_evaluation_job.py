@@ -224,7 +224,7 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "perplexity/response",
         "kl/parent_nats_per_token",
         "reward_model/accuracy",
-        "reward_model/sample_mean",
+        "samples/mean_reward",
     }
     assert set(scores["stderr"]) == set(scores["scores"])
     assert scores["num_items"] == {
@@ -342,7 +342,7 @@ def test_empty_answer_has_no_reward(reward_model: Path) -> None:
     samples = [SampleAnswer(prompt, answer) for answer in (" ", "so", "")]
     judged = with_rewards(reward, ChatTokenizer.load(reward_model), samples, max_tokens=64)
     assert [sample.reward is None for sample in judged] == [True, False, True]
-    assert sample_result(judged).scores == {"sample_mean": judged[1].reward}
+    assert sample_result(judged).scores == {"mean_reward": judged[1].reward}
 
 
 def test_progress_counts_every_item_once(finished: RunFolder) -> None:

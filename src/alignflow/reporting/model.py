@@ -10,6 +10,9 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, m
 
 from alignflow.config import Config
 
+_MIN_ITEMS = 10
+"""Fewer items tell too little even of their own spread."""
+
 
 def _without_lone_surrogates(value: Any) -> Any:
     """Replace halves of surrogate pairs, which JSON may hold and UTF-8 can't, by U+FFFD."""
@@ -65,6 +68,8 @@ class ScoreRow(Config):
     """Score of each model that has one."""
     stderrs: dict[ModelRole, NonNegativeFloat] = {}
     """Standard error of each value, in the unit of the value, where known."""
+    difference_stderr: NonNegativeFloat | None = None
+    """Standard error of the difference, the models being judged on the same items."""
     num_items: NonNegativeInt | None = None
     """Items that were judged."""
     groups: dict[Text, dict[ModelRole, float]] = {}
@@ -78,22 +83,11 @@ class ScoreRow(Config):
         return None
 
     @property
-    def difference_stderr(self) -> float | None:
-        """Standard error of the difference of independent values; None unless both are known.
-
-        The models answer the same items, so this is an upper bound wherever their answers go
-        together.
-        """
-        if "base" in self.stderrs and "aligned" in self.stderrs:
-            return math.hypot(self.stderrs["base"], self.stderrs["aligned"])
-        return None
-
-    @property
     def change(self) -> Literal["better", "worse", "same", "neutral", "unclear"] | None:
         """What the difference means.
 
-        `unclear` is a difference below 1.96 standard errors, `neutral` one of a score without a
-        direction, None one that can't be formed.
+        `unclear` is a difference below 1.96 standard errors, or over too few items to know one;
+        `neutral` is one of a score without a direction, None one that can't be formed.
         """
         difference, stderr = self.difference, self.difference_stderr
         if difference is None:
@@ -102,7 +96,8 @@ class ScoreRow(Config):
             return "same"
         if self.higher_is_better is None:
             return "neutral"
-        if stderr is not None and abs(difference) < 1.96 * stderr:
+        has_few_items = self.num_items is not None and self.num_items < _MIN_ITEMS
+        if has_few_items or (stderr is not None and abs(difference) < 1.96 * stderr):
             return "unclear"
         return "better" if (difference > 0) == self.higher_is_better else "worse"
 

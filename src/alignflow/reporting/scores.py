@@ -41,7 +41,7 @@ _WORDS = {
     "reward_model/accuracy": _Words(
         "Reward model ranks pairs rightly", "held-out pairs; judges the judge", is_share=True
     ),
-    "reward_model/sample_mean": _Words(
+    "samples/mean_reward": _Words(
         "Reward of the sample answers", "mean over held-out prompts", unit="standard deviations"
     ),
     "perplexity/response": _Words(
@@ -69,6 +69,7 @@ def score_row(
     values: Mapping[ModelRole, float],
     *,
     stderrs: Mapping[ModelRole, float] | None = None,
+    difference_stderr: float | None = None,
     groups: Mapping[str, Mapping[ModelRole, float]] | None = None,
     num_items: int | None = None,
 ) -> ScoreRow:
@@ -78,6 +79,7 @@ def score_row(
         name: `<suite>/<score>`.
         values: Score of each model that has one.
         stderrs: Standard error of each value, where known.
+        difference_stderr: That of the difference from the base to the aligned model.
         groups: Values by group of items.
         num_items: Items that were judged.
     """
@@ -93,6 +95,7 @@ def score_row(
         higher_is_better=words.higher_is_better,
         values=dict(values),
         stderrs=dict(stderrs or {}),
+        difference_stderr=difference_stderr,
         num_items=num_items,
         groups={group: dict(of_group) for group, of_group in (groups or {}).items()},
     )

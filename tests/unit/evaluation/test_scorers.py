@@ -7,7 +7,6 @@ import pytest
 
 from alignflow.evaluation.scorers import (
     accuracy,
-    bootstrap_stderr,
     group_accuracy,
     implicit_margins,
     macro_f1,
@@ -16,7 +15,9 @@ from alignflow.evaluation.scorers import (
     mean,
     perplexity,
     ratio,
-    stderr_of_mean,
+    resampled,
+    resampled_mean,
+    stderr,
 )
 
 
@@ -81,16 +82,25 @@ def test_empty_sets_have_no_score() -> None:
     assert math.isnan(mean([]))
     assert math.isnan(accuracy([], []))
     assert math.isnan(ratio([], []))
-    assert math.isnan(stderr_of_mean([1.0]))
+    assert math.isnan(stderr(resampled_mean([1.0])))
 
 
 def test_stderr_of_a_coin_is_that_of_the_binomial() -> None:
     # 100 fair flips: sqrt(0.25 / 100) = 0.05.
-    assert stderr_of_mean([0.0, 1.0] * 50) == pytest.approx(0.05, rel=0.15)
+    assert stderr(resampled_mean([0.0, 1.0] * 50)) == pytest.approx(0.05, rel=0.15)
 
 
 def test_stderr_is_reproducible_and_zero_without_spread() -> None:
     values = np.arange(20.0)
-    first, second = (bootstrap_stderr(lambda i: float(values[i].sum()), 20) for _ in range(2))
-    assert first == second
-    assert stderr_of_mean([3.0] * 10) == 0.0
+    first, second = (resampled(lambda i: float(values[i].sum()), 20) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert stderr(resampled_mean([3.0] * 10)) == 0.0
+
+
+def test_resamples_of_two_models_pair_up() -> None:
+    # What is hard for one is hard for the other, and the second is 0.1 better on every item: both
+    # scores are uncertain, their difference isn't.
+    before = np.random.default_rng(0).normal(size=50)
+    first, second = resampled_mean(before), resampled_mean(before + 0.1)
+    assert stderr(first) > 0.1
+    assert stderr(second - first) == pytest.approx(0.0, abs=1e-12)

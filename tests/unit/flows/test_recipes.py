@@ -38,8 +38,8 @@ def test_misspelt_key_is_named_with_its_line_and_the_nearest_name() -> None:
         load_config(Recipe, DEMO, overrides=["dpo.learning_rat=1e-5"])
 
 
-def test_rule_on_an_unknown_suite_is_refused() -> None:
-    with pytest.raises(ConfigError, match="there is no suite 'truth'"):
+def test_rule_on_an_unknown_score_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is no score 'truth/mc1'"):
         load_config(Recipe, DEMO, overrides=["gate.rules.x={score: truth/mc1, at_least: 0.5}"])
 
 

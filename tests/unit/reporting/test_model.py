@@ -52,10 +52,14 @@ def test_change_follows_the_direction(row: ScoreRow, change: str | None) -> None
 
 
 def test_difference_within_its_error_is_unclear() -> None:
-    # Errors of 0.03 and 0.04 make 0.05 for the difference; 1.96 of it is 0.098.
-    stderrs = {"base": 0.03, "aligned": 0.04}
-    assert score(0.5, 0.59, stderrs=stderrs).change == "unclear"
-    assert score(0.5, 0.60, stderrs=stderrs).change == "better"
+    # 1.96 errors of 0.05 are 0.098.
+    assert score(0.5, 0.59, difference_stderr=0.05).change == "unclear"
+    assert score(0.5, 0.60, difference_stderr=0.05).change == "better"
+
+
+def test_difference_over_a_handful_of_items_is_unclear() -> None:
+    assert score(0.5, 0.9, difference_stderr=0.01, num_items=3).change == "unclear"
+    assert score(0.5, 0.9, difference_stderr=0.01, num_items=10).change == "better"
 
 
 def test_curve_merges_the_lines_of_a_step_and_keeps_the_later() -> None:

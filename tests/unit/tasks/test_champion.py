@@ -14,7 +14,9 @@ from alignflow.tasks.tracking import RegisteredVersion
 
 def publish_scores(store: ArtifactStore, folder: Path, seed: int, score: float) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(json.dumps({"scores": {"preference/x": score}}))
+    (folder / "scores.json").write_text(
+        json.dumps({"scores": {"preference/logprob_accuracy": score}})
+    )
     version = code_version(1)
     key = stage_key("evaluation", {"seed": seed}, {}, version)
     return store.publish(folder, kind="evaluation", key=key, code_version=version, copy=True)
@@ -27,7 +29,7 @@ def version_with(**tags: str) -> RegisteredVersion:
 
 @pytest.fixture
 def judged(pipeline: Pipeline, tmp_path: Path) -> dict[str, Artifact]:
-    rule = {"score": "preference/x", "compared_with": "champion", "max_drop": 0.1}
+    rule = {"score": "preference/logprob_accuracy", "compared_with": "champion", "max_drop": 0.1}
     pipeline.recipe = pipeline.recipe.replaced(gate={"rules": {"keeps_up": rule}})
     return {"aligned": publish_scores(pipeline.store, tmp_path / "aligned", 1, 0.5)}
 

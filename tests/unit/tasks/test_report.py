@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
-from alignflow.tasks.report import training_rows
+from alignflow.tasks.report import paired_stderr, training_rows
 from alignflow.tasks.tracking import StageRun
 
 
@@ -23,3 +25,11 @@ def test_training_stages_tell_what_they_cut_and_refused(pipeline: Pipeline) -> N
     (rows,) = training_rows(pipeline)
     assert (rows.stage, rows.num_rows, rows.num_truncated, rows.num_refused) == ("sft", 20, 3, 1)
     assert [(row.id, row.reason) for row in rows.refused] == [("row-17", "empty_mask")]
+
+
+def test_error_of_a_difference_is_that_of_paired_resamples() -> None:
+    # Differences 1, 1, 4: their standard deviation is sqrt(3). What has no value doesn't count.
+    before = {"toxicity/macro_f1": [1.0, 2.0, None, 3.0]}
+    after = {"toxicity/macro_f1": [2.0, 3.0, 9.0, 7.0]}
+    assert paired_stderr(before, after, "toxicity/macro_f1") == pytest.approx(3**0.5)
+    assert paired_stderr(before, {}, "toxicity/macro_f1") is None

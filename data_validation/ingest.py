@@ -15,6 +15,7 @@ from alignflow.data_validation.comparison import BenchmarkTexts, row_hash
 from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, is_hub_set
+from alignflow.data_validation.masking import masked
 from alignflow.data_validation.readers import read_rows
 from alignflow.data_validation.shards import StagedRows, canonical_record
 from alignflow.data_validation.source_row import SourceRow
@@ -209,7 +210,7 @@ class _Ingest:
         )
         self._quarantine.write(orjson.dumps(row.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
         if self.statistics.reasons[reason] < _EXAMPLES_PER_REASON:
-            self._examples.append(row.replaced(row=row.row[:_EXAMPLE_CHARS]))
+            self._examples.append(row.replaced(row=masked(row.row)[:_EXAMPLE_CHARS]))
         self.statistics.add_refused(reason)
 
     def card(self, sizes: dict[str, int]) -> Card:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from alignflow.data_validation.checking import Decision
+from alignflow.data_validation.masking import masked
 from alignflow.data_validation.reasons import FLAGS, REASONS
 
 FileDecision = Literal["accept", "partial", "reject"]
@@ -62,7 +63,7 @@ class FileReport:
                 decision.reason,
                 decision.flags,
                 decision.message,
-                decision.row.excerpt(_EXCERPT_CHARS) if is_refused else "",
+                _shown(decision) if is_refused else "",
             )
         )
 
@@ -136,3 +137,8 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def _shown(decision: Decision) -> str:
+    # What is cut off may be half of a key: look at more than is shown.
+    return masked(decision.row.excerpt(4 * _EXCERPT_CHARS))[:_EXCERPT_CHARS]

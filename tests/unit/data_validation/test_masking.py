@@ -1,0 +1,18 @@
+"""What is shown of a row holds neither keys nor personal data."""
+
+import pytest
+
+from alignflow.data_validation.masking import masked
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("use AKIAIOSFODNN7EXAMPLE now", "use [secret] now"),
+        ("write to jo@example.org or jo@example.com", "write to [pii] or [pii]"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIB\nAAKC", "[secret]"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_keys_and_personal_data_are_masked(text: str, shown: str) -> None:
+    assert masked(text) == shown

@@ -395,14 +395,19 @@ def resolve_version(ref: str, workspace: Path) -> RegisteredVersion:
     """Return the version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
 
     Raises:
-        ConfigError: It has another form, or the registry holds no such version.
+        ConfigError: It has another form, the registry holds no such version, or can't be asked.
     """
     match = re.fullmatch(r"models:/(?P<name>[^/@]+)[/@](?P<version>[^/@]+)", ref)
     if match is None:
         raise ConfigError(f"{ref}: a model is named models:/NAME@ALIAS or models:/NAME/VERSION.")
     uri = tracking_uri(workspace.absolute())
     mlflow.set_tracking_uri(uri)
-    found = find_version(MlflowClient(uri), match["name"], match["version"])
+    try:
+        found = find_version(MlflowClient(uri), match["name"], match["version"])
+    except MlflowException as error:
+        raise ConfigError(
+            f"{ref}: MLflow at {without_credentials(uri)} can't be asked ({_first_line(error)})."
+        ) from None
     if found is None or "alignflow.digest" not in found.tags:
         raise ConfigError(
             f"{ref}: the registry at {without_credentials(uri)} holds no such version of alignflow."
@@ -422,4 +427,5 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
+    # MLflow names the URL that it asked, password and all.
+    return without_credentials(str(error).strip().splitlines()[0])[:200]

@@ -14,6 +14,7 @@ from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.hub import hub_commit, is_hub_set
 from alignflow.data_validation.reasons import FLAGS, REASONS
+from alignflow.evaluation.suites import load_suite
 from alignflow.reporting.model import (
     DatasetSummary,
     DataSource,
@@ -39,7 +40,7 @@ def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
     """Return a suite's data file as an artifact.
 
     Raises:
-        DataError: The file isn't there or can't be reached.
+        DataError: The file isn't there, can't be reached, or isn't the suite's.
     """
     suite = pipeline.recipe.evaluation.suites[name]
     file = fetch_file(suite.data, pipeline.cache)
@@ -54,6 +55,7 @@ def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
         copied = scratch / Path(file.uri).name
         shutil.copyfile(file.path, copied)
         check_unchanged(file.uri, file.sha256, file_sha256(copied))
+        load_suite(suite, copied)  # what is wrong with it shows before anything is trained
         source = {"uri": file.uri, "sha256": file.sha256, "bytes": file.size}
         return StageOutput(scratch, details={"sources": [source]})
 

@@ -1,6 +1,5 @@
 """The base model as a task: whatever its source, a Hugging Face folder in the store."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,14 @@ from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
 from alignflow.fingerprints import folder_fingerprints
 from alignflow.jobs.run_folder import write_atomically
-from alignflow.model_source import ModelSource, check_copy, copy_model, read_template, resolve_model
+from alignflow.model_source import (
+    ModelSource,
+    check_copy,
+    copy_model,
+    read_model_class,
+    read_template,
+    resolve_model,
+)
 from alignflow.tasks.config import ModelConfig
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
@@ -70,12 +76,11 @@ def _described(
         raise DataError(
             f"model.source: {config.source} has no chat template; name one in model.chat_template."
         )
-    architecture = json.loads((output.folder / "config.json").read_text())["architectures"][0]
     return replace(
         output,
         details={
             **output.details,
-            "architecture": architecture,
+            "architecture": read_model_class(output.folder),
             "sources": [
                 {"uri": f"{config.source}#{name}", "sha256": digest}
                 for name, digest in source.identity.items()

@@ -1,6 +1,7 @@
 """Pretrained models: found by package, folder, S3 or hub id, and brought to this machine."""
 
 import importlib.util
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -120,12 +121,28 @@ def _model_files(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder.absolute()} has no config.json; give a folder that save_pretrained wrote."
         )
+    read_model_class(folder)
     if not any(name.endswith(".safetensors") for name in names):
         raise DataError(
             f"{folder.absolute()} has no *.safetensors; convert its weights with "
             "save_pretrained, because pickled weights are never loaded."
         )
     return files
+
+
+def read_model_class(folder: Path) -> str:
+    """Return the class that a model's `config.json` names, such as `LlamaForCausalLM`.
+
+    Raises:
+        DataError: It names none.
+    """
+    path = folder / "config.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{path.absolute()}: not the config of a model, it names no architectures ({error!r})."
+        ) from None
 
 
 def copy_model(source: Path, target: Path) -> Path:

@@ -25,8 +25,8 @@ def test_set_of_the_hub_is_read_at_the_commit_of_its_key(source: str) -> None:
 def test_model_that_changes_while_it_is_copied_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).write_text("{}")
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "model.safetensors").write_text("weights")
     source = resolve_model(str(folder), cache=tmp_path)
     check_copy(source, copy_model(source.path, tmp_path / "first"))
     (folder / "model.safetensors").write_text("other")

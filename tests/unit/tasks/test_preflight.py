@@ -21,8 +21,8 @@ CLOSED = "http://somebody:secret@127.0.0.1:9"
 def sound(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A recipe that passes, in an environment that names no server."""
     (tmp_path / "model").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (tmp_path / "model" / name).touch()
+    (tmp_path / "model" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (tmp_path / "model" / "model.safetensors").touch()
     for variable in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(variable, raising=False)
     return recipe
@@ -108,3 +108,12 @@ def test_checks_load_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("config", ["{not json", "{}", '{"architectures": null}', "[]"])
+def test_folder_with_a_broken_config_is_no_model(
+    sound: Recipe, tmp_path: Path, config: str
+) -> None:
+    (tmp_path / "model" / "config.json").write_text(config)
+    with pytest.raises(DataError, match=r"config\.json: not the config of a model"):
+        check_inputs(sound)

@@ -116,9 +116,18 @@ def test_plain_lines_come_every_ten_seconds_or_tenths(clock: Clock) -> None:
 def test_plain_note_is_said_once_while_it_stays_the_same(clock: Clock) -> None:
     lines = console()
     display = PlainDisplay(lines, clock)
-    for text in ("waiting", "waiting", "still waiting"):
+    for text in ("waiting", "waiting"):
         display.note("sft", text)
-    assert messages(lines) == ["sft: waiting", "sft: still waiting"]
+    assert messages(lines) == ["sft: waiting"]
+
+
+def test_plain_notes_that_count_leave_a_line_every_ten_seconds(clock: Clock) -> None:
+    lines = console()
+    display = PlainDisplay(lines, clock)
+    for number in range(1, 31):  # 30 s
+        clock.now += 1
+        display.note("data", f"{number} rows")
+    assert messages(lines) == ["data: 1 rows", "data: 11 rows", "data: 21 rows"]
 
 
 def test_plain_lines_run_on_rather_than_wrap_and_hold_no_control_characters(clock: Clock) -> None:

@@ -161,13 +161,13 @@ class PlainDisplay(_StageDisplay):
 
     def __init__(self, console: Console, clock: Clock = time.time) -> None:
         super().__init__(console, clock)
-        self._printed: dict[str, tuple[float, int]] = {}  # time and tenths of the last line
+        self._printed: dict[str, tuple[float, int, _Event]] = {}  # time, tenths, kind of last line
 
     def _show(self, state: StageState, event: _Event) -> None:
         now = self._clock()
-        if event == "progress" and not self._is_due(state, now):
+        if event in ("progress", "note") and not self._is_due(state, event, now):
             return
-        self._printed[state.name] = (now, state.tenths)
+        self._printed[state.name] = (now, state.tenths, event)
         clock = time.strftime("%H:%M:%S", time.localtime(now))
         words = {
             "started": f"started{_aside(state.note)}",
@@ -177,11 +177,13 @@ class PlainDisplay(_StageDisplay):
         }[event]
         self._console.print(Text(f"{clock}  {state.name}: {words}"), soft_wrap=True)
 
-    def _is_due(self, state: StageState, now: float) -> bool:
+    def _is_due(self, state: StageState, event: _Event, now: float) -> bool:
+        last_at, last_tenths, last_event = self._printed.get(state.name, (now, 0, "started"))
+        since = now - last_at
+        if event == "note":  # counted rows give a note every few milliseconds
+            return last_event != "note" or since >= _LINE_EVERY_S
         if state.share is None:
             return False
-        last_at, last_tenths = self._printed.get(state.name, (now, 0))
-        since = now - last_at
         return since >= _LINE_EVERY_S or (state.tenths > last_tenths and since >= _LINE_AT_LEAST_S)
 
 

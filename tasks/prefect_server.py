@@ -18,6 +18,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from alignflow.errors import ConfigError
+from alignflow.jobs.processes import die_with_parent
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 5.0
@@ -51,6 +52,7 @@ class TemporaryServer:
                 env={**os.environ, **_ENVIRONMENT},
                 stdout=self._log,
                 stderr=self._log,
+                preexec_fn=die_with_parent,  # also where this process is killed and can't end it
             )
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

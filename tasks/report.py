@@ -279,7 +279,8 @@ def _lineage(
     pipeline: Pipeline, artifacts: PipelineArtifacts, version: RegisteredVersion | None
 ) -> Lineage:
     """Draw the run's artifacts and their edges; the registry hangs on model and verdict."""
-    names = {record.artifact.digest: name for name, record in pipeline.records.items()}
+    # By key: stages may make the same bytes, such as a model that training didn't move.
+    names = {record.artifact.key: name for name, record in pipeline.records.items()}
     nodes = [
         LineageNode(
             id=name,
@@ -291,16 +292,16 @@ def _lineage(
         for name, record in pipeline.records.items()
     ]
     edges = [
-        LineageEdge(source=names[parent.digest], target=name, role=role)
+        LineageEdge(source=names[parent.key], target=name, role=role)
         for name, record in pipeline.records.items()
         for role, parent in record.artifact.manifest.parents.items()
-        if parent.digest in names
+        if parent.key in names
     ]
     if version is not None:
         detail = f"version {version.version}"
         nodes.append(LineageNode(id="registry", kind="registry", label=version.name, detail=detail))
         edges += [
-            LineageEdge(source=names[artifact.digest], target="registry")
+            LineageEdge(source=names[artifact.key], target="registry")
             for artifact in (artifacts.aligned, artifacts.verdict)
         ]
     return Lineage(nodes=nodes, edges=edges)

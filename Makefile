@@ -18,7 +18,7 @@ install: $(INSTALLED)  ## make the virtual environment with the locked packages
 # packages needn't be by the first of the demo's processes that imports them.
 $(INSTALLED): requirements/requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) uv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) uv==0.13.9
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps -r requirements/requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@

@@ -154,6 +154,11 @@ def collect(
             ],
         ),
         scores=_score_rows(evaluated),
+        num_truncated={
+            suite: count
+            for suite, count in read_scores(evaluated["aligned"])["num_truncated"].items()
+            if count
+        },
         curves=_curves(pipeline),
         training_rows=training_rows(pipeline),
         datasets=[

@@ -55,6 +55,9 @@ def evaluate(
     precision: Annotated[
         Precision, typer.Option(help="Number format of the model.")
     ] = Precision.FP32,
+    max_length: Annotated[
+        int, typer.Option(min=2, help="Tokens of a prompt with an answer; longer ones are cut.")
+    ] = 1024,
     format: OutputFormat = Format.TABLE,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
@@ -69,6 +72,7 @@ def evaluate(
         evaluation=EvaluationConfig(
             suites={suite.value: SuiteConfig(suite=suite.value, data=str(file.path), limit=limit)},
             precision=precision.value,
+            max_length=max_length,
             num_samples=0,
         ),
         model=named.folder,
@@ -91,10 +95,13 @@ def evaluate(
     by_group = scores["groups"].get(f"{suite.value}/accuracy")
     if by_group:
         report["scores"]["by_group"] = by_group
+    num_truncated = scores["num_truncated"][suite.value]
+    if num_truncated:
+        typer.echo(f"{num_truncated} sequences were cut at {max_length} tokens", err=True)
     if format is Format.JSON:
         print(json.dumps(report, ensure_ascii=False))
     else:
-        _print_scores(report)
+        _print_scores(report, file.uri)
 
 
 def _default_data(suite: Suite) -> str:
@@ -106,11 +113,11 @@ def _default_data(suite: Suite) -> str:
     return str(path)
 
 
-def _print_scores(report: dict[str, Any]) -> None:
+def _print_scores(report: dict[str, Any], data: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("score", "value", title=f"{report['model']} on {report['suite']}")
+    table = Table("score", "value", title=f"{report['model']} on {data}, as {report['suite']}")
     for name, value in report["scores"].items():
         if isinstance(value, dict):
             for group, share in sorted(value.items()):

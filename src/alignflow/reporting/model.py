@@ -357,6 +357,8 @@ class ReportData(Config):
     """The resolved recipe as YAML."""
     verdict: VerdictSummary
     scores: list[ScoreRow] = []
+    num_truncated: dict[str, NonNegativeInt] = {}
+    """Sequences of each suite that were cut at the evaluation's length limit."""
     curves: list[TrainingCurve] = []
     training_rows: list[TrainingRows] = []
     datasets: list[DatasetSummary] = []

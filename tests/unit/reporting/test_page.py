@@ -181,3 +181,10 @@ def test_reused_stages_cost_nothing(report: ReportData) -> None:
     text = Page(page).text
     assert "3.00 EUR" in text
     assert "6.00" not in text
+
+
+def test_cut_sequences_of_an_evaluation_are_told(report: ReportData) -> None:
+    told = "Cut at the evaluation's length limit: 3 sequences of toxicity."
+    text = " ".join(Page(render_page(report.replaced(num_truncated={"toxicity": 3}))).text.split())
+    assert told in text
+    assert "length limit:" not in Page(render_page(report)).text

@@ -12,7 +12,12 @@ from alignflow.flows.config import Recipe
 from alignflow.flows.graph import stage_graph, stages_to_compute
 from alignflow.flows.stages import align_model, judge, lay_foundation, submit
 from alignflow.tasks.evaluate import judge_model
-from alignflow.tasks.lifecycle import cancel_jobs, open_pipeline, raise_first_failure
+from alignflow.tasks.lifecycle import (
+    cancel_jobs,
+    confirm_cancellation,
+    open_pipeline,
+    raise_first_failure,
+)
 from alignflow.tasks.register import find_champion, register_model
 from alignflow.tasks.report import Outcome, PipelineArtifacts, write_report
 
@@ -25,8 +30,9 @@ def _run_name() -> str:
 
 
 def _on_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """End the jobs of a cancelled run; Prefect calls this in another process than the flow's."""
+    """End the jobs of a cancelled run; a worker calls this in another process than the flow's."""
     cancel_jobs(Recipe.model_validate(flow_run.parameters["recipe"]), str(flow_run.id))
+    confirm_cancellation(flow_run.id)
 
 
 @flow(name="align", flow_run_name=_run_name, on_cancellation=[_on_cancellation])

@@ -11,6 +11,7 @@ import httpx
 from prefect import runtime
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, as_completed
+from prefect.states import Cancelled
 
 from alignflow.errors import RunStoppedError
 from alignflow.jobs.base import Launcher
@@ -134,3 +135,9 @@ def cancel_jobs(recipe: RunConfig, flow_run_id: str) -> None:
         job = launcher.find(RunFolder(workspace / "jobs" / entry.name))
         if job is not None:
             job.cancel()
+
+
+def confirm_cancellation(flow_run_id: UUID) -> None:
+    """Tell Prefect that a cancelled run has ended; one that no worker owns has nobody else."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, Cancelled())

@@ -2,10 +2,12 @@
 
 import json
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from mlflow import MlflowClient
@@ -13,14 +15,19 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelling
 from prefect.testing.utilities import prefect_test_harness
 
 from alignflow.artifacts import ArtifactStore
 from alignflow.config import load_config
-from alignflow.errors import DataError, SafetyGateError
+from alignflow.errors import DataError, JobError, SafetyGateError
 from alignflow.flows.alignment import align
 from alignflow.flows.config import Recipe
+from alignflow.jobs.local import LocalLauncher
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import JobStatus
 from alignflow.lineage import trace
 from alignflow.tasks.lifecycle import raise_first_failure
 from alignflow.tasks.report import Outcome
@@ -259,3 +266,33 @@ def test_changed_learning_rate_of_dpo_runs_dpo_and_what_follows(
     computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
     assert computed == {"dpo", "evaluate-aligned", "gate"}
     assert outcome.model_version == "models:/tiny-assistant/2"
+
+
+def test_cancelled_run_ends_its_job_and_is_cancelled(first: Outcome, recipe_file: Path) -> None:
+    recipe = load_config(Recipe, recipe_file, overrides=["dpo.learning_rate=3e-3"])
+    jobs = Path(recipe.workspace) / "jobs"
+    known = set(jobs.iterdir())
+    cancelled: list[UUID] = []
+
+    def cancel_once_the_job_runs() -> None:
+        while not (new := [path for path in jobs.glob("dpo-*") if path not in known]):
+            time.sleep(0.1)
+        while not (new[0] / "handle.json").exists():
+            time.sleep(0.1)
+        with get_client(sync_client=True) as prefect:
+            (run,) = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+            prefect.set_flow_run_state(run.id, Cancelling(), force=True)
+            cancelled.append(run.id)
+
+    canceller = threading.Thread(target=cancel_once_the_job_runs, daemon=True)
+    canceller.start()
+    with pytest.raises(JobError, match="cancelled"):
+        align(recipe)
+    canceller.join()
+    with get_client(sync_client=True) as prefect:
+        state = prefect.read_flow_run(cancelled[0]).state
+    assert state is not None
+    assert state.is_cancelled()
+    (folder,) = [path for path in jobs.glob("dpo-*") if path not in known]
+    job = LocalLauncher().find(RunFolder(folder))
+    assert job is None or job.status() not in (JobStatus.PENDING, JobStatus.RUNNING)

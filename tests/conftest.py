@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 
+# Before anything imports torch: jobs and models of the tests are compared on the CPU, and a machine
+# with fewer GPUs than a test has processes must not make a difference.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 ADMIN = {"accessKey": "labadmin", "secretKey": "labadminsecret"}
 READER = {"accessKey": "labreader", "secretKey": "labreadersecret"}
 

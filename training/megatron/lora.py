@@ -10,6 +10,8 @@ Under tensor parallelism an adapter is split like its weight, so that a rank's p
 and of the adapter merge where they lie. Beside a column-parallel weight every rank holds the whole
 A and its rows of B; each rank's rows give a part of the gradient of A x, which is summed. Beside a
 row-parallel weight every rank holds its columns of A and the whole B; the parts of A x are summed.
+With sequence parallelism A x is what ranks exchange, not x: the whole A or B sees a rank's share of
+the tokens, and Megatron adds up its gradients as it does those of the norms.
 """
 
 import hashlib
@@ -146,11 +148,18 @@ class Adapter(nn.Module):
     """[rows, projections] 1 where the row of B is part of the projection, else 0."""
 
     def __init__(
-        self, layout: AdapterLayout, config: LoRAConfig, weight: Tensor, *, seed: int
+        self,
+        layout: AdapterLayout,
+        config: LoRAConfig,
+        weight: Tensor,
+        *,
+        sequence_parallel: bool,
+        seed: int,
     ) -> None:
         """Make A random and B zero, of the weight's type and on its device."""
         super().__init__()
         self.layout = layout
+        self.sequence_parallel = sequence_parallel
         self.scaling = config.alpha / config.rank
         shard = Shard(
             parallel_state.get_tensor_model_parallel_rank(),
@@ -158,19 +167,27 @@ class Adapter(nn.Module):
         )
         self.a = nn.Parameter(layout.initial_a(shard, seed=seed).to(weight))
         self.b = nn.Parameter(weight.new_zeros(weight.size(0), config.rank))
+        split, whole = (self.a, self.b) if layout.is_row_parallel else (self.b, self.a)
         # Megatron counts a parameter in the gradient norm on every rank only where this is set.
-        split = self.a if layout.is_row_parallel else self.b
         split.tensor_model_parallel = True  # type: ignore[attr-defined]
+        whole.sequence_parallel = sequence_parallel  # type: ignore[attr-defined]
         self.register_buffer("is_own", layout.row_owners(shard).to(weight), persistent=False)
 
     def forward(self, inputs_TBI: Tensor) -> Tensor:
         """Return what the adapters add, [T, B, rows], to the output for inputs [T, B, inputs]."""
-        low_TBR: Tensor = F.linear(inputs_TBI, self.a) * self.scaling
-        if self.layout.is_row_parallel:
-            low_TBR = tensor_parallel.reduce_from_tensor_model_parallel_region(low_TBR)
-        else:
-            low_TBR = tensor_parallel.copy_to_tensor_model_parallel_region(low_TBR)
+        low_TBR = self._exchanged(F.linear(inputs_TBI, self.a) * self.scaling)
         return F.linear(low_TBR, self._blocks())
+
+    def _exchanged(self, low_TBR: Tensor) -> Tensor:
+        """Return A x as the rows of B on this rank need it, from what this rank computes of it."""
+        exchange = {
+            (False, False): tensor_parallel.copy_to_tensor_model_parallel_region,
+            (False, True): tensor_parallel.gather_from_sequence_parallel_region,
+            (True, False): tensor_parallel.reduce_from_tensor_model_parallel_region,
+            (True, True): tensor_parallel.reduce_scatter_to_sequence_parallel_region,
+        }[self.layout.is_row_parallel, self.sequence_parallel]
+        exchanged: Tensor = exchange(low_TBR)
+        return exchanged
 
     def delta(self) -> Tensor:
         """Return what this rank adds to its part of the weight, in float32."""
@@ -243,7 +260,13 @@ def add_adapters(model: PackedModel, config: LoRAConfig, *, seed: int) -> None:
         layout = AdapterLayout.of(rules[name], config)
         if layout.projections:
             base = getattr(block, attribute)
-            adapter = Adapter(layout, config, base.weight, seed=seed)
+            adapter = Adapter(
+                layout,
+                config,
+                base.weight,
+                sequence_parallel=model.config.sequence_parallel,
+                seed=seed,
+            )
             setattr(block, attribute, AdaptedLinear(base, adapter))
     model.lora = config
 

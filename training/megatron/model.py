@@ -110,6 +110,10 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         embedded_T1H = None
         if self.pre_process:
             embedded_T1H = self.embedding(input_ids=tokens_T[None], position_ids=positions_T[None])
+            if self.lora is not None and self.config.recompute_granularity == "full":
+                # Layers that are computed again have a gradient only if their input has one, and
+                # that of the first comes from frozen embeddings.
+                embedded_T1H.requires_grad_()
         hidden_T1H: Tensor = self.decoder(
             hidden_states=embedded_T1H,
             attention_mask=None,

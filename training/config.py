@@ -1,7 +1,7 @@
 """Configs of the training stages: a union on `stage`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -9,6 +9,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -40,6 +41,30 @@ class ParallelConfig(Config):
         )
 
 
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class LoRAConfig(Config):
+    """Low-rank adapters that are trained instead of the model's weights (arXiv:2106.09685).
+
+    An adapter adds (alpha / rank) B A x to what a linear layer makes of x; B starts at 0.
+    """
+
+    rank: PositiveInt = 16
+    """Rows of A and columns of B."""
+    alpha: PositiveFloat = 32.0
+    """Weight of the adapters, as a multiple of the rank."""
+    targets: Annotated[tuple[Projection, ...], Field(min_length=1)] = get_args(Projection)
+    """Linear layers that get an adapter, by their Hugging Face names; all of them by default."""
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_differ(cls, targets: tuple[Projection, ...]) -> tuple[Projection, ...]:
+        if len(set(targets)) < len(targets):
+            raise ValueError("targets names a layer twice")
+        return targets
+
+
 class TrainerConfig(Config):
     """What every training stage shares: data order, batch, optimizer, checkpoints and guards."""
 
@@ -58,6 +83,8 @@ class TrainerConfig(Config):
     precision: Precision = "bf16"
     """Compute type of weights and activations; bf16 keeps fp32 master weights."""
     parallel: ParallelConfig = ParallelConfig()
+    lora: LoRAConfig | None = None
+    """Train low-rank adapters and keep the weights as they are; None trains all weights."""
 
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""

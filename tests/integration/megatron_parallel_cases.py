@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from alignflow.training.batch import PackedBatch
-from alignflow.training.config import ParallelConfig, SFTConfig
+from alignflow.training.config import LoRAConfig, ParallelConfig, SFTConfig
 from alignflow.training.losses import SummedLoss
 from alignflow.training.megatron.core import parallel_state
 from alignflow.training.megatron.model import Head
@@ -29,6 +29,8 @@ LAYOUTS = {
         "sharded": ParallelConfig(data_parallel_size=2, use_distributed_optimizer=True),
     },
 }
+CASES = {"tied": ("lm", "reward", "lm-lora"), "untied": ("lm", "reward", "reward-lora")}
+LORA = LoRAConfig(rank=3, alpha=6)
 # Lengths of the rows of each microbatch; data-parallel ranks get two and one of the three.
 MICROBATCHES = ((5, 9, 2), (17,), (4, 4, 11))
 
@@ -37,17 +39,19 @@ def main(models: Path, out: Path) -> None:
     results = {}
     for layout, parallel in LAYOUTS[int(os.environ["WORLD_SIZE"])].items():
         for model in sorted(models.iterdir()):
-            for head, loss in LOSSES.items():
-                name = f"{layout}-{model.name}-{head}"
+            for case in CASES[model.name]:
+                head: Head = "reward" if "reward" in case else "lm"
+                name = f"{layout}-{model.name}-{case}"
                 config = SFTConfig(
                     max_length=64,
                     precision="fp32",
                     parallel=parallel,
                     learning_rate=3e-3,
                     weight_decay=0.1,
+                    lora=LORA if "lora" in case else None,
                 )
                 run = build_run(config, model, head=head, num_steps=8)
-                results[name] = train(run, loss, out / name)
+                results[name] = train(run, LOSSES[head], out / name)
                 parallel_state.destroy_model_parallel()
     run.close()
     if os.environ["RANK"] == "0":

@@ -22,7 +22,10 @@ SHAPE = {
     "max_position_embeddings": 64,
 }
 LAYOUTS = ("tensor", "pipeline", "data", "sharded")
-CASES = [(model, head) for model in ("tied", "untied") for head in ("lm", "reward")]
+CASES = [
+    *(("tied", case) for case in ("lm", "reward", "lm-lora")),
+    *(("untied", case) for case in ("lm", "reward", "reward-lora")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -48,32 +51,32 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return out, results
 
 
-@pytest.mark.parametrize(("model", "head"), CASES)
+@pytest.mark.parametrize(("model", "case"), CASES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_scores_and_steps_equal_those_of_one_process(
-    outcome: tuple[Path, dict[str, Any]], layout: str, model: str, head: str
+    outcome: tuple[Path, dict[str, Any]], layout: str, model: str, case: str
 ) -> None:
-    one, two = outcome[1][f"one-{model}-{head}"], outcome[1][f"{layout}-{model}-{head}"]
+    one, two = outcome[1][f"one-{model}-{case}"], outcome[1][f"{layout}-{model}-{case}"]
     for expected, found in zip(one["scores"], two["scores"], strict=True):
         assert found == pytest.approx(expected, abs=1e-5)
     for expected, found in zip(one["steps"], two["steps"], strict=True):
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize(("model", "head"), CASES)
+@pytest.mark.parametrize(("model", "case"), CASES)
 @pytest.mark.parametrize("layout", ["one", *LAYOUTS])
 def test_a_checkpoint_continues_bit_for_bit(
-    outcome: tuple[Path, dict[str, Any]], layout: str, model: str, head: str
+    outcome: tuple[Path, dict[str, Any]], layout: str, model: str, case: str
 ) -> None:
-    assert outcome[1][f"{layout}-{model}-{head}"]["repeats"]
+    assert outcome[1][f"{layout}-{model}-{case}"]["repeats"]
 
 
-@pytest.mark.parametrize(("model", "head"), CASES)
+@pytest.mark.parametrize(("model", "case"), CASES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_export_is_that_of_one_process(
-    outcome: tuple[Path, dict[str, Any]], layout: str, model: str, head: str
+    outcome: tuple[Path, dict[str, Any]], layout: str, model: str, case: str
 ) -> None:
-    expected, found = (weights(outcome[0] / f"{at}-{model}-{head}") for at in ("one", layout))
+    expected, found = (weights(outcome[0] / f"{at}-{model}-{case}") for at in ("one", layout))
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4, msg=name)
@@ -82,6 +85,6 @@ def test_the_export_is_that_of_one_process(
 def weights(case: Path) -> dict[str, torch.Tensor]:
     return {
         name: tensor
-        for file in sorted((case / "export").glob("*.safetensors"))
+        for file in sorted((case / "export").rglob("*.safetensors"))
         for name, tensor in load_file(file).items()
     }

@@ -190,6 +190,32 @@ def test_each_stage_learns_and_the_next_one_starts_from_it(make_run: MakeRun) ->
     assert metrics["dpo/chosen_reward"] > metrics["dpo/rejected_reward"]
 
 
+def test_each_stage_learns_by_adapters(make_run: MakeRun) -> None:
+    lora = {"lora": {"rank": 4, "alpha": 8}, "learning_rate": 3e-2}
+    sft = make_run("sft", "sft", **lora)
+    metrics = run_here(sft).metrics
+    assert metrics["sft/held_out_loss"] < metrics["sft/held_out_loss_first"] - 0.3
+
+    reward = make_run("reward", "reward_model", model=sft.output, **lora)
+    assert run_here(reward).metrics["reward_model/held_out_accuracy"] == 1
+
+    dpo = make_run("dpo", "dpo", model=sft.output, **lora)
+    metrics = run_here(dpo).metrics
+    assert metrics["dpo/loss_first"] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics["dpo/held_out_accuracy"] == 1
+    # The merged model differs from its parent by the adapters beside it, and by nothing else.
+    (adapters,) = (load_file(file) for file in dpo.output.glob("adapter/*.safetensors"))
+    before, after = exported(sft), exported(dpo)
+    for name, weight in after.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        if f"{key}.lora_A.weight" in adapters:
+            a, b = adapters[f"{key}.lora_A.weight"], adapters[f"{key}.lora_B.weight"]
+            torch.testing.assert_close(weight, before[name] + 8 / 4 * b @ a)
+            assert not torch.equal(weight, before[name])
+        else:
+            assert torch.equal(weight, before[name]), name
+
+
 def test_a_score_does_not_depend_on_the_place_in_the_pair(
     tiny_model: Path, datasets: dict[str, Path], tmp_path: Path
 ) -> None:

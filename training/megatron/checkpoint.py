@@ -43,6 +43,8 @@ def save(
 ) -> None:
     """Write model, optimizer, schedule, random states of all ranks, and a JSON-able state.
 
+    Weights that aren't trained come from the initial model's folder again and are left out.
+
     Returns on every rank when all ranks have written. Called by all of them.
     """
     is_main = dist.get_rank() == 0
@@ -83,7 +85,7 @@ def load(
         loaded = dist_checkpointing.load(
             _sharded_state(model, optimizer, is_loading=True), str(folder)
         )
-    model.module.load_state_dict(loaded["model"], strict=True)
+    model.module.load_state_dict({**_frozen(model), **loaded["model"]}, strict=True)
     _load_optimizer(optimizer, loaded["optimizer"])
     scheduler.num_steps = 0  # Megatron adds the steps of the checkpoint to those taken so far
     scheduler.load_state_dict(schedule)
@@ -115,7 +117,12 @@ class _SaveInThisProcess(TorchDistSaveShardedStrategy):  # type: ignore[misc]
 def _sharded_state(
     model: DistributedDataParallel, optimizer: MegatronOptimizer, *, is_loading: bool
 ) -> dict[str, Any]:
-    model_state = model.module.sharded_state_dict(metadata=dict(_METADATA))
+    frozen = _frozen(model)
+    model_state = {
+        name: part
+        for name, part in model.module.sharded_state_dict(metadata=dict(_METADATA)).items()
+        if name not in frozen
+    }
     return {
         "model": model_state,
         "optimizer": optimizer.sharded_state_dict(
@@ -123,6 +130,12 @@ def _sharded_state(
         ),
         "random": {device: _sharded_by_rank(device) for device in _random_devices()},
     }
+
+
+def _frozen(model: DistributedDataParallel) -> dict[str, torch.Tensor]:
+    """Return the weights that aren't trained, by their name in the model."""
+    parameters = model.module.named_parameters()
+    return {name: weight.detach() for name, weight in parameters if not weight.requires_grad}
 
 
 def _random_devices() -> tuple[str, ...]:

@@ -37,6 +37,20 @@ class Shard:
         return slice(self.rank * share, (self.rank + 1) * share)
 
 
+class Source(Protocol):
+    """Where a rule finds Hugging Face tensors; `Weights` of a folder is one."""
+
+    def read(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        rows: slice | None = None,
+        columns: slice | None = None,
+    ) -> Tensor:
+        """Return a tensor, or some of its rows or columns."""
+
+
 class Rule(Protocol):
     """How one Megatron parameter and its Hugging Face tensors become each other."""
 
@@ -44,7 +58,7 @@ class Rule(Protocol):
     def shapes(self) -> Shapes:
         """Hugging Face names and shapes."""
 
-    def read(self, weights: Weights, shard: Shard) -> Tensor:
+    def read(self, weights: Source, shard: Shard) -> Tensor:
         """Return the part of the Megatron parameter that a rank holds."""
 
     def write(self, parts: list[Tensor]) -> dict[str, Tensor]:
@@ -63,7 +77,7 @@ class Whole:
         """See `Rule`."""
         return {self.name: self.shape}
 
-    def read(self, weights: Weights, shard: Shard) -> Tensor:
+    def read(self, weights: Source, shard: Shard) -> Tensor:
         """See `Rule`."""
         return weights.read(self.name, self.shape)
 
@@ -84,7 +98,7 @@ class VocabRows:
         """See `Rule`."""
         return {self.name: self.shape}
 
-    def read(self, weights: Weights, shard: Shard) -> Tensor:
+    def read(self, weights: Source, shard: Shard) -> Tensor:
         """See `Rule`."""
         vocab_size = self.shape[0]
         wanted = shard.of(padded_vocab_size(vocab_size, shard.size))
@@ -110,7 +124,7 @@ class Columns:
         """See `Rule`."""
         return {self.name: self.shape}
 
-    def read(self, weights: Weights, shard: Shard) -> Tensor:
+    def read(self, weights: Source, shard: Shard) -> Tensor:
         """See `Rule`."""
         return weights.read(self.name, self.shape, columns=shard.of(self.shape[1]))
 
@@ -132,7 +146,7 @@ class GateAndUp:
         """See `Rule`."""
         return {self.gate: self.shape, self.up: self.shape}
 
-    def read(self, weights: Weights, shard: Shard) -> Tensor:
+    def read(self, weights: Source, shard: Shard) -> Tensor:
         """See `Rule`."""
         rows = shard.of(self.shape[0])
         return torch.cat([weights.read(name, self.shape, rows=rows) for name in self.shapes])
@@ -174,7 +188,7 @@ class GroupedQKV:
             "v": self.head_dim,
         }
 
-    def read(self, weights: Weights, shard: Shard) -> Tensor:
+    def read(self, weights: Source, shard: Shard) -> Tensor:
         """See `Rule`."""
         group_rows = sum(self._rows_of_group.values())
         wanted = shard.of(self.num_groups * group_rows)
@@ -246,6 +260,8 @@ def _layer_rules(a: Architecture, layer: str) -> dict[str, Rule]:
 def canonical_name(name: str, first_layer: int) -> str:
     """Return the table's name of a parameter that a pipeline stage calls by this name.
 
+    An adapted layer calls its own weights `base.weight` and so on.
+
     Args:
         name: Name within the stage, which counts its layers from 0.
         first_layer: Number of the stage's first layer in the whole model.
@@ -253,7 +269,7 @@ def canonical_name(name: str, first_layer: int) -> str:
     prefix, layers, rest = name.partition("decoder.layers.")
     if not layers:
         return name
-    layer, _, tail = rest.partition(".")
+    layer, _, tail = rest.replace(".base.", ".").partition(".")
     return f"{prefix}{layers}{int(layer) + first_layer}.{_FUSED_NAMES.get(tail, tail)}"
 
 

@@ -48,10 +48,12 @@ with warnings.catch_warnings(), compile_nothing_on_cpu():
     from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
     from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
     from megatron.core.transformer.module import MegatronModule
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
     from megatron.core.transformer.transformer_config import TransformerConfig
+    from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 
 __all__ = [
     "HAVE_TE",
@@ -71,6 +73,7 @@ __all__ = [
     "TransformerBlockSubmodules",
     "TransformerConfig",
     "_replace_state_dict_keys_with_sharded_keys",
+    "apply_swiglu_sharded_factory",
     "dist_checkpointing",
     "finalize_model_grads",
     "get_forward_backward_func",
@@ -78,6 +81,7 @@ __all__ = [
     "get_gpt_layer_with_transformer_engine_spec",
     "get_megatron_optimizer",
     "get_standard_config_overrides",
+    "make_sharded_tensors_for_checkpoint",
     "mcore_to_pyt_state_dict",
     "parallel_state",
     "tensor_parallel",

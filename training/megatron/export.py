@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alignflow.training.chat import ChatTokenizer
+from alignflow.training.config import LoRAConfig
 from alignflow.training.megatron.convert import Rule, Shard, conversion_rules
 from alignflow.training.megatron.core import parallel_state
+from alignflow.training.megatron.lora import adapted_linears
 from alignflow.training.megatron.model import (
     REWARD_HEAD_FILE,
     PackedModel,
@@ -24,11 +26,17 @@ from alignflow.training.megatron.model import (
 from alignflow.training.megatron.weights import INDEX_FILE, SINGLE_FILE, Weights
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
+ADAPTER_FOLDER = "adapter"
+"""Subfolder for adapters: in the model's own folder transformers would add them once more."""
+
 _MAX_FILE_BYTES = 5 * 10**9
 
 
 def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:
     """Write weights, config and tokenizer files; called by all ranks.
+
+    Adapters are merged into the weights, and written besides in PEFT's format, for the initial
+    model.
 
     No process ever holds the whole model: the first rank of each pipeline stage gathers one file's
     tensors at a time from its tensor-parallel ranks and writes that file.
@@ -49,6 +57,8 @@ def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:
                 _write_file(model, file, model_dir, folder)
         if is_main and len(files) > 1:
             _write_index(files, folder)
+        if model.lora is not None:
+            _write_adapters(model, model.lora, folder / ADAPTER_FOLDER)
     if isinstance(getattr(model, "output_layer", None), RewardHead) and _is_first_of_stage():
         head = model.output_layer.weight.detach().cpu().contiguous()
         save_file({"weight": head}, folder / REWARD_HEAD_FILE)
@@ -101,10 +111,12 @@ def _stage_of(name: str, num_layers: int, num_stages: int) -> int:
 
 def _write_file(model: PackedModel, file: _File, model_dir: Path, folder: Path) -> None:
     """Gather the file's parameters on the stage's first rank, which writes them."""
-    parameters = trunk_parameters(model)
+    parameters, adapted = trunk_parameters(model), adapted_linears(model)
     tensors: dict[str, Tensor] = {}
     for name, rule in file.rules.items():
-        if name in parameters:
+        if name in adapted:
+            parts = _gathered(adapted[name].merged_weight())
+        elif name in parameters:
             parts = _gathered(parameters[name].detach())
         else:
             # A reward model has no use for the output layer; the folder stays a whole model.
@@ -128,6 +140,50 @@ def _gathered(part: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(part) for _ in range(group.size())] if is_first else None
     dist.gather(part.contiguous(), parts, dst=dist.get_global_rank(group, 0), group=group)
     return [held.cpu() for held in parts or []]
+
+
+def _write_adapters(model: PackedModel, lora: LoRAConfig, folder: Path) -> None:
+    """Gather all adapters on the job's first rank, which writes them as PEFT does."""
+    own: dict[str, Tensor] = {}
+    for linear in adapted_linears(model).values():
+        adapter = linear.adapter
+        parts_a, parts_b = _gathered(adapter.a.detach()), _gathered(adapter.b.detach())
+        if parts_a:
+            own |= adapter.layout.unfused(parts_a, parts_b)
+    if parallel_state.get_tensor_model_parallel_rank() != 0:
+        return
+    is_main = dist.get_rank() == 0
+    stages = [own] * parallel_state.get_pipeline_model_parallel_world_size()
+    dist.gather_object(
+        own,
+        stages if is_main else None,
+        dst=parallel_state.get_pipeline_model_parallel_first_rank(),
+        group=parallel_state.get_pipeline_model_parallel_group(),
+    )
+    if is_main:
+        folder.mkdir(exist_ok=True)
+        tensors = {name: tensor.contiguous() for stage in stages for name, tensor in stage.items()}
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        _write_json(folder / "adapter_config.json", _peft_config(lora))
+
+
+def _peft_config(lora: LoRAConfig) -> dict[str, Any]:
+    """Return what PEFT has to know; the initial model isn't named, whose path means nothing later.
+
+    PEFT adds `lora_alpha / r` times the product, as we do.
+    """
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
 
 
 def _write_index(files: list[_File], folder: Path) -> None:

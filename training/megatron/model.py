@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignflow.errors import ConfigError
 from alignflow.training.batch import PackedBatch
-from alignflow.training.config import ParallelConfig, Precision
+from alignflow.training.config import LoRAConfig, ParallelConfig, Precision
 from alignflow.training.megatron.architecture import Architecture
 from alignflow.training.megatron.attention import AttentionPlan, PackedAttention, PackedRows
 from alignflow.training.megatron.convert import (
@@ -76,6 +76,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         self.architecture = architecture
         self.head = head
         self.has_transformer_engine = has_transformer_engine
+        self.lora: LoRAConfig | None = None
         self.rotary_pos_emb.inv_freq = architecture.rope.frequencies(architecture.head_dim)
         if head == "reward" and self.post_process:
             self.output_layer = RewardHead(architecture.hidden_size)
@@ -109,6 +110,10 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         embedded_T1H = None
         if self.pre_process:
             embedded_T1H = self.embedding(input_ids=tokens_T[None], position_ids=positions_T[None])
+            if self.lora is not None and self.config.recompute_granularity == "full":
+                # Layers that are computed again have a gradient only if their input has one, and
+                # that of the first comes from frozen embeddings.
+                embedded_T1H.requires_grad_()
         hidden_T1H: Tensor = self.decoder(
             hidden_states=embedded_T1H,
             attention_mask=None,
@@ -272,12 +277,16 @@ def load_weights(model: PackedModel, model_dir: Path, *, seed: int) -> None:
 
 
 def trunk_parameters(model: PackedModel) -> dict[str, nn.Parameter]:
-    """Return this stage's parameters by their name in the whole model, without a reward head."""
+    """Return this stage's parameters by their name in the whole model, as `convert` has rules.
+
+    A reward head and adapters are not among them.
+    """
     first_layer = model.decoder.layers[0].layer_number - 1
     return {
         canonical_name(name, first_layer): parameter
         for name, parameter in model.named_parameters()
         if not (model.head == "reward" and name.startswith("output_layer."))
+        and ".adapter." not in name
     }
 
 

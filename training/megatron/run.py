@@ -27,6 +27,7 @@ from alignflow.training.megatron.core import (
 )
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.export import export_model
+from alignflow.training.megatron.lora import add_adapters
 from alignflow.training.megatron.model import Head, build_model, load_weights
 from alignflow.training.megatron.optimizer import build_optimizer, build_scheduler
 from alignflow.training.megatron.setup import initialize, shut_down
@@ -232,8 +233,13 @@ def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: 
         precision=config.precision,
         parallel=config.parallel,
         device=device,
+        # Its layers keep the norm that comes before them to themselves, and with it the input that
+        # an adapter needs.
+        allow_transformer_engine=config.lora is None,
     )
     load_weights(module, model_dir, seed=config.seed)
+    if config.lora is not None:
+        add_adapters(module, config.lora, seed=config.seed)
     # Megatron's plain optimizer can't checkpoint bf16 weights beside a reward head in fp32; its
     # distributed one can, and makes the same updates.
     is_sharded = config.parallel.use_distributed_optimizer or (

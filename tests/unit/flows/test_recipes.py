@@ -15,7 +15,9 @@ DEMO = next(path for path in RECIPES if path.name == "demo.yaml")
 
 
 def test_there_are_recipes() -> None:
-    assert {"demo.yaml", "smollm2-ultrafeedback.yaml"} <= {path.name for path in RECIPES}
+    assert {"demo.yaml", "demo-lora.yaml", "smollm2-ultrafeedback.yaml"} <= {
+        path.name for path in RECIPES
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

@@ -17,7 +17,16 @@ from alignflow.config import Config
 Precision = Literal["fp32", "bf16"]
 
 
-SURVIVAL_FIELDS = frozenset({"checkpoint_every_steps", "keep_checkpoints", "max_loss"})
+SURVIVAL_FIELDS = frozenset(
+    {
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "max_loss",
+        "max_grad_norm",
+        "max_accuracy_drop",
+        "accuracy_drop_validations",
+    }
+)
 """Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
 
 
@@ -84,11 +93,20 @@ class TrainerConfig(Config):
     """How many of the latest checkpoints stay on disk until the stage is done."""
     validate_every_steps: PositiveInt | None = None
     """Steps between losses on the held-out rows; None measures at the start and the end only."""
+    early_stop_patience: PositiveInt | None = None
+    """End training after so many validations in a row without a lower held-out loss than before;
+    None trains all steps. Needs validate_every_steps."""
+    restore_best: bool = False
+    """Keep the checkpoint of the lowest held-out loss besides the latest ones, and end with its
+    model rather than that of the last step. Needs validate_every_steps."""
     max_validation_rows: PositiveInt | None = 256
     """Held-out rows (SFT) or pairs that are measured, the first ones; None measures all."""
     max_loss: PositiveFloat = 100.0
     """A loss above this, NaN or infinity stops the job as diverged; in nats a token (SFT) or a
     pair."""
+    max_grad_norm: PositiveFloat | None = None
+    """A gradient norm above this, before clipping, stops the job as diverged; None lets every
+    finite one pass."""
 
     @model_validator(mode="after")
     def _learning_rates_are_ordered(self) -> Self:
@@ -96,6 +114,13 @@ class TrainerConfig(Config):
             raise ValueError("min_learning_rate must not exceed learning_rate")
         if self.min_learning_rate and self.schedule == "constant":
             raise ValueError("min_learning_rate does nothing under the schedule constant")
+        return self
+
+    @model_validator(mode="after")
+    def _what_reads_validations_has_them(self) -> Self:
+        for name in ("early_stop_patience", "restore_best"):
+            if getattr(self, name) and self.validate_every_steps is None:
+                raise ValueError(f"{name} needs validate_every_steps")
         return self
 
 
@@ -117,6 +142,18 @@ class DPOConfig(TrainerConfig):
     stage: Literal["dpo"] = "dpo"
     beta: PositiveFloat = 0.1
     """Pull towards the reference model, dimensionless; larger stays closer."""
+    max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Stop the job for reward hacking where the held-out accuracy stays further than this below
+    its best while the held-out margin of rewards is above what it was then; None lets it pass.
+    Needs validate_every_steps."""
+    accuracy_drop_validations: PositiveInt = 3
+    """Validations in a row that must show it."""
+
+    @model_validator(mode="after")
+    def _watch_has_validations(self) -> Self:
+        if self.max_accuracy_drop is not None and self.validate_every_steps is None:
+            raise ValueError("max_accuracy_drop needs validate_every_steps")
+        return self
 
 
 StageConfig = Annotated[

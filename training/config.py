@@ -15,6 +15,7 @@ from pydantic import (
 from alignflow.config import Config
 
 Precision = Literal["fp32", "bf16"]
+Recompute = Literal["none", "selective", "full"]
 
 
 SURVIVAL_FIELDS = frozenset(
@@ -25,6 +26,7 @@ SURVIVAL_FIELDS = frozenset(
         "max_grad_norm",
         "max_accuracy_drop",
         "accuracy_drop_validations",
+        "recompute",
     }
 )
 """Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
@@ -38,6 +40,12 @@ class ParallelConfig(Config):
     data_parallel_size: PositiveInt = 1
     use_distributed_optimizer: bool = False
     """Shard optimizer states and fp32 weights over the data-parallel ranks (ZeRO-1)."""
+    sequence_parallel: bool = False
+    """Split what lies between the tensor-parallel matrix products over the tokens: norms and
+    residuals take less memory (arXiv:2205.05198). Needs tensor_model_parallel_size above 1."""
+    context_parallel_size: PositiveInt = 1
+    """Ranks that share the tokens of each microbatch; attention trades tokens for heads between
+    them (arXiv:2309.14509). The layers are then Megatron's own, not Transformer Engine's."""
 
     @property
     def world_size(self) -> int:
@@ -46,7 +54,14 @@ class ParallelConfig(Config):
             self.tensor_model_parallel_size
             * self.pipeline_model_parallel_size
             * self.data_parallel_size
+            * self.context_parallel_size
         )
+
+    @model_validator(mode="after")
+    def _sequence_parallel_splits(self) -> Self:
+        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
+            raise ValueError("sequence_parallel needs tensor_model_parallel_size above 1")
+        return self
 
 
 class TrainerConfig(Config):
@@ -67,6 +82,9 @@ class TrainerConfig(Config):
     precision: Precision = "bf16"
     """Compute type of weights and activations; bf16 keeps fp32 master weights."""
     parallel: ParallelConfig = ParallelConfig()
+    recompute: Recompute = "none"
+    """Activations that the backward pass computes again instead of keeping them: those of attention
+    (selective) or of whole layers (full). Less memory and more time, the same gradients."""
 
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""

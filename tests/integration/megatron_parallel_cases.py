@@ -14,40 +14,74 @@ import torch
 from torch import Tensor
 
 from alignflow.training.batch import PackedBatch
-from alignflow.training.config import ParallelConfig, SFTConfig
+from alignflow.training.config import ParallelConfig, Recompute, SFTConfig
 from alignflow.training.losses import SummedLoss
 from alignflow.training.megatron.core import parallel_state
 from alignflow.training.megatron.model import Head
 from alignflow.training.megatron.run import ComputeLoss, Run, build_run
 
-LAYOUTS = {
-    1: {"one": ParallelConfig()},
+Layout = dict[str, ParallelConfig | Recompute]
+"""Fields of a config."""
+
+
+def layout(
+    tensor: int = 1, pipeline: int = 1, recompute: Recompute = "none", **more: int
+) -> Layout:
+    parallel = ParallelConfig.model_validate(
+        {"tensor_model_parallel_size": tensor, "pipeline_model_parallel_size": pipeline, **more}
+    )
+    return {"parallel": parallel, "recompute": recompute}
+
+
+LAYOUTS: dict[int, dict[str, Layout]] = {
+    1: {"one": layout()},
     2: {
-        "tensor": ParallelConfig(tensor_model_parallel_size=2),
-        "pipeline": ParallelConfig(pipeline_model_parallel_size=2),
-        "data": ParallelConfig(data_parallel_size=2),
-        "sharded": ParallelConfig(data_parallel_size=2, use_distributed_optimizer=True),
+        "tensor": layout(tensor=2),
+        "pipeline": layout(pipeline=2),
+        "data": layout(data_parallel_size=2),
+        "sharded": layout(data_parallel_size=2, use_distributed_optimizer=True),
+        "sequence": layout(tensor=2, sequence_parallel=True, recompute="selective"),
+        "context": layout(context_parallel_size=2, recompute="full"),
+    },
+    4: {
+        "tensor-pipeline": layout(tensor=2, pipeline=2),
+        "tensor-data": layout(tensor=2, data_parallel_size=2),
+        "pipeline-data": layout(pipeline=2, data_parallel_size=2),
+        "sequence-pipeline": layout(2, 2, "full", sequence_parallel=True),
+        "sequence-sharded": layout(
+            *(2, 1, "selective"),
+            sequence_parallel=True,
+            data_parallel_size=2,
+            use_distributed_optimizer=True,
+        ),
+        "pipeline-sharded": layout(
+            *(1, 2, "full"), data_parallel_size=2, use_distributed_optimizer=True
+        ),
+        "context-sequence": layout(2, sequence_parallel=True, context_parallel_size=2),
+        "context-pipeline": layout(1, 2, "selective", context_parallel_size=2),
+        "context-sharded": layout(
+            context_parallel_size=2, data_parallel_size=2, use_distributed_optimizer=True
+        ),
     },
 }
+MODELS = ("tied", "untied", "many-headed")
+MODELS_OF_CONTEXT = MODELS[2:]  # the others have too few key-value heads to share
+CONFIG = SFTConfig(max_length=64, precision="fp32", learning_rate=3e-3, weight_decay=0.1)
 # Lengths of the rows of each microbatch; data-parallel ranks get two and one of the three.
 MICROBATCHES = ((5, 9, 2), (17,), (4, 4, 11))
 
 
-def main(models: Path, out: Path) -> None:
-    results = {}
-    for layout, parallel in LAYOUTS[int(os.environ["WORLD_SIZE"])].items():
-        for model in sorted(models.iterdir()):
+def main(folder: Path, out: Path) -> None:
+    results: dict[str, dict[str, object]] = {}
+    for at, changes in LAYOUTS[int(os.environ["WORLD_SIZE"])].items():
+        for model in (
+            MODELS if at == "one" else MODELS_OF_CONTEXT if "context" in at else MODELS[:2]
+        ):
             for head, loss in LOSSES.items():
-                name = f"{layout}-{model.name}-{head}"
-                config = SFTConfig(
-                    max_length=64,
-                    precision="fp32",
-                    parallel=parallel,
-                    learning_rate=3e-3,
-                    weight_decay=0.1,
-                )
-                run = build_run(config, model, head=head, num_steps=8)
-                results[name] = train(run, loss, out / name)
+                config = CONFIG.replaced(**changes)
+                run = build_run(config, folder / model, head=head, num_steps=8)
+                name = f"{model}-{head}"
+                results.setdefault(at, {})[name] = train(run, loss, out / at / name)
                 parallel_state.destroy_model_parallel()
     run.close()
     if os.environ["RANK"] == "0":

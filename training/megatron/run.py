@@ -40,8 +40,9 @@ ForwardStep = Callable[[Iterator[PackedBatch], nn.Module], tuple[Tensor, Callabl
 class Run:
     """A model with its optimizer and schedule, spread over the ranks of the job.
 
-    Every method is called by all ranks. The ranks of a model-parallel group pass the same
-    microbatches, data-parallel ranks their own; these may differ in number and in length.
+    Every method is called by all ranks. The ranks that hold a replica of the model between them,
+    context-parallel ones included, pass the same microbatches, data-parallel ranks their own; these
+    may differ in number and in length.
     """
 
     def __init__(
@@ -233,6 +234,7 @@ def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: 
         head=head,
         precision=config.precision,
         parallel=config.parallel,
+        recompute=config.recompute,
         device=device,
     )
     load_weights(module, model_dir, seed=config.seed)

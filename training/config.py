@@ -1,7 +1,7 @@
 """Configs of the training stages: a union on `stage`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     Field,
@@ -16,10 +16,33 @@ from pydantic import (
 from alignflow.config import Config
 
 Precision = Literal["fp32", "bf16"]
+Recompute = Literal["none", "selective", "full"]
 
 
-SURVIVAL_FIELDS = frozenset({"checkpoint_every_steps", "keep_checkpoints", "max_loss"})
+SURVIVAL_FIELDS = frozenset(
+    {
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "max_loss",
+        "max_grad_norm",
+        "max_accuracy_drop",
+        "accuracy_drop_validations",
+        "recompute",
+    }
+)
 """Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
+
+LAYOUT_FIELDS = frozenset(
+    {
+        "tensor_model_parallel_size",
+        "pipeline_model_parallel_size",
+        "data_parallel_size",
+        "sequence_parallel",
+        "context_parallel_size",
+    }
+)
+"""Fields of `parallel` that decide where sums are made, not what they are: a checkpoint may be
+loaded under others, and a model is reused under others."""
 
 
 class ParallelConfig(Config):
@@ -30,6 +53,12 @@ class ParallelConfig(Config):
     data_parallel_size: PositiveInt = 1
     use_distributed_optimizer: bool = False
     """Shard optimizer states and fp32 weights over the data-parallel ranks (ZeRO-1)."""
+    sequence_parallel: bool = False
+    """Split what lies between the tensor-parallel matrix products over the tokens: norms and
+    residuals take less memory (arXiv:2205.05198). Needs tensor_model_parallel_size above 1."""
+    context_parallel_size: PositiveInt = 1
+    """Ranks that share the tokens of each microbatch; attention trades tokens for heads between
+    them (arXiv:2309.14509). The layers are then Megatron's own, not Transformer Engine's."""
 
     @property
     def world_size(self) -> int:
@@ -38,7 +67,14 @@ class ParallelConfig(Config):
             self.tensor_model_parallel_size
             * self.pipeline_model_parallel_size
             * self.data_parallel_size
+            * self.context_parallel_size
         )
+
+    @model_validator(mode="after")
+    def _sequence_parallel_splits(self) -> Self:
+        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
+            raise ValueError("sequence_parallel needs tensor_model_parallel_size above 1")
+        return self
 
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -85,6 +121,9 @@ class TrainerConfig(Config):
     parallel: ParallelConfig = ParallelConfig()
     lora: LoRAConfig | None = None
     """Train low-rank adapters and keep the weights as they are; None trains all weights."""
+    recompute: Recompute = "none"
+    """Activations that the backward pass computes again instead of keeping them: those of attention
+    (selective) or of whole layers (full). Less memory and more time, the same gradients."""
 
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""
@@ -111,11 +150,27 @@ class TrainerConfig(Config):
     """How many of the latest checkpoints stay on disk until the stage is done."""
     validate_every_steps: PositiveInt | None = None
     """Steps between losses on the held-out rows; None measures at the start and the end only."""
+    early_stop_patience: PositiveInt | None = None
+    """End training after so many validations in a row without a lower held-out loss than before;
+    None trains all steps. Needs validate_every_steps."""
+    restore_best: bool = False
+    """Keep the checkpoint of the lowest held-out loss besides the latest ones, and end with its
+    model rather than that of the last step. Needs validate_every_steps."""
     max_validation_rows: PositiveInt | None = 256
     """Held-out rows (SFT) or pairs that are measured, the first ones; None measures all."""
     max_loss: PositiveFloat = 100.0
     """A loss above this, NaN or infinity stops the job as diverged; in nats a token (SFT) or a
     pair."""
+    max_grad_norm: PositiveFloat | None = None
+    """A gradient norm above this, before clipping, stops the job as diverged; None lets every
+    finite one pass."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that determine the model: not how a job survives, nor its layout."""
+        return self.model_dump(
+            mode="json",
+            exclude={**dict.fromkeys(SURVIVAL_FIELDS, True), "parallel": set(LAYOUT_FIELDS)},
+        )
 
     @model_validator(mode="after")
     def _learning_rates_are_ordered(self) -> Self:
@@ -123,6 +178,13 @@ class TrainerConfig(Config):
             raise ValueError("min_learning_rate must not exceed learning_rate")
         if self.min_learning_rate and self.schedule == "constant":
             raise ValueError("min_learning_rate does nothing under the schedule constant")
+        return self
+
+    @model_validator(mode="after")
+    def _what_reads_validations_has_them(self) -> Self:
+        for name in ("early_stop_patience", "restore_best"):
+            if getattr(self, name) and self.validate_every_steps is None:
+                raise ValueError(f"{name} needs validate_every_steps")
         return self
 
 
@@ -144,6 +206,18 @@ class DPOConfig(TrainerConfig):
     stage: Literal["dpo"] = "dpo"
     beta: PositiveFloat = 0.1
     """Pull towards the reference model, dimensionless; larger stays closer."""
+    max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Stop the job for reward hacking where the held-out accuracy stays further than this below
+    its best while the held-out margin of rewards is above what it was then; None lets it pass.
+    Needs validate_every_steps."""
+    accuracy_drop_validations: PositiveInt = 3
+    """Validations in a row that must show it."""
+
+    @model_validator(mode="after")
+    def _watch_has_validations(self) -> Self:
+        if self.max_accuracy_drop is not None and self.validate_every_steps is None:
+            raise ValueError("max_accuracy_drop needs validate_every_steps")
+        return self
 
 
 StageConfig = Annotated[

@@ -1,7 +1,7 @@
 """Configs of the training stages: a union on `stage`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -30,6 +30,18 @@ SURVIVAL_FIELDS = frozenset(
     }
 )
 """Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
+
+LAYOUT_FIELDS = frozenset(
+    {
+        "tensor_model_parallel_size",
+        "pipeline_model_parallel_size",
+        "data_parallel_size",
+        "sequence_parallel",
+        "context_parallel_size",
+    }
+)
+"""Fields of `parallel` that decide where sums are made, not what they are: a checkpoint may be
+loaded under others, and a model is reused under others."""
 
 
 class ParallelConfig(Config):
@@ -125,6 +137,13 @@ class TrainerConfig(Config):
     max_grad_norm: PositiveFloat | None = None
     """A gradient norm above this, before clipping, stops the job as diverged; None lets every
     finite one pass."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that determine the model: not how a job survives, nor its layout."""
+        return self.model_dump(
+            mode="json",
+            exclude={**dict.fromkeys(SURVIVAL_FIELDS, True), "parallel": set(LAYOUT_FIELDS)},
+        )
 
     @model_validator(mode="after")
     def _learning_rates_are_ordered(self) -> Self:

@@ -16,7 +16,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
 from alignflow.training.checkpoints import Checkpoints, model_digest
 from alignflow.training.collectives import wait_for_all
-from alignflow.training.config import SURVIVAL_FIELDS, StageConfig
+from alignflow.training.config import StageConfig
 from alignflow.training.errors import DivergedError, RewardHackingError
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.forward import mean_loss, stop_if_asked
@@ -98,7 +98,7 @@ class Trainer(Generic[BatchT]):
             folder.checkpoints,
             model_digest=model_digest(run.model_dir),
             data_digest=f"{train.rows.summary.digest} {held_out.rows.summary.digest}",
-            config=config.model_dump(mode="json", exclude=set(SURVIVAL_FIELDS)),
+            config=config.identity(),
             keep=config.keep_checkpoints,
         )
         self._progress = Progress()

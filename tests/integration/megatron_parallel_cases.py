@@ -64,8 +64,6 @@ LAYOUTS: dict[int, dict[str, Layout]] = {
         ),
     },
 }
-MODELS = ("tied", "untied", "many-headed")
-MODELS_OF_CONTEXT = MODELS[2:]  # the others have too few key-value heads to share
 CONFIG = SFTConfig(max_length=64, precision="fp32", learning_rate=3e-3, weight_decay=0.1)
 # Lengths of the rows of each microbatch; data-parallel ranks get two and one of the three.
 MICROBATCHES = ((5, 9, 2), (17,), (4, 4, 11))
@@ -74,34 +72,47 @@ MICROBATCHES = ((5, 9, 2), (17,), (4, 4, 11))
 def main(folder: Path, out: Path) -> None:
     results: dict[str, dict[str, object]] = {}
     for at, changes in LAYOUTS[int(os.environ["WORLD_SIZE"])].items():
-        for model in (
-            MODELS if at == "one" else MODELS_OF_CONTEXT if "context" in at else MODELS[:2]
-        ):
+        # Context parallelism shares key-value heads, of which the other model has one.
+        for model in ("untied",) if "context" in at else ("tied", "untied"):
             for head, loss in LOSSES.items():
                 config = CONFIG.replaced(**changes)
                 run = build_run(config, folder / model, head=head, num_steps=8)
                 name = f"{model}-{head}"
-                results.setdefault(at, {})[name] = train(run, loss, out / at / name)
+                source = out / source_of(at) / name / "checkpoint"
+                results.setdefault(at, {})[name] = train(run, loss, out / at / name, source)
                 parallel_state.destroy_model_parallel()
     run.close()
     if os.environ["RANK"] == "0":
         (out / "results.json").write_text(json.dumps(results))
 
 
-def train(run: Run, loss: ComputeLoss, out: Path) -> dict[str, object]:
-    """Score, train, checkpoint, train on, go back, train on again, export."""
+def source_of(at: str) -> str:
+    """Return the layout whose checkpoint is loaded under this one; the two-process run is first."""
+    if "sharded" in at:
+        return "sharded"
+    return "tensor" if at in LAYOUTS[1] | LAYOUTS[2] else "one"
+
+
+def train(run: Run, loss: ComputeLoss, out: Path, source: Path) -> dict[str, object]:
+    """Score, train, checkpoint, train on, go back, train on again, export; go on from elsewhere."""
     batches = [packed(lengths, seed) for seed, lengths in enumerate(MICROBATCHES)]
     own = batches[run.data_parallel_rank :: run.data_parallel_size]
     scores = [output.tolist() for output in run.forward(batches)]
     steps = [run.train_step(own, loss) for _ in range(3)]
     run.save_checkpoint(out / "checkpoint", {"next_row": 7})
+    trained_scores = [output.tolist() for output in run.forward(batches)]
     continued = [run.train_step(own, loss) for _ in range(2)]
     state = run.load_checkpoint(out / "checkpoint")
     repeated = [run.train_step(own, loss) for _ in range(2)]
     run.export(out / "export")
+    run.load_checkpoint(source)
+    moved_scores = [output.tolist() for output in run.forward(batches)]
     return {
         "scores": scores,
+        "trained_scores": trained_scores,
         "steps": steps + continued,
+        "moved_scores": moved_scores,
+        "moved_steps": [run.train_step(own, loss) for _ in range(2)],
         "repeats": continued == repeated and state == {"next_row": 7},
     }
 

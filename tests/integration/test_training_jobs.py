@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -375,11 +376,13 @@ def test_a_reference_of_another_model_is_made_anew(make_run: MakeRun) -> None:
     assert run_here(changed).metrics["dpo/loss_first"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
+def test_two_processes_give_the_losses_of_one(make_run: MakeRun, tmp_path: Path) -> None:
     layouts = {
         "tp": {"tensor_model_parallel_size": 2},
         "pp": {"pipeline_model_parallel_size": 2},
         "dp": {"data_parallel_size": 2},
+        "sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+        "cp": {"context_parallel_size": 2},
     }
     expected: dict[str, tuple[list[float], Metrics]] = {}
     folders: dict[tuple[str, str], RunFolder] = {}
@@ -387,7 +390,9 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
         one = make_run(f"one-{stage}", stage, num_epochs=1)
         metrics = run_here(one).metrics
         expected[stage] = (losses(one), metrics)
-        for name, layout in layouts.items():
+        # Goes on from the fourth step of one process over two.
+        shutil.copytree(one.path, tmp_path / f"moved-{stage}")
+        for name, layout in {**layouts, "moved": layouts["tp"]}.items():
             folders[stage, name] = make_run(
                 f"{name}-{stage}", stage, processes=2, num_epochs=1, parallel=layout
             )
@@ -408,3 +413,7 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
         for metric in (f"{stage}/loss_first", f"{stage}/held_out_loss"):
             expected_value = expected[stage][1][metric]
             assert result.metrics[metric] == pytest.approx(expected_value, abs=1e-4), name
+        steps = [
+            row["step"] for row in folder.metric_reader().read_new() if row["phase"] == "train"
+        ]
+        assert steps == [*range(1, 7), *([5, 6] if name == "moved" else [])], name

@@ -376,6 +376,8 @@ def _transformer_config(
     with warnings.catch_warnings():
         # A default of Megatron's own, of a field for CUDA graphs, which are not used here.
         warnings.filterwarnings("ignore", message="full scope is deprecated")
+        if not HAVE_TE:
+            warnings.filterwarnings("ignore", message="If you are using transformer_engine")
         return TransformerConfig(
             num_layers=a.num_layers,
             hidden_size=a.hidden_size,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import os
 import random
 import shutil
@@ -260,6 +261,55 @@ def test_a_killed_job_resumes_to_the_same_end(make_run: MakeRun) -> None:
     result = run_here(killed)
     assert (killed.path / "reference.safetensors").stat().st_mtime_ns == reference
     assert_equal_runs(killed, result, undisturbed, run_here(undisturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "reward_model", "dpo"])
+def test_a_job_killed_again_and_again_comes_to_the_same_end(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    config = {"checkpoint_every_steps": 1, "validate_every_steps": 3, "restore_best": True}
+    killed, undisturbed = (make_run(name, stage, **config) for name in ("killed", "undisturbed"))
+    expected = run_here(undisturbed)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Each attempt is a fork of a process that has imported everything.
+    attempts = multiprocessing.get_context("forkserver")
+    attempts.set_forkserver_preload([f"alignflow.training.stages.{stage}"])
+    moments = random.Random(stage)
+    num_cut_short = num_killed = 0
+    while num_killed < 10:
+        cut_short, num_bytes = unfinished(killed), size_of(killed.metrics)
+        attempt = attempts.Process(target=train, args=(killed, killed.read_spec()))
+        attempt.start()
+        if num_killed % 2:
+            while attempt.is_alive() and unfinished(killed) <= cut_short:
+                time.sleep(0.001)
+        else:
+            while attempt.is_alive() and size_of(killed.metrics) == num_bytes:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.4))
+        attempt.kill()
+        attempt.join()
+        if attempt.exitcode == 0:
+            break
+        num_killed += 1
+        num_cut_short += bool(unfinished(killed))
+    assert num_killed >= 3
+    assert num_cut_short >= 2
+    assert_equal_runs(killed, run_here(killed), undisturbed, expected)
+
+
+def unfinished(folder: RunFolder) -> set[tuple[str, int]]:
+    """Checkpoints that were begun and don't count, by name and the time of the last change."""
+    return {
+        (path.name, path.stat().st_mtime_ns)
+        for path in folder.checkpoints.glob("step-*")
+        if not (path / "complete").exists()
+    }
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def test_a_stopped_job_saves_and_resumes_to_the_same_end(make_run: MakeRun) -> None:

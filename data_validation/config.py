@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from alignflow.config import Config
 
-DataKind = Literal["sft", "preference", "steerlm"]
+DataKind = Literal["sft", "preference", "unpaired", "steerlm"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -41,6 +41,8 @@ class SetExpectations(Config):
     """Largest share of pairs in which the chosen response is the longer one, or the shorter one."""
     max_score_tie_share: Share = 0.5
     """Largest share of pairs whose responses have equal scores."""
+    max_label_share: Annotated[float, Field(ge=0.5, le=1)] = 0.95
+    """Largest share of unpaired responses that have the same label."""
 
     @model_validator(mode="after")
     def _median_is_a_range(self) -> Self:

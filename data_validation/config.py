@@ -72,8 +72,20 @@ class DataConfig(Config):
 
     demonstrations: DatasetConfig
     preferences: DatasetConfig
+    unpaired: DatasetConfig | None = None
+    """Responses judged one by one, for KTO to train on in place of the preferences."""
     decontaminate: bool = True
     """Refuse rows that hold an item of a benchmark the model is judged on."""
+
+    @property
+    def sets(self) -> dict[str, DatasetConfig]:
+        """The sets that there are, by name."""
+        named = {
+            "demonstrations": self.demonstrations,
+            "preferences": self.preferences,
+            "unpaired": self.unpaired,
+        }
+        return {name: config for name, config in named.items() if config is not None}
 
     @model_validator(mode="after")
     def _something_is_held_out(self) -> Self:

@@ -20,6 +20,12 @@ class Recipe(RunConfig):
     dpo: DPOConfig = DPOConfig()
 
     @model_validator(mode="after")
+    def _unpaired_data_is_for_kto(self) -> Self:
+        if self.data.unpaired and self.dpo.loss != "kto":
+            raise ValueError(f"data.unpaired does nothing under dpo.loss {self.dpo.loss}")
+        return self
+
+    @model_validator(mode="after")
     def _rules_name_known_suites(self) -> Self:
         known = {*self.evaluation.suites, "preference", "reward_model", "perplexity", "kl"}
         for name, rule in self.gate.rules.items():

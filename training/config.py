@@ -89,7 +89,7 @@ class TrainerConfig(Config):
     """Held-out rows (SFT) or pairs that are measured, the first ones; None measures all."""
     max_loss: PositiveFloat = 100.0
     """A loss above this, NaN or infinity stops the job as diverged; in nats a token (SFT) or a
-    pair."""
+    pair, but in units of its own for `ipo`, `rpo_sq` and `kto`."""
 
     @model_validator(mode="after")
     def _learning_rates_are_ordered(self) -> Self:
@@ -139,7 +139,8 @@ class DPOConfig(TrainerConfig):
     reward_scale: PositiveFloat = 1.0
     """What `rpo_…` multiplies `score_chosen - score_rejected` by before beta * margin meets it."""
     desirable_weight: PositiveFloat = 1.0
-    """Weight of desirable responses in `kto`."""
+    """Weight of desirable responses in `kto`. With few of one sort, raise its weight until the sums
+    of the weights are between 1:1 and 4:3, as the paper advises."""
     undesirable_weight: PositiveFloat = 1.0
     """Weight of undesirable responses in `kto`."""
     sft_weight: NonNegativeFloat = 0.0

@@ -22,6 +22,12 @@ class Recipe(RunConfig):
     dpo: DPOConfig = DPOConfig()
 
     @model_validator(mode="after")
+    def _unpaired_data_is_for_kto(self) -> Self:
+        if self.data.unpaired and self.dpo.loss != "kto":
+            raise ValueError(f"data.unpaired does nothing under dpo.loss {self.dpo.loss}")
+        return self
+
+    @model_validator(mode="after")
     def _rules_ask_for_scores_that_are_made(self) -> Self:
         known = self.evaluation.score_names
         for name, rule in self.gate.rules.items():

@@ -12,15 +12,17 @@ def stage_graph(recipe: Recipe) -> StageGraph:
     """Return every stage with its parents, in an order in which they can run."""
     suites = tuple(f"benchmark-{name}" for name in recipe.evaluation.suites)
     decontaminated_by = suites if recipe.data.decontaminate else ()
+    unpaired = {"unpaired": decontaminated_by} if recipe.data.unpaired else {}
     judged_on = (*suites, "preferences", "reward_model")
     return {
         "model": (),
         **dict.fromkeys(suites, ()),
         "demonstrations": decontaminated_by,
         "preferences": decontaminated_by,
+        **unpaired,
         "sft": ("model", "demonstrations"),
         "reward_model": ("sft", "preferences"),
-        recipe.method: ("sft", "preferences"),
+        recipe.method: ("sft", "unpaired" if unpaired else "preferences"),
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         "evaluate-aligned": (recipe.method, "sft", *judged_on),

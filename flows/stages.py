@@ -27,6 +27,7 @@ class Foundation:
     benchmarks: Mapping[str, Future]
     demonstrations: Future
     preferences: Future
+    unpaired: Future | None
     sft: Future
     reward_model: Future
 
@@ -35,8 +36,19 @@ class Foundation:
         """All of them."""
         return [
             *(self.model, *self.benchmarks.values(), self.demonstrations, self.preferences),
+            *([self.unpaired] if self.unpaired else []),
             *(self.sft, self.reward_model),
         ]
+
+    @property
+    def datasets(self) -> dict[str, Future]:
+        """The training sets, by name in the recipe."""
+        unpaired = {"unpaired": self.unpaired} if self.unpaired else {}
+        return {
+            "demonstrations": self.demonstrations,
+            "preferences": self.preferences,
+            **unpaired,
+        }
 
 
 def submit(task: Task[..., R], *args: Any, **kwargs: Any) -> PrefectFuture[R]:
@@ -53,15 +65,20 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     }
     demonstrations = submit(ingest_dataset, pipeline, "demonstrations", "sft", benchmarks)
     preferences = submit(ingest_dataset, pipeline, "preferences", "preference", benchmarks)
+    unpaired = (
+        submit(ingest_dataset, pipeline, "unpaired", "unpaired", benchmarks)
+        if recipe.data.unpaired
+        else None
+    )
     sft = submit(train, pipeline, "sft", recipe.sft, model, demonstrations)
     reward_model = submit(train, pipeline, "reward_model", recipe.reward_model, sft, preferences)
-    return Foundation(model, benchmarks, demonstrations, preferences, sft, reward_model)
+    return Foundation(model, benchmarks, demonstrations, preferences, unpaired, sft, reward_model)
 
 
 def align_model(pipeline: Pipeline, recipe: Recipe, base: Foundation, method: Method) -> Future:
     """Submit the stages that align the SFT model in one way."""
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
-    return submit(train, pipeline, method, recipe.dpo, base.sft, base.preferences)
+    return submit(train, pipeline, method, recipe.dpo, base.sft, base.unpaired or base.preferences)
 
 
 def judge(

@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from alignflow.training.rows import RowWriter, TokenRows
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _BATCH_RECORDS = 512
-_FORMAT = "shared-prefixes"
+_FORMAT = "labelled"
 """How the files of rows are laid out: a job that an older version began tokenises anew."""
 
 
@@ -38,6 +39,9 @@ class RecordKind:
     render: Callable[[ChatTokenizer, Mapping[str, Any]], list[RenderedChat]]
     check: Callable[[Sequence[TokenizedChat]], None]
     """Raises DataError where the rows of a record, already cut, don't fit together."""
+    labels: Callable[[Mapping[str, Any]], Sequence[tuple[float, ...]]] = lambda record: [()]
+    """The numbers that each item of a record is labelled with; raises DataError where it lacks
+    one. A record has as many items as these."""
 
 
 def _render_demonstration(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
@@ -54,8 +58,20 @@ def _render_pair(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rendere
     ]
 
 
-def _check_demonstration(rows: Sequence[TokenizedChat]) -> None:
-    """A demonstration is one row: there is nothing it must fit to."""
+def _render_response(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    answer = {"role": "assistant", "content": record["response"]}
+    return [chat.render([*record["prompt"], answer], learn="last_turn")]
+
+
+def _score_gap(record: Mapping[str, Any]) -> list[tuple[float]]:
+    chosen, rejected = record["score_chosen"], record["score_rejected"]
+    if chosen is None or rejected is None:
+        raise DataError("the pair has no scores.", reason="no_scores")
+    return [(chosen - rejected,)]
+
+
+def _check_single(rows: Sequence[TokenizedChat]) -> None:
+    """A single row has nothing it must fit to."""
 
 
 def _check_pair(rows: Sequence[TokenizedChat]) -> None:
@@ -73,13 +89,43 @@ def _prompt(row: TokenizedChat) -> Any:
     return row.tokens_T[: int(row.is_learnt_T.argmax())]
 
 
-DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _check_demonstration)
+DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _check_single)
 """Conversations of which every assistant turn is learnt."""
 
 PREFERENCES = RecordKind(
     "preference", ("prompt", "chosen", "rejected"), 2, _render_pair, _check_pair
 )
 """Pairs of answers to one prompt; in each the answer is learnt, the prompt is not."""
+
+SCORED_PREFERENCES = RecordKind(
+    "preference",
+    ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
+    2,
+    _render_pair,
+    _check_pair,
+    _score_gap,
+)
+"""Pairs labelled with the chosen answer's score less that of the rejected one."""
+
+JUDGED_RESPONSES = RecordKind(
+    "unpaired",
+    ("prompt", "response", "label"),
+    1,
+    _render_response,
+    _check_single,
+    lambda record: [(float(record["label"]),)],
+)
+"""Answers by themselves, labelled with 1 where desirable and 0 where not."""
+
+JUDGED_PREFERENCES = RecordKind(
+    "preference",
+    ("prompt", "chosen", "rejected"),
+    1,
+    _render_pair,
+    _check_pair,
+    lambda record: [(1.0,), (0.0,)],
+)
+"""Pairs taken apart: the chosen answer is a desirable one, the rejected one is not."""
 
 
 def load_rows(
@@ -110,15 +156,43 @@ def load_rows(
     check_positions(model, max_length, "max_length")
     digest = _digest(dataset, split, kind, model, max_length)
     folder = cache / split
-    rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)
+    rows = written_once(
+        folder,
+        digest,
+        kind.rows_per_item,
+        partial(_tokenize, dataset, split, kind, model, max_length),
+        is_writer=is_writer,
+    )
+    if split == "train" and not len(rows):
+        raise DataError(_nothing_left(dataset, rows))
+    return rows
+
+
+def written_once(
+    folder: Path,
+    digest: str,
+    rows_per_item: int,
+    write: Callable[[RowWriter], None],
+    *,
+    is_writer: bool,
+) -> TokenRows:
+    """Return the rows of a folder, written by the writer if need be and awaited by all others.
+
+    Args:
+        folder: Folder that all ranks see and that outlives a killed job.
+        digest: Of all that determines the rows; others that lie there count as none.
+        rows_per_item: 1, or 2 for pairs.
+        write: Appends them.
+        is_writer: Whether this process writes; true for exactly one.
+    """
+    rows = TokenRows.open(folder, digest=digest, rows_per_item=rows_per_item)
     if rows is None and is_writer:
-        _tokenize(dataset, split, kind, ChatTokenizer.load(model), max_length, folder, digest)
+        with RowWriter(folder, digest) as writer:
+            write(writer)
     while rows is None:
         raise_if_stop_requested()
         time.sleep(0.05)
-        rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)
-    if split == "train" and not len(rows):
-        raise DataError(_nothing_left(dataset, rows))
+        rows = TokenRows.open(folder, digest=digest, rows_per_item=rows_per_item)
     return rows
 
 
@@ -132,21 +206,20 @@ def _tokenize(
     dataset: Path,
     split: Split,
     kind: RecordKind,
-    chat: ChatTokenizer,
+    model: Path,
     max_length: int,
-    folder: Path,
-    digest: str,
+    writer: RowWriter,
 ) -> None:
-    with RowWriter(folder, digest) as writer:
-        for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
-            raise_if_stop_requested()
-            missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
-            if missing:
-                raise DataError(
-                    f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
-                    f"ingest it with --kind {kind.name}."
-                )
-            _add_records(writer, kind, chat, batch.to_pylist(), max_length)
+    chat = ChatTokenizer.load(model)
+    for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
+        raise_if_stop_requested()
+        missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
+        if missing:
+            raise DataError(
+                f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
+                f"ingest it with --kind {kind.name}."
+            )
+        _add_records(writer, kind, chat, batch.to_pylist(), max_length)
 
 
 def _add_records(
@@ -157,14 +230,14 @@ def _add_records(
     max_length: int,
 ) -> None:
     """Tokenise a batch of records at once; what can't be learnt from is refused by name."""
-    rendered: list[tuple[str, list[RenderedChat]]] = []
+    rendered: list[tuple[str, list[RenderedChat], Sequence[tuple[float, ...]]]] = []
     for record in records:
         try:
-            rendered.append((record["id"], kind.render(chat, record)))
+            rendered.append((record["id"], kind.render(chat, record), kind.labels(record)))
         except DataError as error:
             writer.refuse(record["id"], error.reason or "bad_row")
-    tokenized = iter(chat.tokenize([text for _, chats in rendered for text in chats]))
-    for record_id, chats in rendered:
+    tokenized = iter(chat.tokenize([text for _, chats, _ in rendered for text in chats]))
+    for record_id, chats, labels in rendered:
         rows = [next(tokenized) for _ in chats]
         try:
             for text, row in zip(chats, rows, strict=True):
@@ -174,7 +247,10 @@ def _add_records(
         except DataError as error:
             writer.refuse(record_id, error.reason or "bad_row")
             continue
-        writer.append(cut, num_truncated=sum(len(row.tokens_T) > max_length for row in rows))
+        for index, item_labels in enumerate(labels):
+            part = slice(index * kind.rows_per_item, (index + 1) * kind.rows_per_item)
+            num_truncated = sum(len(row.tokens_T) > max_length for row in rows[part])
+            writer.append(cut[part], item_labels, num_truncated=num_truncated)
 
 
 def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
@@ -190,8 +266,9 @@ def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
 
 
 def _digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
-    """Return the SHA-256 of all that determines the tokens: shards, tokenizer, kind and length."""
-    digest = hashlib.sha256(f"{_FORMAT} {kind.name} {split} {max_length}".encode())
+    """Return the SHA-256 of all that determines the rows: shards, tokenizer, kind and length."""
+    rows = f"{kind.name} {kind.columns} {kind.rows_per_item}"
+    digest = hashlib.sha256(f"{_FORMAT} {rows} {split} {max_length}".encode())
     files = [*shards(dataset, split), *(model / name for name in TOKENIZER_FILES)]
     for path in files:
         if path.is_file():

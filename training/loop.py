@@ -7,10 +7,12 @@ follows from the step, and the rest of the state is what Megatron saves and a `P
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 from torch import Tensor
 
+from alignflow.data_validation.canonical import Split
 from alignflow.errors import ConfigError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
@@ -42,6 +44,9 @@ class Objective(Generic[BatchT]):
     """Gets the metrics of the very first step; raises where they show that all is wrong."""
     check_validations: Callable[[Sequence[Validation]], None] = lambda validations: None
     """Gets every validation so far, after each; raises where they show that training does harm."""
+    before_batch: Callable[[Split, Items], None] = lambda split, items: None
+    """Gets the items of a global batch just before they are computed, on every rank alike: for
+    what the loss needs to know of the whole batch under the present model."""
 
 
 @dataclass
@@ -190,6 +195,7 @@ class Trainer(Generic[BatchT]):
         step, compute_loss = self._progress.step, self._objective.compute_loss
         items = self._order.items(step)
         began = time.perf_counter()
+        self._objective.before_batch("train", items)
         try:
             metrics = self._run.train_step(self._train.batches(items), compute_loss)
         except DivergedError as error:
@@ -209,7 +215,11 @@ class Trainer(Generic[BatchT]):
         """Measure the held-out rows, note, log and judge it."""
         progress = self._progress
         metrics = mean_loss(
-            self._run, self._held_out, self._validation_batches, self._objective.compute_loss
+            self._run,
+            self._held_out,
+            self._validation_batches,
+            self._objective.compute_loss,
+            before_batch=partial(self._objective.before_batch, "held_out"),
         )
         held_out = {f"held_out_{name}": value for name, value in metrics.items()}
         self._log("validate", progress.step, held_out)

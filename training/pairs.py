@@ -28,6 +28,8 @@ class ReferencedPairBatch(PairBatch):
     """[B] float32, log-probability of each chosen answer, in nats."""
     reference_rejected_B: Tensor
     """[B] float32, the same of each rejected answer."""
+    labels_BL: Tensor
+    """[B, L] float32, the numbers that the pairs are labelled with, see their kind."""
 
 
 def pack_pairs(rows: TokenRows, items: Items) -> PairBatch:
@@ -43,7 +45,7 @@ def pack_pairs(rows: TokenRows, items: Items) -> PairBatch:
 def pack_referenced_pairs(
     rows: TokenRows, items: Items, reference_logps: Tensor
 ) -> ReferencedPairBatch:
-    """Return packed pairs with their reference log-probabilities.
+    """Return packed pairs with their reference log-probabilities and labels.
 
     Args:
         rows: Tokenised pairs.
@@ -55,4 +57,5 @@ def pack_referenced_pairs(
         **vars(pack_pairs(rows, items)),
         reference_chosen_B=reference_logps[chosen_rows],
         reference_rejected_B=reference_logps[chosen_rows + 1],
+        labels_BL=torch.from_numpy(rows.labels_IL[items]),
     )

@@ -16,7 +16,7 @@ from alignflow.jobs.run_folder import write_atomically
 from alignflow.training.chat import TokenizedChat
 
 _TOKENS, _LEARNT, _SUMMARY = "tokens.bin", "learnt.bin", "rows.json"
-_STARTS, _SHARED = "starts.npy", "shared.npy"
+_STARTS, _SHARED, _LABELS = "starts.npy", "shared.npy", "labels.npy"
 _MAX_NAMED = 1000
 
 
@@ -48,6 +48,8 @@ class TokenRows:
     """[R + 1] where each row begins in the flat arrays; the last is their length."""
     shared_I: NDArray[np.int64]
     """[items] tokens with which the rows of an item all begin; a batch holds them once."""
+    labels_IL: NDArray[np.float32]
+    """[items, L] the numbers that an item is labelled with; L and their order are the kind's."""
     rows_per_item: int
     summary: RowSummary
 
@@ -104,6 +106,7 @@ class TokenRows:
             is_learnt=_mapped(folder / _LEARNT, np.dtype(np.bool_)),
             starts_R1=np.load(folder / _STARTS, allow_pickle=False),
             shared_I=np.load(folder / _SHARED, allow_pickle=False),
+            labels_IL=np.load(folder / _LABELS, allow_pickle=False),
             rows_per_item=rows_per_item,
             summary=RowSummary(**{**summary, "refused": tuple(summary["refused"])}),
         )
@@ -123,6 +126,7 @@ class RowWriter:
         self._is_learnt = self._files.enter_context((folder / _LEARNT).open("wb"))
         self._lengths: list[int] = []
         self._shared: list[int] = []
+        self._labels: list[tuple[float, ...]] = []
         self._num_truncated = 0
         self._reasons: Counter[str] = Counter()
         self._refused: list[dict[str, str]] = []
@@ -138,18 +142,24 @@ class RowWriter:
             return
         np.save(self._folder / _STARTS, np.cumsum([0, *self._lengths], dtype=np.int64))
         np.save(self._folder / _SHARED, np.array(self._shared, dtype=np.int64))
+        num_labels = len(self._labels[0]) if self._labels else 0
+        labels_IL = np.array(self._labels, np.float32).reshape(len(self._labels), num_labels)
+        np.save(self._folder / _LABELS, labels_IL)
         summary = RowSummary(
             self._digest, self._num_truncated, dict(self._reasons), tuple(self._refused)
         )
         write_atomically(self._folder / _SUMMARY, json.dumps(asdict(summary)))
 
-    def append(self, rows: Sequence[TokenizedChat], *, num_truncated: int) -> None:
-        """Add the rows of an item."""
+    def append(
+        self, rows: Sequence[TokenizedChat], labels: tuple[float, ...] = (), *, num_truncated: int
+    ) -> None:
+        """Add the rows of an item, with the numbers it is labelled with."""
         for row in rows:
             self._tokens.write(row.tokens_T.tobytes())
             self._is_learnt.write(row.is_learnt_T.tobytes())
             self._lengths.append(len(row.tokens_T))
         self._shared.append(_num_shared(rows))
+        self._labels.append(labels)
         self._num_truncated += num_truncated
 
     def refuse(self, record_id: str, reason: str) -> None:

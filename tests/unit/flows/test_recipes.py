@@ -45,6 +45,11 @@ def test_rule_on_an_unknown_score_is_refused() -> None:
         load_config(Recipe, DEMO, overrides=["gate.rules.x={score: truth/mc1, at_least: 0.5}"])
 
 
+def test_unpaired_responses_that_no_loss_reads_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.unpaired does nothing under dpo\.loss sigmoid"):
+        load_config(Recipe, DEMO, overrides=["data.unpaired={sources: [examples/feedback.jsonl]}"])
+
+
 def test_resolving_a_recipe_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"

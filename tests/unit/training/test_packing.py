@@ -28,6 +28,7 @@ def token_rows(
         is_learnt=np.concatenate([np.array(flags, np.bool_) for _, flags in rows]),
         starts_R1=np.cumsum([0, *lengths], dtype=np.int64),
         shared_I=np.array(shared or [0] * (len(rows) // rows_per_item), dtype=np.int64),
+        labels_IL=np.arange(len(rows) // rows_per_item, dtype=np.float32)[:, None],
         rows_per_item=rows_per_item,
         summary=RowSummary("digest", 0, {}, ()),
     )

@@ -6,6 +6,7 @@ by name: its answer was cut away, its template makes the mask wrong, its two ans
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from alignflow.training.rows import RowWriter, TokenRows
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _BATCH_RECORDS = 512
-_FORMAT = "shared-prefixes"
+_FORMAT = "shared-prefixes-and-values"
 """How the files of rows are laid out: a job that an older version began tokenises anew."""
 
 
@@ -38,6 +39,10 @@ class RecordKind:
     render: Callable[[ChatTokenizer, Mapping[str, Any]], list[RenderedChat]]
     check: Callable[[Sequence[TokenizedChat]], None]
     """Raises DataError where the rows of a record, already cut, don't fit together."""
+    num_values: int = 0
+    """How many numbers come with each row."""
+    values: Callable[[Mapping[str, Any]], list[list[float]]] = lambda record: []
+    """The numbers of each row of a record; NaN where one is missing."""
 
 
 def _render_demonstration(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
@@ -52,6 +57,12 @@ def _render_pair(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rendere
         )
         for answer in ("chosen", "rejected")
     ]
+
+
+def _scores(record: Mapping[str, Any]) -> list[list[float]]:
+    """Return the score of each answer."""
+    scores = (record.get("score_chosen"), record.get("score_rejected"))
+    return [[math.nan if score is None else score] for score in scores]
 
 
 def _check_demonstration(rows: Sequence[TokenizedChat]) -> None:
@@ -77,9 +88,16 @@ DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _che
 """Conversations of which every assistant turn is learnt."""
 
 PREFERENCES = RecordKind(
-    "preference", ("prompt", "chosen", "rejected"), 2, _render_pair, _check_pair
+    "preference",
+    ("prompt", "chosen", "rejected"),
+    2,
+    _render_pair,
+    _check_pair,
+    num_values=1,
+    values=_scores,
 )
-"""Pairs of answers to one prompt; in each the answer is learnt, the prompt is not."""
+"""Pairs of answers to one prompt; in each the answer is learnt, the prompt is not. The number that
+comes with an answer is its score."""
 
 
 def load_rows(
@@ -137,7 +155,7 @@ def _tokenize(
     folder: Path,
     digest: str,
 ) -> None:
-    with RowWriter(folder, digest) as writer:
+    with RowWriter(folder, digest, kind.num_values) as writer:
         for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
             raise_if_stop_requested()
             missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
@@ -157,14 +175,14 @@ def _add_records(
     max_length: int,
 ) -> None:
     """Tokenise a batch of records at once; what can't be learnt from is refused by name."""
-    rendered: list[tuple[str, list[RenderedChat]]] = []
+    rendered: list[tuple[Mapping[str, Any], list[RenderedChat]]] = []
     for record in records:
         try:
-            rendered.append((record["id"], kind.render(chat, record)))
+            rendered.append((record, kind.render(chat, record)))
         except DataError as error:
             writer.refuse(record["id"], error.reason or "bad_row")
     tokenized = iter(chat.tokenize([text for _, chats in rendered for text in chats]))
-    for record_id, chats in rendered:
+    for record, chats in rendered:
         rows = [next(tokenized) for _ in chats]
         try:
             for text, row in zip(chats, rows, strict=True):
@@ -172,9 +190,10 @@ def _add_records(
             cut = [_cut(row, max_length) for row in rows]
             kind.check(cut)
         except DataError as error:
-            writer.refuse(record_id, error.reason or "bad_row")
+            writer.refuse(record["id"], error.reason or "bad_row")
             continue
-        writer.append(cut, num_truncated=sum(len(row.tokens_T) > max_length for row in rows))
+        num_truncated = sum(len(row.tokens_T) > max_length for row in rows)
+        writer.append(cut, values=kind.values(record), num_truncated=num_truncated)
 
 
 def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:

@@ -96,6 +96,18 @@ def test_the_rows_of_a_pair_stand_together_and_learn_the_answer_only(
     assert rows.item_lengths.sum() == len(rows.tokens)
 
 
+def test_scores_come_with_the_answers(tmp_path: Path, chatml_model: Path) -> None:
+    scored = {**pair("scored", "good", "bad"), "score_chosen": 4.5, "score_rejected": 1.0}
+    records = [pair("refused", "good", " "), scored, pair("unscored", "a", "b")]
+    dataset = write_dataset(tmp_path / "set", "preference", records)
+    for _ in ("tokenised", "mapped"):
+        rows = load(dataset, PREFERENCES, chatml_model)
+        np.testing.assert_array_equal(rows.values_RK[:, 0], [4.5, 1.0, np.nan, np.nan])
+    assert rows.singly().rows_of(np.array([1])).tolist() == [1]
+    demonstrations = write_dataset(tmp_path / "sft", "sft", [demonstration("one", "Red?", "yes")])
+    assert load(demonstrations, DEMONSTRATIONS, chatml_model).values_RK.shape == (1, 0)
+
+
 def test_long_rows_are_cut_at_the_end_and_counted(tmp_path: Path, chatml_model: Path) -> None:
     records = [demonstration("short", "Red?", "yes"), demonstration("long", "Red?", "yes " * 50)]
     dataset = write_dataset(tmp_path / "set", "sft", records)

@@ -16,5 +16,9 @@ class DivergedError(TrainingError):
     kind = FailureKind.DIVERGED
 
 
+class ScoreMismatchError(TrainingError):
+    """The first step shows scores that come from more than their own rows and weights."""
+
+
 class ReferenceMismatchError(TrainingError):
     """The first step shows that policy and reference are not the same model."""

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -22,13 +23,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignflow.data_validation.canonical import SCHEMAS
-from alignflow.errors import ConfigError
+from alignflow.errors import ConfigError, DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 from alignflow.training.__main__ import train
 from alignflow.training.config import RewardModelConfig
 from alignflow.training.data import PREFERENCES, load_rows
-from alignflow.training.errors import DivergedError, ReferenceMismatchError
+from alignflow.training.errors import DivergedError, ReferenceMismatchError, ScoreMismatchError
 from alignflow.training.loop import Metrics
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
@@ -61,7 +62,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     def pair() -> dict[str, Any]:
         prompt = [{"role": "user", "content": say(2, 8)}]
-        return {"prompt": prompt, "chosen": f"yes: {say(1, 12)}", "rejected": f"no! {say(1, 12)}"}
+        answers = {"chosen": f"yes: {say(1, 12)}", "rejected": f"no! {say(1, 12)}"}
+        return {"prompt": prompt, **answers, "score_chosen": 4.0, "score_rejected": 1.0}
 
     folders = {}
     for kind, make in (("sft", demonstration), ("preference", pair)):
@@ -92,7 +94,13 @@ def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> Mak
     """Makes a run folder with its job: `make_run(name, stage, processes=1, model=…, **config)`."""
 
     def make(
-        name: str, stage: str, *, processes: int = 1, model: Path = tiny_model, **config: Any
+        name: str,
+        stage: str,
+        *,
+        processes: int = 1,
+        model: Path = tiny_model,
+        dataset: Path | None = None,
+        **config: Any,
     ) -> RunFolder:
         folder = RunFolder(tmp_path / name)
         folder.create()
@@ -102,7 +110,7 @@ def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> Mak
             config={
                 "stage": {**STAGE, "stage": stage, **config},
                 "model": str(model),
-                "dataset": str(datasets["sft" if stage == "sft" else "preference"]),
+                "dataset": str(dataset or datasets["sft" if stage == "sft" else "preference"]),
             },
             processes_per_node=processes,
         )
@@ -213,6 +221,41 @@ def test_a_score_does_not_depend_on_the_place_in_the_pair(
         run.close()
     torch.testing.assert_close(scores_swapped[swapped], scores)
     assert scores.std() > 0
+
+
+def test_a_margin_is_asked_for_and_scores_stay_near_zero(make_run: MakeRun) -> None:
+    plain = run_here(make_run("plain", "reward_model", max_steps=1)).metrics
+    asked = make_run("asked", "reward_model", margin_scale=0.5, centering=0.05)
+    metrics = run_here(asked).metrics
+    # Scores of 4 and 1 ask for a margin of 1.5, which a fresh head knows nothing of.
+    shift = metrics["reward_model/held_out_loss_first"] - plain["reward_model/held_out_loss_first"]
+    assert shift > 0.5
+    assert metrics["reward_model/held_out_loss"] < metrics["reward_model/held_out_loss_first"] - 0.1
+    assert abs(metrics["reward_model/held_out_center"]) < 0.2
+
+
+def test_a_margin_without_scores_is_refused(
+    make_run: MakeRun, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "unscored"
+    shutil.copytree(datasets["preference"], folder)
+    shard = folder / "train" / "part-00000.parquet"
+    rows = pq.read_table(shard).to_pylist()
+    rows[3]["score_rejected"] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["preference"]), shard)
+    with pytest.raises(DataError, match=r"margin_scale needs .* in every pair: 1 of 43 in train"):
+        run_here(make_run("run", "reward_model", dataset=folder, margin_scale=1.0))
+
+
+def test_scores_that_know_the_other_answer_stop_the_job(make_run: MakeRun) -> None:
+    reward = make_run("reward", "reward_model", max_steps=1)
+    metrics = run_here(reward).metrics
+    assert metrics["reward_model/loss_first"] > 0
+    # One token more than they do share: a rejected answer begins with the chosen one's word.
+    shared = reward.path / "tokens/train/shared.npy"
+    np.save(shared, np.load(shared) + 1)
+    with pytest.raises(ScoreMismatchError, match="where each answer is scored by itself"):
+        run_here(make_run("reward", "reward_model", max_steps=1))
 
 
 def test_a_small_set_is_said_to_be_one(make_run: MakeRun) -> None:

@@ -79,6 +79,39 @@ class TestReward:
             reward_loss(scores.chosen_B, scores.rejected_B),
         )
 
+    def test_margin_and_centering_are_the_hand_worked_sum(self) -> None:
+        # Differences 3 and 0 less margins 2 and 1: ln(1 + 1/e) + ln(1 + e).
+        # Sums 1 and 4, squared and weighted by 0.01: 0.01 + 0.16.
+        chosen_B, rejected_B = torch.tensor([2.0, 2.0]), torch.tensor([-1.0, 2.0])
+        margin_B = torch.tensor([2.0, 1.0])
+        loss = reward_loss(chosen_B, rejected_B, margin_B=margin_B, centering=0.01)
+        expected = math.log1p(math.exp(-1)) + math.log1p(math.e) + 0.17
+        torch.testing.assert_close(loss.total, torch.tensor(expected))
+        # What was asked for beyond being higher makes no pair wrong.
+        assert loss.metrics["accuracy"] == 1.5
+        assert loss.metrics["margin"] == 3
+        assert loss.metrics["center"] == 2.5
+
+    def test_margin_and_centering_add_up_over_microbatches(self) -> None:
+        scores, margin_B = random_pairs(8, seed=0), torch.rand(8)
+        parts = [
+            reward_loss(
+                scores.chosen_B[part], scores.rejected_B[part], margin_B=margin_B[part], centering=2
+            )
+            for part in (slice(3), slice(3, None))
+        ]
+        whole = reward_loss(scores.chosen_B, scores.rejected_B, margin_B=margin_B, centering=2)
+        assert_same_sums(parts, whole)
+
+    def test_centering_alone_minds_a_shift_of_all_scores(self) -> None:
+        scores = random_pairs(8, seed=0)
+        plain = [reward_loss(scores.chosen_B + c, scores.rejected_B + c).total for c in (0, 5)]
+        torch.testing.assert_close(*plain)
+        # Sums of a pair that are 0 before the shift are 10 after it: 8 * 0.5 * 100.
+        centred = reward_loss(scores.chosen_B + 5, 5 - scores.chosen_B, centering=0.5).total
+        bare = reward_loss(scores.chosen_B + 5, 5 - scores.chosen_B).total
+        torch.testing.assert_close(centred - bare, torch.tensor(400.0))
+
     def test_loss_is_finite_at_huge_margins(self) -> None:
         loss = reward_loss(torch.tensor([-1e4, 1e4]), torch.tensor([1e4, -1e4]))
         torch.testing.assert_close(loss.total, torch.tensor(2e4))
@@ -95,10 +128,16 @@ class TestReward:
         scores = random_pairs(4, seed=2, dtype=torch.float64)
         inputs = (scores.chosen_B.requires_grad_(), scores.rejected_B.requires_grad_())
         assert torch.autograd.gradcheck(lambda c, r: reward_loss(c, r).total, inputs)
+        margin_B = torch.rand(4, dtype=torch.float64)
+        assert torch.autograd.gradcheck(
+            lambda c, r: reward_loss(c, r, margin_B=margin_B, centering=0.3).total, inputs
+        )
 
     def test_shapes_must_agree(self) -> None:
         with pytest.raises(ValueError, match="chosen_B"):
             reward_loss(torch.zeros(2), torch.zeros(3))
+        with pytest.raises(ValueError, match="margin_B"):
+            reward_loss(torch.zeros(2), torch.zeros(2), margin_B=torch.zeros(1))
 
 
 class TestDPO:

@@ -117,6 +117,12 @@ class RewardModelConfig(TrainerConfig):
     (arXiv:2312.09244, eq. 2); TRL's center_rewards_coefficient, where 0.01 is usual."""
 
 
+class AttributeModelConfig(TrainerConfig):
+    """Attribute model of SteerLM (arXiv:2310.05344), by regression as in arXiv:2406.08673."""
+
+    stage: Literal["attribute_model"] = "attribute_model"
+
+
 class DPOConfig(TrainerConfig):
     """Preference training without a reward model (arXiv:2305.18290)."""
 
@@ -126,7 +132,7 @@ class DPOConfig(TrainerConfig):
 
 
 StageConfig = Annotated[
-    SFTConfig | RewardModelConfig | DPOConfig,
+    SFTConfig | RewardModelConfig | DPOConfig | AttributeModelConfig,
     Field(discriminator="stage"),
 ]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from alignflow.data_validation.canonical import Split, read_tables, shards
+from alignflow.data_validation.canonical import ATTRIBUTES, Split, read_tables, shards
 from alignflow.errors import DataError
 from alignflow.jobs.worker import raise_if_stop_requested
 from alignflow.training.chat import ChatTokenizer, RenderedChat, TokenizedChat
@@ -59,6 +59,16 @@ def _render_pair(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rendere
     ]
 
 
+def _render_last_answer(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    return [chat.render(record["messages"], learn="last_turn")]
+
+
+def _ratings(record: Mapping[str, Any]) -> list[list[float]]:
+    """Return the rating of each known attribute."""
+    ratings = (record["attributes"].get(name) for name in ATTRIBUTES)
+    return [[math.nan if rating is None else rating for rating in ratings]]
+
+
 def _scores(record: Mapping[str, Any]) -> list[list[float]]:
     """Return the score of each answer."""
     scores = (record.get("score_chosen"), record.get("score_rejected"))
@@ -98,6 +108,18 @@ PREFERENCES = RecordKind(
 )
 """Pairs of answers to one prompt; in each the answer is learnt, the prompt is not. The number that
 comes with an answer is its score."""
+
+
+RATED = RecordKind(
+    "steerlm",
+    ("messages", "attributes"),
+    1,
+    _render_last_answer,
+    _check_demonstration,
+    num_values=len(ATTRIBUTES),
+    values=_ratings,
+)
+"""Conversations whose last answer is rated; the numbers that come with it are its attributes."""
 
 
 def load_rows(

@@ -27,10 +27,14 @@ from alignflow.errors import ConfigError, DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 from alignflow.training.__main__ import train
+from alignflow.training.attributes import AttributeScale
+from alignflow.training.chat import ChatTokenizer
 from alignflow.training.config import RewardModelConfig
 from alignflow.training.data import PREFERENCES, load_rows
 from alignflow.training.errors import DivergedError, ReferenceMismatchError, ScoreMismatchError
+from alignflow.training.export import export
 from alignflow.training.loop import Metrics
+from alignflow.training.megatron.inference import AttributeModel
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
 
@@ -38,6 +42,12 @@ pytestmark = pytest.mark.integration
 
 WORKERS = Path(__file__).parent / "workers"
 WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
+KINDS = {
+    "sft": "sft",
+    "reward_model": "preference",
+    "dpo": "preference",
+    "attribute_model": "steerlm",
+}
 STAGE = {
     "precision": "fp32",
     "learning_rate": 2e-3,
@@ -65,8 +75,19 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         answers = {"chosen": f"yes: {say(1, 12)}", "rejected": f"no! {say(1, 12)}"}
         return {"prompt": prompt, **answers, "score_chosen": 4.0, "score_rejected": 1.0}
 
+    def rated() -> dict[str, Any]:
+        """A "yes" is good, a "no" is bad, and not every row has its toxicity rated."""
+        is_good = rng.random() < 0.5
+        answer = f"{'yes:' if is_good else 'no!'} {say(1, 12)}"
+        messages = [
+            {"role": "user", "content": say(2, 8)},
+            {"role": "assistant", "content": answer},
+        ]
+        toxicity = {} if rng.random() < 0.3 else {"toxicity": 0 if is_good else 3}
+        return {"messages": messages, "attributes": {"quality": 4 if is_good else 0, **toxicity}}
+
     folders = {}
-    for kind, make in (("sft", demonstration), ("preference", pair)):
+    for kind, make in (("sft", demonstration), ("preference", pair), ("steerlm", rated)):
         folders[kind] = tmp_path_factory.mktemp(kind)
         (folders[kind] / "card.json").write_text("{}")
         for split, num_rows in (("train", 43), ("held_out", 9)):
@@ -110,7 +131,7 @@ def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> Mak
             config={
                 "stage": {**STAGE, "stage": stage, **config},
                 "model": str(model),
-                "dataset": str(dataset or datasets["sft" if stage == "sft" else "preference"]),
+                "dataset": str(dataset or datasets[KINDS[stage]]),
             },
             processes_per_node=processes,
         )
@@ -258,6 +279,52 @@ def test_scores_that_know_the_other_answer_stop_the_job(make_run: MakeRun) -> No
         run_here(make_run("reward", "reward_model", max_steps=1))
 
 
+def test_an_attribute_model_learns_ratings_from_their_means(make_run: MakeRun) -> None:
+    sft = make_run("sft", "sft")
+    run_here(sft)
+    folder = make_run(
+        "attributes", "attribute_model", model=sft.output, num_epochs=6, learning_rate=5e-3
+    )
+    result = run_here(folder)
+    first, last = (result.metrics[f"attribute_model/held_out_loss{end}"] for end in ("_first", ""))
+    # A new head predicts the means, and so begins at the variance of the ratings.
+    assert first == pytest.approx(result.metrics["attribute_model/held_out_variance_first"])
+    assert last < first / 4
+    quality = result.details["attributes"]["quality"]
+    assert quality["num_held_out"] == 9
+    assert quality["held_out_error"] < 0.7 < 1.5 < quality["held_out_error_of_mean"]
+    scale = AttributeScale.load(folder.output)
+    assert scale.names == ("quality", "toxicity")
+    assert scale.means == tuple(result.details["attributes"][name]["mean"] for name in scale.names)
+
+    # What was exported rates as what was trained does.
+    model = AttributeModel.load(folder.output, precision="fp32")
+    words = {"good": "yes: red house", "bad": "no! red house"}
+    chat = ChatTokenizer.load(folder.output)
+    question = {"role": "user", "content": "blue river"}
+    rows = [
+        chat.tokenize([chat.render([question, {"role": "assistant", "content": text}])])[0]
+        for text in words.values()
+    ]
+    good, bad = model.rate([row.tokens_T.tolist() for row in rows], max_tokens=64)
+    assert good[0] > 3 > 1 > bad[0]
+    assert good[1] < 1 < 2 < bad[1]
+    with pytest.raises(DataError, match="an attribute model already"):
+        run_here(make_run("again", "attribute_model", model=folder.output))
+
+
+def test_a_checkpoint_of_an_attribute_model_is_exported_with_its_scale(make_run: MakeRun) -> None:
+    trained = make_run("trained", "attribute_model", max_steps=5)
+    run_here(trained)
+    exported_by_job = make_run("export", "attribute_model")
+    config = {"run_folder": str(trained.path), "checkpoint": "step-00000004"}
+    spec = JobSpec(name="export", module="alignflow.training.export", config=config)
+    exported_by_job.begin_attempt(spec)
+    assert export(exported_by_job, spec).metrics == {"export/step": 4}
+    scale = AttributeScale.load(trained.output)
+    assert AttributeModel.load(exported_by_job.output, precision="fp32").scale == scale
+
+
 def test_a_small_set_is_said_to_be_one(make_run: MakeRun) -> None:
     folder = make_run("sft", "sft", global_batch_size=64, max_length=24)
     details = run_here(folder).details
@@ -341,13 +408,17 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
     }
     expected: dict[str, tuple[list[float], Metrics]] = {}
     folders: dict[tuple[str, str], RunFolder] = {}
-    for stage in ("sft", "dpo"):
-        one = make_run(f"one-{stage}", stage, num_epochs=1)
+    for stage in ("sft", "dpo", "attribute_model"):
+        one = make_run(f"one-{stage}".replace("_", "-"), stage, num_epochs=1)
         metrics = run_here(one).metrics
         expected[stage] = (losses(one), metrics)
         for name, layout in layouts.items():
             folders[stage, name] = make_run(
-                f"{name}-{stage}", stage, processes=2, num_epochs=1, parallel=layout
+                f"{name}-{stage}".replace("_", "-"),
+                stage,
+                processes=2,
+                num_epochs=1,
+                parallel=layout,
             )
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from alignflow.data_validation.canonical import SCHEMAS, Split
+from alignflow.data_validation.canonical import ATTRIBUTES, SCHEMAS, Split
 from alignflow.errors import ConfigError, DataError
-from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, RecordKind, load_rows
+from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, RATED, RecordKind, load_rows
 from alignflow.training.rows import TokenRows
 
 Record = dict[str, Any]
@@ -106,6 +106,18 @@ def test_scores_come_with_the_answers(tmp_path: Path, chatml_model: Path) -> Non
     assert rows.singly().rows_of(np.array([1])).tolist() == [1]
     demonstrations = write_dataset(tmp_path / "sft", "sft", [demonstration("one", "Red?", "yes")])
     assert load(demonstrations, DEMONSTRATIONS, chatml_model).values_RK.shape == (1, 0)
+
+
+def test_ratings_come_with_the_last_answer(tmp_path: Path, chatml_model: Path) -> None:
+    record = {
+        **demonstration("one", "Red?", "no", "Red?", "yes"),
+        "attributes": {"quality": 4, "verbosity": 0},
+    }
+    rows = load(write_dataset(tmp_path / "set", "steerlm", [record]), RATED, chatml_model)
+    (values,) = rows.values_RK
+    known = {name: value for name, value in zip(ATTRIBUTES, values, strict=True) if value == value}
+    assert known == {"quality": 4, "verbosity": 0}
+    assert texts(rows, chatml_model)[0][1] == "yes<|im_end|>"
 
 
 def test_long_rows_are_cut_at_the_end_and_counted(tmp_path: Path, chatml_model: Path) -> None:

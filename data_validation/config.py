@@ -7,6 +7,21 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from alignflow.config import Config
 
 DataKind = Literal["sft", "preference", "steerlm"]
+AttributeName = Literal[
+    "quality",
+    "toxicity",
+    "humor",
+    "creativity",
+    "helpfulness",
+    "correctness",
+    "coherence",
+    "complexity",
+    "verbosity",
+    "violence",
+]
+"""Attributes by which people rate an answer, those of OASST and of HelpSteer."""
+Rating = Annotated[int, Field(ge=0, le=4)]
+"""How much of an attribute an answer has."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

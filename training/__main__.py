@@ -8,6 +8,7 @@ from alignflow.training.config import (
     DPOConfig,
     RewardModelConfig,
     SFTConfig,
+    SteerLMConfig,
     TrainingJob,
 )
 
@@ -37,6 +38,10 @@ def train(folder: RunFolder, spec: JobSpec) -> JobResult:
             from alignflow.training.stages import attribute_model
 
             return attribute_model.run(config, job, folder)
+        case SteerLMConfig() as config:
+            from alignflow.training.stages import steerlm
+
+            return steerlm.run(config, job, folder)
 
 
 if __name__ == "__main__":

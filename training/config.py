@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from alignflow.config import Config
+from alignflow.data_validation.config import AttributeName, Rating
 
 Precision = Literal["fp32", "bf16"]
 
@@ -123,6 +124,36 @@ class AttributeModelConfig(TrainerConfig):
     stage: Literal["attribute_model"] = "attribute_model"
 
 
+class AnnotationConfig(Config):
+    """How the attribute model rates the demonstrations, for SteerLM to learn from."""
+
+    max_length: PositiveInt = 1024
+    """Tokens of a rated conversation; longer ones are cut at the end, and the cuts are counted."""
+    microbatch_tokens: PositiveInt = 4096
+    """Most tokens of one pass; a single longer conversation forms its own."""
+    precision: Precision = "bf16"
+    """Compute type of the model."""
+    keep_ratings: bool = True
+    """Where people rated an answer, their ratings stay and the model adds what is missing; false
+    rates these answers anew too, as NeMo-Aligner does, which evens out how people differ."""
+
+
+class SteerLMConfig(TrainerConfig):
+    """Fine-tuning on answers whose prompts name their ratings (arXiv:2310.05344, step 3)."""
+
+    stage: Literal["steerlm"] = "steerlm"
+    wanted: dict[AttributeName, Rating] = {
+        "quality": 4,
+        "toxicity": 0,
+        "helpfulness": 4,
+        "correctness": 4,
+        "coherence": 4,
+        "violence": 0,
+    }
+    """What the trained model is asked for. Names that no training row has are left out; an
+    attribute that isn't named takes its commonest value in the training rows."""
+
+
 class DPOConfig(TrainerConfig):
     """Preference training without a reward model (arXiv:2305.18290)."""
 
@@ -132,7 +163,7 @@ class DPOConfig(TrainerConfig):
 
 
 StageConfig = Annotated[
-    SFTConfig | RewardModelConfig | DPOConfig | AttributeModelConfig,
+    SFTConfig | RewardModelConfig | DPOConfig | AttributeModelConfig | SteerLMConfig,
     Field(discriminator="stage"),
 ]
 

@@ -8,8 +8,8 @@ by name: its answer was cut away, its template makes the mask wrong, its two ans
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from alignflow.jobs.worker import raise_if_stop_requested
 from alignflow.training.chat import ChatTokenizer, RenderedChat, TokenizedChat
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.rows import RowWriter, TokenRows
+from alignflow.training.steering import label, steered
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _BATCH_RECORDS = 512
@@ -43,6 +44,8 @@ class RecordKind:
     """How many numbers come with each row."""
     values: Callable[[Mapping[str, Any]], list[list[float]]] = lambda record: []
     """The numbers of each row of a record; NaN where one is missing."""
+    form: str = ""
+    """What `render` does beyond the kind's own way; a part of what determines the tokens."""
 
 
 def _render_demonstration(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
@@ -61,6 +64,11 @@ def _render_pair(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rendere
 
 def _render_last_answer(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
     return [chat.render(record["messages"], learn="last_turn")]
+
+
+def _render_steered(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    ratings = {name: value for name, value in record["attributes"].items() if value is not None}
+    return [chat.render(steered(record["messages"], ratings), learn="last_turn")]
 
 
 def _ratings(record: Mapping[str, Any]) -> list[list[float]]:
@@ -121,6 +129,18 @@ RATED = RecordKind(
 )
 """Conversations whose last answer is rated; the numbers that come with it are its attributes."""
 
+STEERED = replace(RATED, render=_render_steered, form="steered")
+"""The same, with the ratings in the prompt of the answer."""
+
+
+def steered_preferences(ratings: Mapping[str, int]) -> RecordKind:
+    """Return the kind of pairs whose prompts ask for answers of these ratings."""
+
+    def render(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+        return _render_pair(chat, {**record, "prompt": steered(record["prompt"], ratings)})
+
+    return replace(PREFERENCES, render=render, form=label(ratings))
+
 
 def load_rows(
     dataset: Path,
@@ -148,7 +168,7 @@ def load_rows(
         DataError: The dataset or the tokenizer can't be used.
     """
     check_positions(model, max_length, "max_length")
-    digest = _digest(dataset, split, kind, model, max_length)
+    digest = rows_digest(dataset, split, kind, model, max_length)
     folder = cache / split
     rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)
     if rows is None and is_writer:
@@ -196,26 +216,57 @@ def _add_records(
     records: Iterable[Mapping[str, Any]],
     max_length: int,
 ) -> None:
-    """Tokenise a batch of records at once; what can't be learnt from is refused by name."""
-    rendered: list[tuple[Mapping[str, Any], list[RenderedChat]]] = []
+    for tokenized in tokenize_records(kind, chat, records, max_length):
+        if tokenized.refusal is not None:
+            writer.refuse(tokenized.record["id"], tokenized.refusal)
+        else:
+            writer.append(
+                tokenized.rows,
+                values=kind.values(tokenized.record),
+                num_truncated=tokenized.num_truncated,
+            )
+
+
+@dataclass(frozen=True)
+class TokenizedRecord:
+    """A record and its rows, or why it can't be learnt from."""
+
+    record: Mapping[str, Any]
+    rows: list[TokenizedChat]
+    num_truncated: int = 0
+    """Rows that were cut."""
+    refusal: str | None = None
+    """Reason code; the record then has no rows."""
+
+
+def tokenize_records(
+    kind: RecordKind,
+    chat: ChatTokenizer,
+    records: Iterable[Mapping[str, Any]],
+    max_length: int,
+) -> Iterator[TokenizedRecord]:
+    """Yield the records in their order, tokenised at once, checked and cut."""
+    rendered: list[tuple[Mapping[str, Any], list[RenderedChat], DataError | None]] = []
     for record in records:
         try:
-            rendered.append((record, kind.render(chat, record)))
+            rendered.append((record, kind.render(chat, record), None))
         except DataError as error:
-            writer.refuse(record["id"], error.reason or "bad_row")
-    tokenized = iter(chat.tokenize([text for _, chats in rendered for text in chats]))
-    for record, chats in rendered:
+            rendered.append((record, [], error))
+    tokenized = iter(chat.tokenize([text for _, chats, _ in rendered for text in chats]))
+    for record, chats, refusal in rendered:
         rows = [next(tokenized) for _ in chats]
         try:
+            if refusal is not None:
+                raise refusal
             for text, row in zip(chats, rows, strict=True):
                 chat.check(text, row)
             cut = [_cut(row, max_length) for row in rows]
             kind.check(cut)
         except DataError as error:
-            writer.refuse(record["id"], error.reason or "bad_row")
-            continue
-        num_truncated = sum(len(row.tokens_T) > max_length for row in rows)
-        writer.append(cut, values=kind.values(record), num_truncated=num_truncated)
+            yield TokenizedRecord(record, [], refusal=error.reason or "bad_row")
+        else:
+            num_truncated = sum(len(row.tokens_T) > max_length for row in rows)
+            yield TokenizedRecord(record, cut, num_truncated)
 
 
 def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
@@ -230,9 +281,9 @@ def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
     return TokenizedChat(row.tokens_T[:max_length], is_learnt_T)
 
 
-def _digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
+def rows_digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
     """Return the SHA-256 of all that determines the tokens: shards, tokenizer, kind and length."""
-    digest = hashlib.sha256(f"{_FORMAT} {kind.name} {split} {max_length}".encode())
+    digest = hashlib.sha256(f"{_FORMAT} {kind.name} {kind.form} {split} {max_length}".encode())
     files = [*shards(dataset, split), *(model / name for name in TOKENIZER_FILES)]
     for path in files:
         if path.is_file():

@@ -1,5 +1,6 @@
 """`python -m alignflow.training.export RUN_FOLDER`: a checkpoint to a Hugging Face folder."""
 
+import shutil
 from pathlib import Path
 
 from alignflow.config import Config
@@ -7,7 +8,12 @@ from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import read_config, run_job
-from alignflow.training.config import AttributeModelConfig, RewardModelConfig, TrainingJob
+from alignflow.training.config import (
+    AttributeModelConfig,
+    RewardModelConfig,
+    SteerLMConfig,
+    TrainingJob,
+)
 
 
 class CheckpointExport(Config):
@@ -34,6 +40,7 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     from alignflow.training.attributes import AttributeScale
     from alignflow.training.megatron.model import Head
     from alignflow.training.megatron.run import build_run
+    from alignflow.training.steering import STEERING_FILE
 
     head: Head = "reward" if isinstance(job.stage, RewardModelConfig) else "lm"
     scale = None
@@ -47,6 +54,8 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
         run.export(folder.output)
         if scale and run.is_main:
             scale.save(folder.output)
+        if isinstance(job.stage, SteerLMConfig) and run.is_main:
+            shutil.copyfile(trained.path / STEERING_FILE, folder.output / STEERING_FILE)
     return JobResult(metrics={"export/step": float(progress["step"])})
 
 

@@ -14,9 +14,10 @@ would be among the words that are learnt. Earlier turns stay without, in trainin
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -108,16 +109,26 @@ class Steering:
         content = {"wanted": dict(self.wanted), "label": label(self.wanted)}
         write_atomically(folder / STEERING_FILE, json.dumps(content, indent=2) + "\n")
 
-    def prompt(self, messages: Sequence[Message], **changed: int) -> list[Message]:
-        """Return the prompt that asks for what is wanted, with some ratings changed.
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse attributes that the model wasn't trained on.
 
         Raises:
-            DataError: The model wasn't trained on a changed attribute; see `steered`.
+            DataError: Names the first one.
         """
-        for name in changed:
+        for name in names:
             if name not in self.wanted:
                 raise DataError(
                     f"the model wasn't trained on the attribute {name!r}; it knows "
                     f"{', '.join(self.wanted)}."
                 )
+
+    def prompt(
+        self, messages: Sequence[Message], changed: Mapping[str, int] = MappingProxyType({})
+    ) -> list[Message]:
+        """Return the prompt that asks for what is wanted, with some ratings changed.
+
+        Raises:
+            DataError: The model wasn't trained on a changed attribute; see `steered`.
+        """
+        self.check(changed)
         return steered(messages, {**self.wanted, **changed})

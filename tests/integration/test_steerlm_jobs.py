@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alignflow.data_validation.canonical import ATTRIBUTES, Split, read_split
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DatasetConfig
 from alignflow.data_validation.ingest import ingest
+from alignflow.errors import DataError
+from alignflow.evaluation.config import EvaluationJob
+from alignflow.evaluation.run import evaluate
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
-from alignflow.jobs.worker import JobStoppedError
+from alignflow.jobs.worker import JobStoppedError, read_config
 from alignflow.training import annotate
 from alignflow.training.__main__ import train
 from alignflow.training.attributes import AttributeScale
@@ -255,3 +259,152 @@ def test_steerlm_learns_from_ratings_and_says_what_to_ask(
     exported.begin_attempt(spec)
     export(exported, spec)
     assert Steering.load(exported.output) == steering
+
+
+@pytest.fixture(scope="module")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preferences")
+    questions = ["which colour is warm", "where is the river", "name a house"]
+    pairs = [
+        {"prompt": f"{question}?", "chosen": "red garden", "rejected": "a cold river"}
+        for question in questions
+    ]
+    source = folder / "pairs.jsonl"
+    source.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    config = DatasetConfig(sources=[str(source)], held_out_share=0.99)
+    ingest(config, "preference", folder / "set")
+    return folder / "set"
+
+
+Judged = dict[str, tuple[dict[str, Any], RunFolder]]
+
+
+@pytest.fixture(scope="module")
+def judged(
+    tiny_model: Path,
+    attribute_model: Path,
+    preferences: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Judged:
+    """Scores and run folder of one model, as it is and as one that is asked for ratings."""
+    root = tmp_path_factory.mktemp("judged")
+    reward_model = root / "reward-model"
+    shutil.copytree(tiny_model, reward_model)
+    save_file({"weight": torch.linspace(-1, 1, 64)[None]}, reward_model / "reward_head.safetensors")
+    (reward_model / "reward_scale.json").write_text('{"mean": 0.0, "std": 1.0}')
+    shutil.copytree(tiny_model, root / "steerlm-model")
+    # Weights large enough that answers are more than the last token repeated.
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.tie_word_embeddings, config.initializer_range = False, 0.2
+    torch.manual_seed(2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(root / "steerlm-model")
+    shutil.copytree(root / "steerlm-model", root / "plain-model")
+    Steering({"quality": 4, "humor": 1}).save(root / "steerlm-model")
+    evaluation = {
+        "precision": "fp32",
+        "max_length": 400,
+        "max_new_tokens": 8,
+        "num_samples": 2,
+        "steered_attributes": ["quality", "humor"],
+        "max_steering_prompts": 2,
+    }
+    done = {}
+    for name in ("plain", "steerlm"):
+        config = {
+            "evaluation": evaluation,
+            "model": str(root / f"{name}-model"),
+            "parent": str(tiny_model),
+            "reward_model": str(reward_model),
+            "attribute_model": str(attribute_model),
+            "preferences": str(preferences),
+        }
+        folder = new_job(root / name, "alignflow.evaluation", config)
+        evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)
+        scores = json.loads((folder.output / "scores.json").read_text())
+        done[name] = (scores, folder)
+    return done
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def greedy(folder: Path, prompt: list[dict[str, str]]) -> str:
+    """The answer that transformers gives."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = AutoModelForCausalLM.from_pretrained(folder).generate(
+        **tokens,
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=0,
+    )[0, tokens["input_ids"].size(1) :]
+    return str(tokenizer.decode(answer, skip_special_tokens=True))
+
+
+def test_a_steerlm_model_is_asked_for_what_is_wanted(judged: Judged) -> None:
+    plain, steerlm = (folder for _, folder in judged.values())
+    model = Path(steerlm.read_spec().config["model"])
+    for sample in read_jsonl(steerlm.output / "samples.jsonl"):
+        (turn,) = sample["prompt"]
+        assert "attributes" not in turn["content"]
+        asked = {**turn, "content": f"{turn['content']}\n\nattributes: quality:4,humor:1"}
+        assert sample["answer"] == greedy(model, [asked]) != greedy(model, [turn])
+    # The policy is given other prompts; the reward model is not.
+    for suite, is_same in (("preference", False), ("reward_model", True)):
+        items = [read_jsonl(f.output / "items" / f"{suite}.jsonl") for f in (plain, steerlm)]
+        assert (items[0] == items[1]) == is_same
+
+
+def test_more_is_compared_with_less_by_the_attribute_model(
+    judged: Judged, attribute_model: Path
+) -> None:
+    scores, folder = judged["steerlm"]
+    model = Path(folder.read_spec().config["model"])
+    chat = ChatTokenizer.load(attribute_model)
+    attributes = AttributeModel.load(attribute_model, precision="fp32")
+    items = read_jsonl(folder.output / "items" / "steerlm.jsonl")
+    assert [item["attribute"] for item in items] == ["quality", "quality", "humor", "humor"]
+    for item in items:
+        (turn,) = item["prompt"]
+        for side, rating in (("least", 0), ("most", 4)):
+            ratings = {"quality": 4, "humor": 1, item["attribute"]: rating}
+            line = f"attributes: quality:{ratings['quality']},humor:{ratings['humor']}"
+            asked = {**turn, "content": f"{turn['content']}\n\n{line}"}
+            answer = item[side]["answer"]
+            assert answer == greedy(model, [asked])
+            (row,) = chat.tokenize([chat.render([turn, {"role": "assistant", "content": answer}])])
+            (values,) = attributes.rate([row.tokens_T.tolist()], max_tokens=256)
+            expected = values[SCALE.names.index(item["attribute"])]
+            assert item[side]["rating"] == pytest.approx(expected, abs=1e-4)
+    for name in SCALE.names:
+        differences = [
+            item["most"]["rating"] - item["least"]["rating"]
+            for item in items
+            if item["attribute"] == name
+        ]
+        assert scores["scores"][f"steerlm/{name}_response"] == pytest.approx(
+            sum(differences) / len(differences)
+        )
+        assert scores["stderr"][f"steerlm/{name}_response"] > 0
+
+
+def test_every_model_has_its_sample_answers_rated(judged: Judged) -> None:
+    for name, (scores, folder) in judged.items():
+        samples = read_jsonl(folder.output / "samples.jsonl")
+        mean = sum(sample["ratings"]["humor"] for sample in samples) / len(samples)
+        assert scores["scores"]["samples/humor"] == pytest.approx(mean)
+        assert ("steerlm/quality_response" in scores["scores"]) == (name == "steerlm")
+    rows = [row for row in read_jsonl(judged["steerlm"][1].metrics) if row["phase"] == "evaluate"]
+    assert rows[-1]["step"] == rows[-1]["num_steps"]
+
+
+def test_an_attribute_that_was_not_trained_stops_the_job(judged: Judged, tmp_path: Path) -> None:
+    config = judged["steerlm"][1].read_spec().config
+    config["evaluation"]["steered_attributes"] = ["violence"]
+    folder = new_job(tmp_path / "job", "alignflow.evaluation", config)
+    with pytest.raises(DataError, match="wasn't trained on the attribute 'violence'"):
+        evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)

@@ -116,10 +116,11 @@ class TestSteering:
 
     def test_prompt_asks_for_what_is_wanted_with_changes(self) -> None:
         steering = Steering({"quality": 4, "toxicity": 0})
-        (turn,) = steering.prompt(TALK[:1], toxicity=3)
+        assert steering.prompt(TALK[:1])[0]["content"].endswith("quality:4,toxicity:0")
+        (turn,) = steering.prompt(TALK[:1], {"toxicity": 3})
         assert turn["content"] == "first question\n\nattributes: quality:4,toxicity:3"
         with pytest.raises(DataError, match="wasn't trained on the attribute 'humor'"):
-            steering.prompt(TALK[:1], humor=4)
+            steering.prompt(TALK[:1], {"humor": 4})
 
     def test_it_comes_back_from_its_file(self, tmp_path: Path) -> None:
         assert Steering.load(tmp_path) is None

@@ -85,6 +85,8 @@ class DataConfig(Config):
 
     demonstrations: DatasetConfig
     preferences: DatasetConfig
+    attributes: DatasetConfig | None = None
+    """Rated answers: an attribute model is trained on them, and rates what other models say."""
     decontaminate: bool = True
     """Refuse rows that hold an item of a benchmark the model is judged on."""
 

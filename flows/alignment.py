@@ -76,17 +76,13 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
                 pipeline,
                 aligned,
                 parent=base.sft,
-                datasets={
-                    "demonstrations": base.demonstrations,
-                    "preferences": base.preferences,
-                },
+                datasets=base.datasets,
                 evaluation=evaluations["aligned"],
                 verdict=verdict,
                 verdict_artifact=verdict_artifact,
             ).result()
         artifacts = PipelineArtifacts(
-            demonstrations=base.demonstrations.result(),
-            preferences=base.preferences.result(),
+            datasets={name: future.result() for name, future in base.datasets.items()},
             aligned=aligned.result(),
             evaluations={name: future.result() for name, future in evaluations.items()},
             verdict=verdict_artifact,

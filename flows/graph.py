@@ -3,16 +3,31 @@
 from collections.abc import Iterable
 
 from alignflow.errors import ConfigError
-from alignflow.flows.config import Recipe
+from alignflow.flows.config import Method, Recipe
 
 StageGraph = dict[str, tuple[str, ...]]
+
+_PARENTS: dict[Method, tuple[str, ...]] = {
+    "dpo": ("sft", "preferences"),
+    "steerlm": ("sft", "annotated"),
+}
+"""What each way of aligning a model starts from."""
 
 
 def stage_graph(recipe: Recipe) -> StageGraph:
     """Return every stage with its parents, in an order in which they can run."""
     suites = tuple(f"benchmark-{name}" for name in recipe.evaluation.suites)
     decontaminated_by = suites if recipe.data.decontaminate else ()
-    judged_on = (*suites, "preferences", "reward_model")
+    judged_on: tuple[str, ...] = (*suites, "preferences", "reward_model")
+    rating: StageGraph = {}
+    if recipe.data.attributes is not None:
+        judged_on += ("attribute_model",)
+        rating = {
+            "attributes": decontaminated_by,
+            "attribute_model": ("sft", "attributes"),
+        }
+    if recipe.method == "steerlm":
+        rating["annotated"] = ("attribute_model", "demonstrations", "attributes")
     return {
         "model": (),
         **dict.fromkeys(suites, ()),
@@ -20,7 +35,8 @@ def stage_graph(recipe: Recipe) -> StageGraph:
         "preferences": decontaminated_by,
         "sft": ("model", "demonstrations"),
         "reward_model": ("sft", "preferences"),
-        recipe.method: ("sft", "preferences"),
+        **rating,
+        recipe.method: _PARENTS[recipe.method],
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         "evaluate-aligned": (recipe.method, "sft", *judged_on),

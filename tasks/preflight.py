@@ -29,7 +29,8 @@ def check_inputs(recipe: RunConfig) -> None:
         DataError: A source names no file, or the model is none.
     """
     data = recipe.data
-    for source in (*data.demonstrations.sources, *data.preferences.sources):
+    sets = (data.demonstrations, data.preferences, *([data.attributes] if data.attributes else []))
+    for source in (source for config in sets for source in config.sources):
         # A data file's name is a path, though OWNER/NAME.jsonl could be a set of the hub as well.
         is_path = is_data_file(source) or not is_hub_set(source)
         if "://" not in source and is_path:

@@ -58,8 +58,8 @@ _NAMED_ROWS = 50
 class PipelineArtifacts:
     """The artifacts that the report shows."""
 
-    demonstrations: Artifact
-    preferences: Artifact
+    datasets: Mapping[str, Artifact]
+    """Training sets by name."""
     aligned: Artifact
     evaluations: Mapping[str, Artifact]
     verdict: Artifact
@@ -162,8 +162,8 @@ def collect(
         curves=_curves(pipeline),
         training_rows=training_rows(pipeline),
         datasets=[
-            summarise_dataset(pipeline, "demonstrations", artifacts.demonstrations),
-            summarise_dataset(pipeline, "preferences", artifacts.preferences),
+            summarise_dataset(pipeline, name, artifact)
+            for name, artifact in artifacts.datasets.items()
         ],
         lineage=_lineage(pipeline, artifacts, version),
         stages=_stage_records(pipeline),

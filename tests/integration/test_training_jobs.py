@@ -313,6 +313,21 @@ def test_an_attribute_model_learns_ratings_from_their_means(make_run: MakeRun) -
         run_here(make_run("again", "attribute_model", model=folder.output))
 
 
+@pytest.mark.parametrize("stage", ["reward_model", "attribute_model"])
+def test_heads_of_scores_pass_their_first_step_and_resume_in_bf16(
+    make_run: MakeRun, stage: str
+) -> None:
+    folder = make_run("run", stage, precision="bf16", max_steps=6)
+    whole, losses_of_whole, weights = run_here(folder), losses(folder), exported(folder)
+    assert {tensor.dtype for name, tensor in weights.items() if name == "weight"} == {torch.float32}
+    # The checkpoint of step 4 is the newest: the last two steps are done again.
+    again = make_run("run", stage, precision="bf16", max_steps=6)
+    assert run_here(again).metrics == whole.metrics
+    assert losses(again) == losses_of_whole
+    for name, tensor in exported(again).items():
+        assert torch.equal(tensor, weights[name]), name
+
+
 def test_a_checkpoint_of_an_attribute_model_is_exported_with_its_scale(make_run: MakeRun) -> None:
     trained = make_run("trained", "attribute_model", max_steps=5)
     run_here(trained)

@@ -8,6 +8,7 @@ which ends with it; a row stays in the split of its record. The ratings are roun
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,10 +96,14 @@ def _datasets(job: AnnotationJob) -> list[Path]:
 
 def _shards(job: AnnotationJob, split: Split) -> Iterator[tuple[list[Record], int]]:
     """Yield what makes each shard of a split: conversations to rate, and of how many records."""
+    from alignflow.training.data import DEMONSTRATIONS, RATED, check_columns
+
     for dataset in _datasets(job):
+        kind = RATED if dataset == job.rated else DEMONSTRATIONS
         for batch in read_tables(dataset, split, batch_rows=_RECORDS_PER_SHARD):
+            check_columns(dataset, kind, batch.schema.names)
             records = batch.to_pylist()
-            if dataset == job.rated:
+            if kind is RATED:
                 yield records, len(records)
             else:
                 yield [answer for record in records for answer in _answers(record)], len(records)
@@ -168,6 +173,9 @@ class _Done:
             state = json.loads(self._path.read_text(encoding="utf-8"))
             if state["identity"] == identity:
                 self.shards = {name: _Shard(**shard) for name, shard in state["shards"].items()}
+        if not self.shards:
+            for split in SPLITS:  # shards of another job would count as this one's
+                shutil.rmtree(self._output / split, ignore_errors=True)
 
     def has(self, split: Split, number: int) -> bool:
         """Whether a shard is written."""

@@ -200,13 +200,22 @@ def _tokenize(
     with RowWriter(folder, digest, kind.num_values) as writer:
         for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
             raise_if_stop_requested()
-            missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
-            if missing:
-                raise DataError(
-                    f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
-                    f"ingest it with --kind {kind.name}."
-                )
+            check_columns(dataset, kind, batch.schema.names)
             _add_records(writer, kind, chat, batch.to_pylist(), max_length)
+
+
+def check_columns(dataset: Path, kind: RecordKind, names: Sequence[str]) -> None:
+    """Refuse a dataset of another kind.
+
+    Raises:
+        DataError: It lacks a column.
+    """
+    missing = [name for name in ("id", *kind.columns) if name not in names]
+    if missing:
+        raise DataError(
+            f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
+            f"ingest it with --kind {kind.name}."
+        )
 
 
 def _add_records(

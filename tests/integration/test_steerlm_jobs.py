@@ -218,9 +218,21 @@ def test_a_stopped_job_goes_on_after_the_shards_that_are_done(
         assert rows_of(folder.output, split) == rows_of(annotated[0].output, split)
     assert result == annotated[1]
     # Another config is another job: nothing of what lies there counts.
+    stale = folder.output / "train/part-00099.parquet"
+    shutil.copy(first, stale)
     other = annotation_job(tmp_path / "job", attribute_model, datasets, keep_ratings=False)
     rate(other)
     assert first.stat().st_mtime_ns != before
+    assert not stale.exists()
+
+
+def test_a_set_of_another_kind_is_refused(
+    attribute_model: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    demonstrations = datasets["demonstrations"]
+    others = {"demonstrations": datasets["rated"], "rated": demonstrations}
+    with pytest.raises(DataError, match="no steerlm dataset, it has no column 'attributes'"):
+        rate(annotation_job(tmp_path / "job", attribute_model, others))
 
 
 def test_steerlm_learns_from_ratings_and_says_what_to_ask(

@@ -34,6 +34,15 @@ SCHEMAS: dict[str, pa.Schema] = {
             *_ORIGIN,
         ]
     ),
+    "unpaired": pa.schema(
+        [
+            ("id", pa.string()),
+            ("prompt", MESSAGES),
+            ("response", pa.string()),
+            ("label", pa.bool_()),
+            *_ORIGIN,
+        ]
+    ),
     "steerlm": pa.schema(
         [
             ("id", pa.string()),
@@ -54,6 +63,16 @@ def shards(folder: Path, split: Split) -> list[Path]:
 def num_rows(folder: Path, split: Split) -> int:
     """Return how many rows a split has, read from the footers alone."""
     return sum(_metadata(path).num_rows for path in shards(folder, split))
+
+
+def column_names(folder: Path) -> frozenset[str]:
+    """Return the columns of a dataset's rows, which tell its kind; none where it has no rows.
+
+    Raises:
+        DataError: A shard can't be read.
+    """
+    paths = [*shards(folder, "train"), *shards(folder, "held_out")]
+    return frozenset(_metadata(paths[0]).schema.to_arrow_schema().names if paths else ())
 
 
 def read_tables(folder: Path, split: Split, *, batch_rows: int = 1024) -> Iterator[pa.RecordBatch]:

@@ -20,20 +20,24 @@ class RowKeys(NamedTuple):
     swapped: int | None
     """Of the prompt and the pair the other way round."""
     labels: int
-    """Of the attributes."""
+    """Of the attributes, or of the label of an unpaired response."""
     prompt: int
     id: int | None
+    conflict: str
+    """Reason code where an earlier row is the same with other labels."""
 
     @classmethod
     def of(cls, draft: Draft) -> Self:
         """Return the keys of a draft that is in order otherwise."""
         labels = (f"{name}={value}" for name, value in sorted(draft.attributes.items()))
+        is_unpaired = draft.label is not None
         return cls(
             row=row_hash(draft),
             swapped=row_hash(draft, is_swapped=True) if "rejected" in draft.parts else None,
-            labels=hash_of(*labels),
+            labels=hash_of(str(draft.label)) if is_unpaired else hash_of(*labels),
             prompt=prompt_hash(draft.prompt),
             id=None if draft.id is None else hash_of(draft.id),
+            conflict="conflicting_label" if is_unpaired else "conflicting_attributes",
         )
 
 
@@ -53,7 +57,7 @@ class SeenRows:
         """Return the reason code if the row repeats or contradicts an accepted one."""
         labels = self._labels.get(keys.row)
         if labels is not None:
-            return "duplicate_row" if labels == keys.labels else "conflicting_attributes"
+            return "duplicate_row" if labels == keys.labels else keys.conflict
         if keys.swapped in self._labels:
             return "conflicting_preference"
         if keys.id in self._ids:

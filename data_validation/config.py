@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from alignflow.config import Config
 
-DataKind = Literal["sft", "preference", "steerlm"]
+DataKind = Literal["sft", "preference", "unpaired", "steerlm"]
 AttributeName = Literal[
     "quality",
     "toxicity",
@@ -56,6 +56,8 @@ class SetExpectations(Config):
     """Largest share of pairs in which the chosen response is the longer one, or the shorter one."""
     max_score_tie_share: Share = 0.5
     """Largest share of pairs whose responses have equal scores."""
+    max_label_share: Annotated[float, Field(ge=0.5, le=1)] = 0.95
+    """Largest share of unpaired responses that have the same label."""
 
     @model_validator(mode="after")
     def _median_is_a_range(self) -> Self:
@@ -87,8 +89,21 @@ class DataConfig(Config):
     preferences: DatasetConfig
     attributes: DatasetConfig | None = None
     """Rated answers: an attribute model is trained on them, and rates what other models say."""
+    unpaired: DatasetConfig | None = None
+    """Responses judged one by one, for KTO to train on in place of the preferences."""
     decontaminate: bool = True
     """Refuse rows that hold an item of a benchmark the model is judged on."""
+
+    @property
+    def sets(self) -> dict[str, DatasetConfig]:
+        """The sets that there are, by name."""
+        named = {
+            "demonstrations": self.demonstrations,
+            "preferences": self.preferences,
+            "unpaired": self.unpaired,
+            "attributes": self.attributes,
+        }
+        return {name: config for name, config in named.items() if config is not None}
 
     @model_validator(mode="after")
     def _something_is_held_out(self) -> Self:

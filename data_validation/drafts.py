@@ -22,9 +22,12 @@ class Draft:
 
     id: str | None
     parts: dict[str, list[Turn]]
-    """`prompt`, `chosen` and `rejected` of a preference; `messages` of the other kinds."""
+    """`prompt`, `chosen` and `rejected` of a preference; `prompt` and `response` of an unpaired
+    row; `messages` of the other kinds."""
     scores: tuple[float | None, float | None] = (None, None)
     """Of chosen and rejected."""
+    label: bool | None = None
+    """Whether an unpaired response is desirable."""
     attributes: dict[str, float | None] = field(default_factory=dict)
     is_prompt_implicit: bool = False
     has_lone_surrogate: bool = False
@@ -37,7 +40,10 @@ class Draft:
     @property
     def messages(self) -> list[Turn]:
         """The conversation; a preference's is that of its chosen response."""
-        return self.parts.get("messages") or [*self.parts["prompt"], *self.parts["chosen"]]
+        if "messages" in self.parts:
+            return self.parts["messages"]
+        response = self.parts["response" if "response" in self.parts else "chosen"]
+        return [*self.parts["prompt"], *response]
 
 
 def require(row: Mapping[str, Any], *keys: str) -> None:

@@ -155,6 +155,16 @@ def _expected_of_rows(kind: DataKind, bounds: SetExpectations) -> list[_Expected
             )
             for which in ("longer", "shorter")
         ]
+    if kind == "unpaired":
+        share = bounds.max_label_share
+        expected.append(
+            _Expected(
+                "both_labels",
+                "warning",
+                "ExpectColumnMeanToBeBetween",
+                {"column": "is_desirable", "min_value": 1 - share, "max_value": share},
+            )
+        )
     return expected
 
 

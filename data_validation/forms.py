@@ -57,6 +57,30 @@ def _preference(row: Row) -> Draft:
     return draft
 
 
+def _unpaired(row: Row) -> Draft:
+    response_key = "completion" if "completion" in row else "response"
+    require(row, "prompt", response_key)
+    turns = _question_and_answer(row, "prompt", response_key)
+    # Of two lists each is a part; of two texts the response is the last turn.
+    num_prompt = len(row["prompt"]) if isinstance(row["prompt"], list) else len(turns) - 1
+    parts = {"prompt": turns[:num_prompt], "response": turns[num_prompt:]}
+    return Draft(id_of(row), parts, label=_label(row))
+
+
+def _label(row: Row) -> bool | None:
+    """Return whether a response is desirable: a `label`, or a `preference` that says `chosen`."""
+    if "label" in row or "preference" not in row:
+        require(row, "label")
+        label = row["label"]
+        if label is None or isinstance(label, bool):
+            return label
+        raise RowRefused("wrong_type", "label")
+    preference = text_of(row, "preference")
+    if preference not in ("chosen", "rejected", None):
+        raise RowRefused("wrong_type", "preference: write chosen or rejected")
+    return None if preference is None else preference == "chosen"
+
+
 def _score(row: Row, *names: str) -> float | None:
     for name in names:
         if row.get(name) is not None:
@@ -204,6 +228,7 @@ def _steerlm(row: Row) -> Draft:
 
 _DRAFTERS: dict[DataKind, Callable[[Row], Draft]] = {
     "preference": _preference,
+    "unpaired": _unpaired,
     "sft": _sft,
     "steerlm": _steerlm,
 }

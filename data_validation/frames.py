@@ -10,7 +10,7 @@ import polars as pl
 
 from alignflow.data_validation.drafts import ASSISTANT, SYSTEM, USER, Draft
 
-PARTS = ("prompt", "chosen", "rejected", "messages")
+PARTS = ("prompt", "chosen", "rejected", "response", "messages")
 ROLES = (SYSTEM, USER, ASSISTANT)
 
 TEXT_COLUMNS = {
@@ -28,10 +28,11 @@ RECORD_COLUMNS = {
     "fewest_turns": pl.Int32,  # of any part
     "num_attributes": pl.Int32,
     "question": pl.String,  # last turn of the prompt
-    "response": pl.String,  # last turn of chosen or messages
+    "response": pl.String,  # last turn of chosen, response or messages
     "rejected": pl.String,
     "score_chosen": pl.Float64,
     "score_rejected": pl.Float64,
+    "label": pl.Boolean,
     "has_lone_surrogate": pl.Boolean,
 }
 ATTRIBUTE_COLUMNS = {"row": pl.UInt32, "name": pl.String, "value": pl.Float64}
@@ -69,6 +70,7 @@ def _record(row: int, draft: Draft) -> tuple[object, ...]:
         messages[-1].content if messages else None,
         rejected[-1].content if rejected else None,
         *draft.scores,
+        draft.label,
         draft.has_lone_surrogate,
     )
 

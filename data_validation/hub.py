@@ -17,6 +17,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SPLITS: dict[DataKind, tuple[str, ...]] = {
     "sft": ("train_sft", "train"),
     "preference": ("train_prefs", "train"),
+    "unpaired": ("train",),
     "steerlm": ("train",),
 }
 """Splits that are taken for training, by preference: one that names the kind goes first."""

@@ -51,6 +51,7 @@ REASONS: dict[str, str] = {
     "conflicting_preference": "the same pair stands earlier the other way round",
     "duplicate_id": "the id is used earlier",
     "conflicting_attributes": "the same conversation stands earlier with other attributes",
+    "conflicting_label": "the same response stands earlier with the other label",
     "split_leak": "the prompt is one of the training split",
     "eval_contamination": "the text holds an item of a benchmark",
     # policy

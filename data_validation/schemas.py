@@ -74,16 +74,20 @@ def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
 
 def record_schema(kind: DataKind) -> pa.DataFrameSchema:
     """Return the schema of `frames.record_frame`."""
+    # An echo may well be what makes a response undesirable.
+    is_undesirable = ~pl.col("label").fill_null(value=True)
     checks = [
         _check("empty_value", pl.col("fewest_turns") > 0),
-        _check("prompt_echo", _trimmed("question") != _trimmed("response")),
+        _check("prompt_echo", (_trimmed("question") != _trimmed("response")) | is_undesirable),
         _check("identical_responses", _trimmed("response") != _trimmed("rejected")),
         _check("score_contradiction", pl.col("score_chosen") >= pl.col("score_rejected")),
         _check("lone_surrogate", ~pl.col("has_lone_surrogate")),
     ]
     if kind == "steerlm":
         checks.append(_check("empty_value", pl.col("num_attributes") > 0))
-    nullable = ("question", "response", "rejected", "score_chosen", "score_rejected")
+    nullable = ["question", "response", "rejected", "score_chosen", "score_rejected"]
+    if kind != "unpaired":
+        nullable.append("label")
     return pa.DataFrameSchema(
         {
             **_columns(RECORD_COLUMNS, nullable),
@@ -150,7 +154,7 @@ def _is_in_order() -> pl.Expr:
     is_last = pl.col("at") == pl.col("num_turns") - 1
     is_in_place = pl.col("role") == by_place
     ends_with = pl.when(pl.col("part") == "prompt").then(pl.lit(USER)).otherwise(pl.lit(ASSISTANT))
-    is_response = pl.col("part").is_in(["chosen", "rejected"])
+    is_response = pl.col("part").is_in(["chosen", "rejected", "response"])
     return (
         pl.when(is_response)
         .then((pl.col("num_turns") == 1) & (pl.col("role") == ASSISTANT))

@@ -122,6 +122,8 @@ def canonical_record(draft: Draft, identity: str, source: str, line: int) -> dic
         }
         return record
     record["prompt"] = [_message(turn) for turn in draft.parts["prompt"]]
+    if "response" in draft.parts:
+        return {**record, "response": draft.parts["response"][0].content, "label": draft.label}
     for part, score in zip(("chosen", "rejected"), draft.scores, strict=True):
         record[part] = draft.parts[part][0].content
         record[f"score_{part}"] = score

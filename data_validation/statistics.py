@@ -66,4 +66,6 @@ def _lengths(draft: Draft, identity: str) -> dict[str, Any]:
         row["rejected_chars"] = len(draft.parts["rejected"][-1].content or "")
         row["chosen_is_longer"] = float(row["response_chars"] > row["rejected_chars"])
         row["chosen_is_shorter"] = float(row["response_chars"] < row["rejected_chars"])
+    if draft.label is not None:
+        row["is_desirable"] = float(draft.label)
     return row

@@ -20,6 +20,7 @@ from alignflow.data_validation.streams import (
 )
 
 _NUMBER_COLUMNS = ("score_chosen", "score_rejected", "chosen_reward", "rejected_reward")
+_LABELS = {"true": True, "false": False}
 _OPTIONAL_COLUMNS = ("id", "input", *_NUMBER_COLUMNS)
 _BATCH_ROWS = 256
 
@@ -27,7 +28,8 @@ _BATCH_ROWS = 256
 def read_csv(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
     """Yield the records of a CSV file with a header, numbered from 1 after it.
 
-    An empty field of an optional column counts as absent, and scores are read as numbers.
+    An empty field of an optional column counts as absent, scores are read as numbers, and labels
+    as `true` or `false`.
 
     Raises:
         DataError: The file is refused as a whole.
@@ -78,10 +80,12 @@ def _csv_row(number: int, header: list[str], fields: list[str], lines: "_RecordL
     return SourceRow(number, lines.original, present)
 
 
-def _csv_value(name: str, text: str) -> str | float | None:
+def _csv_value(name: str, text: str) -> str | float | bool | None:
     """Return the value of a field; None means that an optional column has none here."""
     if name in _OPTIONAL_COLUMNS and not text.strip():
         return None
+    if name == "label":
+        return _LABELS.get(text.strip().lower(), text)
     if name not in _NUMBER_COLUMNS:
         return text
     try:

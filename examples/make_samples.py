@@ -12,6 +12,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ ATTRIBUTES = (
     "complexity",
     "verbosity",
 )
+MIDDLING = 2
+"""The quality that is neither good nor bad."""
 TRUTHFULNESS_COLUMNS = {
     "Type": "type",
     "Category": "category",
@@ -150,6 +153,36 @@ def attributes() -> Iterator[Row]:
         }
 
 
+def feedback() -> Iterator[Row]:
+    """Yield the labelled answers as thumbs up or down; a middling quality is no clear one."""
+    for row in attributes():
+        *prompt, answer = row["messages"]
+        quality = row["attributes"]["quality"]
+        if quality != MIDDLING:
+            yield {
+                "id": row["id"].replace("attr-", "feedback-"),
+                "prompt": prompt,
+                "completion": [answer],
+                "label": quality > MIDDLING,
+            }
+
+
+def scored_preferences() -> Iterator[Row]:
+    """Yield two labelled answers to one prompt as a pair; the score is the quality."""
+    rows = list(attributes())
+    for one, other in pairwise(rows):
+        if one["messages"][:-1] == other["messages"][:-1]:
+            rejected, chosen = sorted((one, other), key=lambda row: row["attributes"]["quality"])
+            yield {
+                "id": one["id"].replace("attr-", "scored-"),
+                "prompt": one["messages"][:-1],
+                "chosen": chosen["messages"][-1:],
+                "rejected": rejected["messages"][-1:],
+                "score_chosen": chosen["attributes"]["quality"],
+                "score_rejected": rejected["attributes"]["quality"],
+            }
+
+
 def truthfulness() -> Iterator[Row]:
     """Yield questions on common misconceptions; answers are separated by `; `."""
     for block in read_folder("truthfulness"):
@@ -226,6 +259,8 @@ def write_samples(output: Path) -> None:
     write_jsonl(output / "demonstrations.jsonl", demonstrations())
     write_jsonl(output / "preferences.jsonl", preferences())
     write_jsonl(output / "attributes.jsonl", attributes())
+    write_jsonl(output / "feedback.jsonl", feedback())
+    write_jsonl(output / "scored_preferences.jsonl", scored_preferences())
     items = list(truthfulness())
     write_truthfulness_csv(output / "truthfulness.csv", items)
     write_json(output / "truthfulness_mc.json", map(multiple_choice, items))

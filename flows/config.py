@@ -41,6 +41,12 @@ class Recipe(RunConfig):
         return names + [f"steerlm/{name}_response" for name in self.evaluation.steered_attributes]
 
     @model_validator(mode="after")
+    def _unpaired_data_is_for_kto(self) -> Self:
+        if self.data.unpaired and self.dpo.loss != "kto":
+            raise ValueError(f"data.unpaired does nothing under dpo.loss {self.dpo.loss}")
+        return self
+
+    @model_validator(mode="after")
     def _steerlm_has_its_data(self) -> Self:
         if self.method == "steerlm" and self.data.attributes is None:
             raise ValueError("method steerlm learns from rated answers; give data.attributes")

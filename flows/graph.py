@@ -7,18 +7,13 @@ from alignflow.flows.config import Method, Recipe
 
 StageGraph = dict[str, tuple[str, ...]]
 
-_PARENTS: dict[Method, tuple[str, ...]] = {
-    "dpo": ("sft", "preferences"),
-    "steerlm": ("sft", "annotated"),
-}
-"""What each way of aligning a model starts from."""
-
 
 def stage_graph(recipe: Recipe) -> StageGraph:
     """Return every stage with its parents, in an order in which they can run."""
     suites = tuple(f"benchmark-{name}" for name in recipe.evaluation.suites)
     decontaminated_by = suites if recipe.data.decontaminate else ()
     judged_on: tuple[str, ...] = (*suites, "preferences", "reward_model")
+    unpaired = {"unpaired": decontaminated_by} if recipe.data.unpaired else {}
     rating: StageGraph = {}
     if recipe.data.attributes is not None:
         judged_on += ("attribute_model",)
@@ -28,15 +23,20 @@ def stage_graph(recipe: Recipe) -> StageGraph:
         }
     if recipe.method == "steerlm":
         rating["annotated"] = ("attribute_model", "demonstrations", "attributes")
+    parents: dict[Method, tuple[str, ...]] = {
+        "dpo": ("sft", "unpaired" if unpaired else "preferences"),
+        "steerlm": ("sft", "annotated"),
+    }
     return {
         "model": (),
         **dict.fromkeys(suites, ()),
         "demonstrations": decontaminated_by,
         "preferences": decontaminated_by,
+        **unpaired,
         "sft": ("model", "demonstrations"),
         "reward_model": ("sft", "preferences"),
         **rating,
-        recipe.method: _PARENTS[recipe.method],
+        recipe.method: parents[recipe.method],
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         "evaluate-aligned": (recipe.method, "sft", *judged_on),

@@ -28,6 +28,7 @@ class Foundation:
     benchmarks: Mapping[str, Future]
     demonstrations: Future
     preferences: Future
+    unpaired: Future | None
     sft: Future
     reward_model: Future
     attributes: Future | None = None
@@ -41,15 +42,21 @@ class Foundation:
         rating = (self.attributes, self.attribute_model, self.annotated)
         return [
             *(self.model, *self.benchmarks.values(), self.demonstrations, self.preferences),
+            *([self.unpaired] if self.unpaired else []),
             *(self.sft, self.reward_model),
             *(stage for stage in rating if stage is not None),
         ]
 
     @property
     def datasets(self) -> dict[str, Future]:
-        """The training sets by name."""
-        datasets = {"demonstrations": self.demonstrations, "preferences": self.preferences}
-        return datasets | ({"attributes": self.attributes} if self.attributes else {})
+        """The training sets, by name in the recipe."""
+        named = {
+            "demonstrations": self.demonstrations,
+            "preferences": self.preferences,
+            "unpaired": self.unpaired,
+            "attributes": self.attributes,
+        }
+        return {name: future for name, future in named.items() if future is not None}
 
 
 def submit(task: Task[..., R], *args: Any, **kwargs: Any) -> PrefectFuture[R]:
@@ -66,6 +73,11 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     }
     demonstrations = submit(ingest_dataset, pipeline, "demonstrations", "sft", benchmarks)
     preferences = submit(ingest_dataset, pipeline, "preferences", "preference", benchmarks)
+    unpaired = (
+        submit(ingest_dataset, pipeline, "unpaired", "unpaired", benchmarks)
+        if recipe.data.unpaired
+        else None
+    )
     sft = submit(train, pipeline, "sft", recipe.sft, model, demonstrations)
     reward_model = submit(train, pipeline, "reward_model", recipe.reward_model, sft, preferences)
     attributes = attribute_model = annotated = None
@@ -89,6 +101,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         benchmarks,
         demonstrations,
         preferences,
+        unpaired,
         sft,
         reward_model,
         attributes,
@@ -102,7 +115,9 @@ def align_model(pipeline: Pipeline, recipe: Recipe, base: Foundation, method: Me
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
     match method:
         case "dpo":
-            return submit(train, pipeline, method, recipe.dpo, base.sft, base.preferences)
+            return submit(
+                train, pipeline, method, recipe.dpo, base.sft, base.unpaired or base.preferences
+            )
         case "steerlm":
             return submit(train, pipeline, method, recipe.steerlm, base.sft, base.annotated)
 

@@ -28,9 +28,7 @@ def check_inputs(recipe: RunConfig) -> None:
             that ships the model isn't installed, or a server doesn't answer.
         DataError: A source names no file, or the model is none.
     """
-    data = recipe.data
-    sets = (data.demonstrations, data.preferences, *([data.attributes] if data.attributes else []))
-    for source in (source for config in sets for source in config.sources):
+    for source in (source for each in recipe.data.sets.values() for source in each.sources):
         # A data file's name is a path, though OWNER/NAME.jsonl could be a set of the hub as well.
         is_path = is_data_file(source) or not is_hub_set(source)
         if "://" not in source and is_path:

@@ -59,7 +59,7 @@ class PipelineArtifacts:
     """The artifacts that the report shows."""
 
     datasets: Mapping[str, Artifact]
-    """Training sets by name."""
+    """The training sets, by name in the recipe."""
     aligned: Artifact
     evaluations: Mapping[str, Artifact]
     verdict: Artifact

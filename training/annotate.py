@@ -136,7 +136,7 @@ def _rate(
             continue
         kept.append(tokenized.record)
         tokens.append(tokenized.rows[0].tokens_T.tolist())
-        shard.num_truncated += tokenized.num_truncated
+        shard.num_truncated += sum(tokenized.is_cut)
     predicted = model.rate(
         tokens,
         max_tokens=config.microbatch_tokens,

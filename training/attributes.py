@@ -35,13 +35,13 @@ class AttributeScale:
         Raises:
             DataError: No row has a rating.
         """
-        is_rated_A = ~np.isnan(rows.values_RK).all(axis=0)
+        is_rated_A = ~np.isnan(rows.labels_IL).all(axis=0)
         if not is_rated_A.any():
             raise DataError("no training row has a rating; give some attributes.")
         rated = [(column, ATTRIBUTES[column]) for column in np.flatnonzero(is_rated_A)]
         return cls(
             tuple(name for _, name in rated),
-            tuple(float(np.nanmean(rows.values_RK[:, at], dtype=np.float64)) for at, _ in rated),
+            tuple(float(np.nanmean(rows.labels_IL[:, at], dtype=np.float64)) for at, _ in rated),
         )
 
     @classmethod
@@ -73,7 +73,7 @@ class AttributeScale:
     def labels_of(self, rows: TokenRows) -> Tensor:
         """Return the ratings of all rows less their means, [R, K] float32; NaN where unknown."""
         columns = [ATTRIBUTES.index(name) for name in self.names]
-        labels_RK = torch.from_numpy(rows.values_RK[:, columns])
+        labels_RK = torch.from_numpy(rows.labels_IL[:, columns])
         return labels_RK - torch.tensor(self.means, dtype=torch.float32)
 
 

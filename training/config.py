@@ -47,7 +47,8 @@ class TrainerConfig(Config):
     max_length: PositiveInt = 1024
     """Tokens of a rendered row; longer rows are cut at the end, and the cuts are counted."""
     global_batch_size: PositiveInt = 32
-    """Rows (SFT) or pairs (reward model, DPO) of one optimizer step over all ranks."""
+    """Rows (SFT), pairs (reward model, DPO) or responses (KTO) of one optimizer step over all
+    ranks."""
     microbatch_tokens: PositiveInt = 4096
     """Most tokens of one packed microbatch; a single longer row forms its own."""
     num_epochs: PositiveInt = 1
@@ -112,7 +113,7 @@ class RewardModelConfig(TrainerConfig):
     stage: Literal["reward_model"] = "reward_model"
     margin_scale: NonNegativeFloat = 0.0
     """How far the scores of a pair have to be apart for each point between the data's scores of its
-    answers (arXiv:2307.09288, eq. 2); 0 asks for no margin, and the data for no scores."""
+    answers (arXiv:2307.09288, eq. 2); 0 asks for none, else pairs without scores are refused."""
     centering: NonNegativeFloat = 0.0
     """Weight of the squared sum of a pair's scores, which keeps their mean near 0
     (arXiv:2312.09244, eq. 2); TRL's center_rewards_coefficient, where 0.01 is usual."""
@@ -154,12 +155,55 @@ class SteerLMConfig(TrainerConfig):
     attribute that isn't named takes its commonest value in the training rows."""
 
 
+DPOLoss = Literal["sigmoid", "ipo", "rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl", "kto"]
+
+_LOSSES_WITH: dict[str, tuple[DPOLoss, ...]] = {
+    "label_smoothing": ("sigmoid",),
+    "reward_scale": ("rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl"),
+    "desirable_weight": ("kto",),
+    "undesirable_weight": ("kto",),
+}
+"""Options of `DPOConfig` that only some losses have."""
+
+
 class DPOConfig(TrainerConfig):
-    """Preference training without a reward model (arXiv:2305.18290)."""
+    """Preference training without a reward model (arXiv:2305.18290) and its family."""
 
     stage: Literal["dpo"] = "dpo"
+    loss: DPOLoss = "sigmoid"
+    """What is minimised: `sigmoid` is DPO itself; `ipo` (arXiv:2310.12036) steers the mean over
+    tokens to a fixed margin; `rpo_…` (arXiv:2406.11704) to the margin of the pair's scores, by
+    squared distance, forward or backward KL; `kto` (arXiv:2402.01306) judges each response by
+    itself and also takes unpaired ones."""
     beta: PositiveFloat = 0.1
     """Pull towards the reference model, dimensionless; larger stays closer."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Share of pairs that `sigmoid` takes to be labelled the wrong way round (conservative DPO)."""
+    reward_scale: PositiveFloat = 1.0
+    """What `rpo_…` multiplies `score_chosen - score_rejected` by before beta * margin meets it."""
+    desirable_weight: PositiveFloat = 1.0
+    """Weight of desirable responses in `kto`."""
+    undesirable_weight: PositiveFloat = 1.0
+    """Weight of undesirable responses in `kto`."""
+    sft_weight: NonNegativeFloat = 0.0
+    """Weight of an SFT loss on the chosen or desirable responses, in nats a token; 0 is without."""
+
+    @model_validator(mode="after")
+    def _options_belong_to_the_loss(self) -> Self:
+        for name, losses in _LOSSES_WITH.items():
+            is_set = getattr(self, name) != type(self).model_fields[name].default
+            if is_set and self.loss not in losses:
+                raise ValueError(f"{name} does nothing under the loss {self.loss}")
+        return self
+
+    @model_validator(mode="after")
+    def _max_loss_lets_ipo_begin(self) -> Self:
+        first = (1 / (2 * self.beta)) ** 2
+        if self.loss == "ipo" and self.max_loss < first:
+            raise ValueError(
+                f"max_loss must be {first:g} or more, the first loss of ipo at beta {self.beta:g}"
+            )
+        return self
 
 
 StageConfig = Annotated[

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from alignflow.training.steering import label, steered
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _BATCH_RECORDS = 512
-_FORMAT = "shared-prefixes-and-values"
+_FORMAT = "labelled"
 """How the files of rows are laid out: a job that an older version began tokenises anew."""
 
 
@@ -40,10 +41,9 @@ class RecordKind:
     render: Callable[[ChatTokenizer, Mapping[str, Any]], list[RenderedChat]]
     check: Callable[[Sequence[TokenizedChat]], None]
     """Raises DataError where the rows of a record, already cut, don't fit together."""
-    num_values: int = 0
-    """How many numbers come with each row."""
-    values: Callable[[Mapping[str, Any]], list[list[float]]] = lambda record: []
-    """The numbers of each row of a record; NaN where one is missing."""
+    labels: Callable[[Mapping[str, Any]], Sequence[tuple[float, ...]]] = lambda record: [()]
+    """The numbers that each item of a record is labelled with; raises DataError where it lacks
+    one. A record has as many items as these."""
     form: str = ""
     """What `render` does beyond the kind's own way; a part of what determines the tokens."""
 
@@ -71,20 +71,26 @@ def _render_steered(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rend
     return [chat.render(steered(record["messages"], ratings), learn="last_turn")]
 
 
-def _ratings(record: Mapping[str, Any]) -> list[list[float]]:
-    """Return the rating of each known attribute."""
+def _ratings(record: Mapping[str, Any]) -> list[tuple[float, ...]]:
+    """Return the rating of every attribute, NaN where it isn't known."""
     ratings = (record["attributes"].get(name) for name in ATTRIBUTES)
-    return [[math.nan if rating is None else rating for rating in ratings]]
+    return [tuple(math.nan if rating is None else float(rating) for rating in ratings)]
 
 
-def _scores(record: Mapping[str, Any]) -> list[list[float]]:
-    """Return the score of each answer."""
-    scores = (record.get("score_chosen"), record.get("score_rejected"))
-    return [[math.nan if score is None else score] for score in scores]
+def _render_response(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    answer = {"role": "assistant", "content": record["response"]}
+    return [chat.render([*record["prompt"], answer], learn="last_turn")]
 
 
-def _check_demonstration(rows: Sequence[TokenizedChat]) -> None:
-    """A demonstration is one row: there is nothing it must fit to."""
+def _score_gap(record: Mapping[str, Any]) -> list[tuple[float]]:
+    chosen, rejected = record["score_chosen"], record["score_rejected"]
+    if chosen is None or rejected is None:
+        raise DataError("the pair has no scores.", reason="no_scores")
+    return [(chosen - rejected,)]
+
+
+def _check_single(rows: Sequence[TokenizedChat]) -> None:
+    """A single row has nothing it must fit to."""
 
 
 def _check_pair(rows: Sequence[TokenizedChat]) -> None:
@@ -102,32 +108,50 @@ def _prompt(row: TokenizedChat) -> Any:
     return row.tokens_T[: int(row.is_learnt_T.argmax())]
 
 
-DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _check_demonstration)
+DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _check_single)
 """Conversations of which every assistant turn is learnt."""
 
 PREFERENCES = RecordKind(
+    "preference", ("prompt", "chosen", "rejected"), 2, _render_pair, _check_pair
+)
+"""Pairs of answers to one prompt; in each the answer is learnt, the prompt is not."""
+
+SCORED_PREFERENCES = RecordKind(
     "preference",
-    ("prompt", "chosen", "rejected"),
+    ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
     2,
     _render_pair,
     _check_pair,
-    num_values=1,
-    values=_scores,
+    _score_gap,
 )
-"""Pairs of answers to one prompt; in each the answer is learnt, the prompt is not. The number that
-comes with an answer is its score."""
+"""Pairs labelled with the chosen answer's score less that of the rejected one."""
+
+JUDGED_RESPONSES = RecordKind(
+    "unpaired",
+    ("prompt", "response", "label"),
+    1,
+    _render_response,
+    _check_single,
+    lambda record: [(float(record["label"]),)],
+)
+"""Answers by themselves, labelled with 1 where desirable and 0 where not."""
+
+JUDGED_PREFERENCES = RecordKind(
+    "preference",
+    ("prompt", "chosen", "rejected"),
+    1,
+    _render_pair,
+    _check_pair,
+    lambda record: [(1.0,), (0.0,)],
+)
+"""Pairs taken apart: the chosen answer is a desirable one, the rejected one is not."""
 
 
 RATED = RecordKind(
-    "steerlm",
-    ("messages", "attributes"),
-    1,
-    _render_last_answer,
-    _check_demonstration,
-    num_values=len(ATTRIBUTES),
-    values=_ratings,
+    "steerlm", ("messages", "attributes"), 1, _render_last_answer, _check_single, _ratings
 )
-"""Conversations whose last answer is rated; the numbers that come with it are its attributes."""
+"""Conversations labelled with how people rate their last answer, in the order of `ATTRIBUTES`; NaN
+where a rating isn't known."""
 
 STEERED = replace(RATED, render=_render_steered, form="steered")
 """The same, with the ratings in the prompt of the answer."""
@@ -170,15 +194,43 @@ def load_rows(
     check_positions(model, max_length, "max_length")
     digest = rows_digest(dataset, split, kind, model, max_length)
     folder = cache / split
-    rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)
+    rows = written_once(
+        folder,
+        digest,
+        kind.rows_per_item,
+        partial(_tokenize, dataset, split, kind, model, max_length),
+        is_writer=is_writer,
+    )
+    if split == "train" and not len(rows):
+        raise DataError(_nothing_left(dataset, rows))
+    return rows
+
+
+def written_once(
+    folder: Path,
+    digest: str,
+    rows_per_item: int,
+    write: Callable[[RowWriter], None],
+    *,
+    is_writer: bool,
+) -> TokenRows:
+    """Return the rows of a folder, written by the writer if need be and awaited by all others.
+
+    Args:
+        folder: Folder that all ranks see and that outlives a killed job.
+        digest: Of all that determines the rows; others that lie there count as none.
+        rows_per_item: 1, or 2 for pairs.
+        write: Appends them.
+        is_writer: Whether this process writes; true for exactly one.
+    """
+    rows = TokenRows.open(folder, digest=digest, rows_per_item=rows_per_item)
     if rows is None and is_writer:
-        _tokenize(dataset, split, kind, ChatTokenizer.load(model), max_length, folder, digest)
+        with RowWriter(folder, digest) as writer:
+            write(writer)
     while rows is None:
         raise_if_stop_requested()
         time.sleep(0.05)
-        rows = TokenRows.open(folder, digest=digest, rows_per_item=kind.rows_per_item)
-    if split == "train" and not len(rows):
-        raise DataError(_nothing_left(dataset, rows))
+        rows = TokenRows.open(folder, digest=digest, rows_per_item=rows_per_item)
     return rows
 
 
@@ -192,16 +244,15 @@ def _tokenize(
     dataset: Path,
     split: Split,
     kind: RecordKind,
-    chat: ChatTokenizer,
+    model: Path,
     max_length: int,
-    folder: Path,
-    digest: str,
+    writer: RowWriter,
 ) -> None:
-    with RowWriter(folder, digest, kind.num_values) as writer:
-        for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
-            raise_if_stop_requested()
-            check_columns(dataset, kind, batch.schema.names)
-            _add_records(writer, kind, chat, batch.to_pylist(), max_length)
+    chat = ChatTokenizer.load(model)
+    for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
+        raise_if_stop_requested()
+        check_columns(dataset, kind, batch.schema.names)
+        _add_records(writer, kind, chat, batch.to_pylist(), max_length)
 
 
 def check_columns(dataset: Path, kind: RecordKind, names: Sequence[str]) -> None:
@@ -225,15 +276,14 @@ def _add_records(
     records: Iterable[Mapping[str, Any]],
     max_length: int,
 ) -> None:
+    """Tokenise a batch of records at once; what can't be learnt from is refused by name."""
     for tokenized in tokenize_records(kind, chat, records, max_length):
         if tokenized.refusal is not None:
             writer.refuse(tokenized.record["id"], tokenized.refusal)
-        else:
-            writer.append(
-                tokenized.rows,
-                values=kind.values(tokenized.record),
-                num_truncated=tokenized.num_truncated,
-            )
+        for index, labels in enumerate(tokenized.labels):
+            part = slice(index * kind.rows_per_item, (index + 1) * kind.rows_per_item)
+            num_truncated = sum(tokenized.is_cut[part])
+            writer.append(tokenized.rows[part], labels, num_truncated=num_truncated)
 
 
 @dataclass(frozen=True)
@@ -241,11 +291,13 @@ class TokenizedRecord:
     """A record and its rows, or why it can't be learnt from."""
 
     record: Mapping[str, Any]
-    rows: list[TokenizedChat]
-    num_truncated: int = 0
-    """Rows that were cut."""
+    rows: Sequence[TokenizedChat] = ()
+    is_cut: Sequence[bool] = ()
+    """Whether each row was cut."""
+    labels: Sequence[tuple[float, ...]] = ()
+    """Of each item."""
     refusal: str | None = None
-    """Reason code; the record then has no rows."""
+    """Reason code of a record without rows."""
 
 
 def tokenize_records(
@@ -267,15 +319,16 @@ def tokenize_records(
         try:
             if refusal is not None:
                 raise refusal
+            labels = kind.labels(record)
             for text, row in zip(chats, rows, strict=True):
                 chat.check(text, row)
             cut = [_cut(row, max_length) for row in rows]
             kind.check(cut)
         except DataError as error:
-            yield TokenizedRecord(record, [], refusal=error.reason or "bad_row")
+            yield TokenizedRecord(record, refusal=error.reason or "bad_row")
         else:
-            num_truncated = sum(len(row.tokens_T) > max_length for row in rows)
-            yield TokenizedRecord(record, cut, num_truncated)
+            is_cut = [len(row.tokens_T) > max_length for row in rows]
+            yield TokenizedRecord(record, cut, is_cut, labels)
 
 
 def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
@@ -291,8 +344,9 @@ def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
 
 
 def rows_digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
-    """Return the SHA-256 of all that determines the tokens: shards, tokenizer, kind and length."""
-    digest = hashlib.sha256(f"{_FORMAT} {kind.name} {kind.form} {split} {max_length}".encode())
+    """Return the SHA-256 of all that determines the rows: shards, tokenizer, kind and length."""
+    rows = f"{kind.name} {kind.form} {kind.columns} {kind.rows_per_item}"
+    digest = hashlib.sha256(f"{_FORMAT} {rows} {split} {max_length}".encode())
     files = [*shards(dataset, split), *(model / name for name in TOKENIZER_FILES)]
     for path in files:
         if path.is_file():

@@ -32,6 +32,8 @@ def mean_loss(
     feed: Feed[BatchT],
     global_batches: Sequence[Items],
     compute_loss: Callable[[Tensor, BatchT], SummedLoss],
+    *,
+    before_batch: Callable[[Items], None] = lambda items: None,
 ) -> dict[str, float]:
     """Return `loss` and the metrics of the items, as means over all of their units.
 
@@ -41,10 +43,12 @@ def mean_loss(
         global_batches: Items, so many at a time as all ranks are given at once; without any there
             are no metrics.
         compute_loss: The loss, as in training.
+        before_batch: Gets the items of each global batch just before they are computed.
     """
     sums: dict[str, Tensor] = {}
     for items in global_batches:
         stop_if_asked()
+        before_batch(items)
         batches = feed.batches(items)
         for output, batch in zip(run.forward(batches), batches, strict=True):
             loss = compute_loss(output, batch.to(output.device))

@@ -7,10 +7,12 @@ follows from the step, and the rest of the state is what Megatron saves.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Generic
 
 from torch import Tensor
 
+from alignflow.data_validation.canonical import Split
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
 from alignflow.training.checkpoints import Checkpoints, model_digest
@@ -38,6 +40,9 @@ class Objective(Generic[BatchT]):
     """Gets the model's output and the batch it came from."""
     check_first_step: Callable[[Metrics], None] = lambda metrics: None
     """Gets the metrics of the very first step; raises where they show that all is wrong."""
+    before_batch: Callable[[Split, Items], None] = lambda split, items: None
+    """Gets the items of a global batch just before they are computed, on every rank alike: for
+    what the loss needs to know of the whole batch under the present model."""
 
 
 @dataclass
@@ -137,6 +142,7 @@ class Trainer(Generic[BatchT]):
         step, compute_loss = self._progress.step, self._objective.compute_loss
         items = self._order.items(step)
         began = time.perf_counter()
+        self._objective.before_batch("train", items)
         try:
             metrics = self._run.train_step(self._train.batches(items), compute_loss)
         except DivergedError as error:
@@ -155,7 +161,11 @@ class Trainer(Generic[BatchT]):
     def _validate(self) -> Metrics:
         """Measure the held-out rows; without any there is nothing to return."""
         means = mean_loss(
-            self._run, self._held_out, self._validation_batches, self._objective.compute_loss
+            self._run,
+            self._held_out,
+            self._validation_batches,
+            self._objective.compute_loss,
+            before_batch=partial(self._objective.before_batch, "held_out"),
         )
         metrics = {f"held_out_{name}": value for name, value in means.items()}
         if metrics:

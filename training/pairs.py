@@ -18,10 +18,8 @@ class PairBatch(PackedBatch):
     """[B] int64, rows of the chosen answers."""
     rejected_rows_B: Tensor
     """[B] int64, rows of the rejected answers."""
-    chosen_scores_B: Tensor
-    """[B] float32, the score that the data gives each chosen answer; NaN where it gives none."""
-    rejected_scores_B: Tensor
-    """[B] float32, the same of each rejected answer."""
+    labels_BL: Tensor
+    """[B, L] float32, the numbers that the pairs are labelled with, see their kind."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +35,11 @@ class ReferencedPairBatch(PairBatch):
 def pack_pairs(rows: TokenRows, items: Items) -> PairBatch:
     """Return the pairs packed one after another, each chosen answer before its rejected one."""
     chosen_rows_B = torch.arange(0, 2 * len(items), 2)
-    scores_B2 = torch.from_numpy(rows.values_RK[rows.rows_of(items), 0]).view(-1, 2)
     return PairBatch(
         **vars(pack(rows, items)),
         chosen_rows_B=chosen_rows_B,
         rejected_rows_B=chosen_rows_B + 1,
-        chosen_scores_B=scores_B2[:, 0],
-        rejected_scores_B=scores_B2[:, 1],
+        labels_BL=torch.from_numpy(rows.labels_IL[items]),
     )
 
 

@@ -16,7 +16,7 @@ from alignflow.jobs.run_folder import write_atomically
 from alignflow.training.chat import TokenizedChat
 
 _TOKENS, _LEARNT, _SUMMARY = "tokens.bin", "learnt.bin", "rows.json"
-_STARTS, _SHARED, _VALUES = "starts.npy", "shared.npy", "values.npy"
+_STARTS, _SHARED, _LABELS = "starts.npy", "shared.npy", "labels.npy"
 _MAX_NAMED = 1000
 
 
@@ -48,8 +48,8 @@ class TokenRows:
     """[R + 1] where each row begins in the flat arrays; the last is their length."""
     shared_I: NDArray[np.int64]
     """[items] tokens with which the rows of an item all begin; a batch holds them once."""
-    values_RK: NDArray[np.float32]
-    """[R, K] the numbers that came with each row, such as its score; NaN where one is missing."""
+    labels_IL: NDArray[np.float32]
+    """[items, L] the numbers that an item is labelled with; L and their order are the kind's."""
     rows_per_item: int
     summary: RowSummary
 
@@ -77,8 +77,13 @@ class TokenRows:
         return replace(self, shared_I=np.zeros_like(self.shared_I))
 
     def singly(self) -> Self:
-        """Return the rows as items of their own, that share nothing."""
-        return replace(self, rows_per_item=1, shared_I=np.zeros(self.num_rows, dtype=np.int64))
+        """Return the rows as items of their own, that share nothing; their labels are left out."""
+        return replace(
+            self,
+            rows_per_item=1,
+            shared_I=np.zeros(self.num_rows, dtype=np.int64),
+            labels_IL=np.empty((self.num_rows, 0), dtype=np.float32),
+        )
 
     def row(self, index: int) -> TokenizedChat:
         """Return one row."""
@@ -110,7 +115,7 @@ class TokenRows:
             is_learnt=_mapped(folder / _LEARNT, np.dtype(np.bool_)),
             starts_R1=np.load(folder / _STARTS, allow_pickle=False),
             shared_I=np.load(folder / _SHARED, allow_pickle=False),
-            values_RK=np.load(folder / _VALUES, allow_pickle=False),
+            labels_IL=np.load(folder / _LABELS, allow_pickle=False),
             rows_per_item=rows_per_item,
             summary=RowSummary(**{**summary, "refused": tuple(summary["refused"])}),
         )
@@ -119,8 +124,7 @@ class TokenRows:
 class RowWriter:
     """Appends tokenised rows to a folder; they count once it was left without an error."""
 
-    def __init__(self, folder: Path, digest: str, num_values: int = 0) -> None:
-        """Take the folder, what determined the tokens, and how many numbers come with a row."""
+    def __init__(self, folder: Path, digest: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (_SUMMARY, _TOKENS, _LEARNT):  # never write into a file that is mapped
             (folder / name).unlink(missing_ok=True)
@@ -131,8 +135,7 @@ class RowWriter:
         self._is_learnt = self._files.enter_context((folder / _LEARNT).open("wb"))
         self._lengths: list[int] = []
         self._shared: list[int] = []
-        self._num_values = num_values
-        self._values: list[Sequence[float]] = []
+        self._labels: list[tuple[float, ...]] = []
         self._num_truncated = 0
         self._reasons: Counter[str] = Counter()
         self._refused: list[dict[str, str]] = []
@@ -148,27 +151,24 @@ class RowWriter:
             return
         np.save(self._folder / _STARTS, np.cumsum([0, *self._lengths], dtype=np.int64))
         np.save(self._folder / _SHARED, np.array(self._shared, dtype=np.int64))
-        values_RK = np.array(self._values, dtype=np.float32)
-        np.save(self._folder / _VALUES, values_RK.reshape(len(self._lengths), self._num_values))
+        num_labels = len(self._labels[0]) if self._labels else 0
+        labels_IL = np.array(self._labels, np.float32).reshape(len(self._labels), num_labels)
+        np.save(self._folder / _LABELS, labels_IL)
         summary = RowSummary(
             self._digest, self._num_truncated, dict(self._reasons), tuple(self._refused)
         )
         write_atomically(self._folder / _SUMMARY, json.dumps(asdict(summary)))
 
     def append(
-        self,
-        rows: Sequence[TokenizedChat],
-        *,
-        values: Sequence[Sequence[float]] = (),
-        num_truncated: int,
+        self, rows: Sequence[TokenizedChat], labels: tuple[float, ...] = (), *, num_truncated: int
     ) -> None:
-        """Add the rows of an item, and the numbers that come with each."""
-        self._values += values
+        """Add the rows of an item, with the numbers it is labelled with."""
         for row in rows:
             self._tokens.write(row.tokens_T.tobytes())
             self._is_learnt.write(row.is_learnt_T.tobytes())
             self._lengths.append(len(row.tokens_T))
         self._shared.append(_num_shared(rows))
+        self._labels.append(labels)
         self._num_truncated += num_truncated
 
     def refuse(self, record_id: str, reason: str) -> None:

@@ -80,7 +80,7 @@ class Steering:
         """Return wanted ratings of the attributes in the rows; of others, the commonest."""
         ratings: dict[str, int] = {}
         for column, name in enumerate(ATTRIBUTES):
-            known = rows.values_RK[:, column]
+            known = rows.labels_IL[:, column]
             known = known[~np.isnan(known)]
             if len(known):
                 commonest = int(np.bincount(known.astype(np.int64)).argmax())

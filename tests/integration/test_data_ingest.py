@@ -127,6 +127,27 @@ def test_a_folder_of_files_becomes_a_dataset(tmp_path: Path) -> None:
     ]
 
 
+def test_judged_responses_become_a_dataset_that_is_asked_for_both_labels(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"What is {number} plus one?", "completion": f"{number}", "label": number == 0}
+        for number in range(40)
+    ]
+    source = write(tmp_path / "in/a.jsonl", lines([*rows, {**rows[0], "label": False}]))
+    card = ingest(DatasetConfig(sources=[source]), "unpaired", tmp_path / "out")
+    assert card.reasons == {"conflicting_label": 1}
+    # One desirable response in 40 is below the 5 % that max_label_share leaves.
+    failed = {item.name: item.severity for item in card.expectations if not item.success}
+    assert failed == {"both_labels": "warning"}
+    train, held_out = (list(read_split(tmp_path / "out", split)) for split in ("train", "held_out"))
+    (desirable,) = (row for row in [*train, *held_out] if row["label"])
+    assert desirable["response"] == "0"
+    assert all(
+        pq.read_schema(path).equals(SCHEMAS["unpaired"])
+        for split in ("train", "held_out")
+        for path in shards(tmp_path / "out", split)
+    )
+
+
 def test_equal_sources_give_equal_files(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", lines([*pairs(), {}]))
     for name in ("one", "two"):

@@ -27,10 +27,17 @@ TRAINING_SETS: dict[str, DataKind] = {
     "preferences.jsonl": "preference",
     "attributes.jsonl": "steerlm",
 }
+DERIVED_SETS: dict[str, DataKind] = {
+    "feedback.jsonl": "unpaired",
+    "scored_preferences.jsonl": "preference",
+}
+"""Sets that say what the attributes say in another form, and so have their prompts."""
 MIN_ROWS = {
     "demonstrations.jsonl": 300,
     "preferences.jsonl": 300,
     "attributes.jsonl": 150,
+    "feedback.jsonl": 150,
+    "scored_preferences.jsonl": 50,
     "truthfulness_mc.json": 60,
     "toxicity.json": 60,
 }
@@ -123,7 +130,7 @@ def test_sets_are_large_enough(name: str, count: int) -> None:
     assert len(load(name)) >= count
 
 
-@pytest.mark.parametrize(("name", "kind"), TRAINING_SETS.items())
+@pytest.mark.parametrize(("name", "kind"), (TRAINING_SETS | DERIVED_SETS).items())
 def test_every_training_row_passes_our_checks(name: str, kind: DataKind) -> None:
     report = check_file(EXAMPLES / name, kind, decontaminate=evaluation_texts())
     assert report.decision == "accept"
@@ -206,6 +213,33 @@ def test_attribute_labels_vary() -> None:
     for name in rows[0]["attributes"]:
         levels = Counter(row["attributes"][name] for row in rows)
         assert set(levels) == {0, 1, 2, 3, 4}, name
+
+
+def test_feedback_says_of_every_clear_answer_whether_it_is_good() -> None:
+    expected = {
+        (prompt_of(row), row["messages"][-1]["content"]): row["attributes"]["quality"] > 2
+        for row in load("attributes.jsonl")
+        if row["attributes"]["quality"] != 2
+    }
+    rows = load("feedback.jsonl")
+    assert expected == {
+        (prompt_of(row), row["completion"][0]["content"]): row["label"] for row in rows
+    }
+    assert len(rows) == len(expected)
+    assert sum(expected.values()) == 110  # the weight in demo-kto.yaml goes by this
+
+
+def test_scored_preferences_are_the_answers_to_one_prompt_by_quality() -> None:
+    answers: dict[str, dict[str, int]] = {}
+    for row in load("attributes.jsonl"):
+        answer, quality = row["messages"][-1]["content"], row["attributes"]["quality"]
+        answers.setdefault(prompt_of(row), {})[answer] = quality
+    rows = load("scored_preferences.jsonl")
+    assert len(rows) == sum(len(qualities) == 2 for qualities in answers.values())
+    for row in rows:
+        scores = {row[key][0]["content"]: row[f"score_{key}"] for key in PAIR}
+        assert scores == answers[prompt_of(row)]
+        assert row["score_chosen"] > row["score_rejected"]
 
 
 def test_truthfulness_files_agree() -> None:

@@ -16,10 +16,14 @@ from alignflow.training.config import SURVIVAL_FIELDS, TrainerConfig, TrainingJo
 from alignflow.training.data import RecordKind, load_rows
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.packing import DataOrder, Items
+from alignflow.training.responses import mismatched_rows
 from alignflow.training.rows import TokenRows
 
 if TYPE_CHECKING:  # importing megatron takes seconds
     from alignflow.training.megatron.run import Run
+
+_TOKENS = "tokens"
+"""Where in the run folder the rows are kept."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,30 @@ def load_data(job: TrainingJob, folder: RunFolder, kind: RecordKind) -> StageDat
             kind,
             model=job.model,
             max_length=job.stage.max_length,
-            cache=folder.path / "tokens",
-            is_writer=os.environ.get("RANK", "0") == "0",
+            cache=folder.path / _TOKENS,
+            is_writer=_is_writer(),
         )
         for split in ("train", "held_out")
     )
     return StageData(job.stage, job.model, train, held_out)
+
+
+def load_mismatched(data: StageData, folder: RunFolder) -> dict[str, TokenRows]:
+    """Return `train_mismatched` and `held_out_mismatched`, see `mismatched_rows`.
+
+    Raises:
+        DataError: All prompts of a split are the same.
+    """
+    return {
+        f"{split}_mismatched": mismatched_rows(
+            rows,
+            folder.path / _TOKENS / f"{split}_mismatched",
+            max_length=data.config.max_length,
+            is_writer=_is_writer(),
+        )
+        for split, rows in (("train", data.train), ("held_out", data.held_out))
+    }
+
+
+def _is_writer() -> bool:
+    return os.environ.get("RANK", "0") == "0"

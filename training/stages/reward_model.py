@@ -5,15 +5,13 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder, write_atomically
 from alignflow.jobs.spec import JobResult
 from alignflow.training.config import Precision, RewardModelConfig, TrainingJob
-from alignflow.training.data import PREFERENCES
+from alignflow.training.data import PREFERENCES, SCORED_PREFERENCES
 from alignflow.training.errors import DivergedError, ScoreMismatchError
 from alignflow.training.feed import Feed
 from alignflow.training.forward import row_values
@@ -30,9 +28,8 @@ _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
 
 def run(config: RewardModelConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     """Train a reward model on preference pairs; write it and its scale to the output folder."""
-    data = load_data(job, folder, PREFERENCES)
-    if config.margin_scale:
-        _check_scores(data)
+    kind = SCORED_PREFERENCES if config.margin_scale else PREFERENCES
+    data = load_data(job, folder, kind)
     compute_loss = partial(pair_loss, margin_scale=config.margin_scale, centering=config.centering)
     with build_run(config, job.model, head="reward", num_steps=data.order.num_steps) as model:
         train = data.feed(model, data.train, pack_pairs)
@@ -71,15 +68,14 @@ def pair_loss(
 
     Args:
         scores_R: [R] float32, the model's score of each answer.
-        batch: The pairs, with the data's scores.
-        margin_scale: Margin for each point between the data's scores; 0 leaves these unread.
+        batch: The pairs; with a margin, labelled with the gap between the data's scores.
+        margin_scale: Margin for each point of the gap; 0 asks for none.
         centering: Weight of the squared sum of a pair's scores.
     """
-    margin_B = margin_scale * (batch.chosen_scores_B - batch.rejected_scores_B)
     return reward_loss(
         scores_R[batch.chosen_rows_B],
         scores_R[batch.rejected_rows_B],
-        margin_B=margin_B if margin_scale else None,
+        margin_B=margin_scale * batch.labels_BL[:, 0] if margin_scale else None,
         centering=centering,
     )
 
@@ -96,22 +92,6 @@ def check_first_loss(metrics: Metrics, *, expected: float, precision: Precision)
             f"The first reward loss is {metrics['loss']:.6f}, but {expected:.6f} where each answer "
             "is scored by itself: a score depends on the other answer or on its place in the pair."
         )
-
-
-def _check_scores(data: StageData) -> None:
-    """Refuse pairs that say nothing of the margin.
-
-    Raises:
-        DataError: A pair has no scores.
-    """
-    for split, rows in (("train", data.train), ("held_out", data.held_out)):
-        has_none_I = np.isnan(rows.values_RK).reshape(-1, rows.rows_per_item).any(axis=1)
-        without = int(has_none_I.sum())
-        if without:
-            raise DataError(
-                f"reward_model.margin_scale needs score_chosen and score_rejected in every pair: "
-                f"{without} of {len(rows)} in {split} lack them; set it to 0 or score them."
-            )
 
 
 def _first_loss(

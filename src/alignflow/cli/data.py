@@ -18,6 +18,7 @@ class Kind(StrEnum):
 
     PREFERENCE = "preference"
     SFT = "sft"
+    UNPAIRED = "unpaired"
     STEERLM = "steerlm"
 
 

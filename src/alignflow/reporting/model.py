@@ -218,7 +218,7 @@ class DatasetSummary(Config):
     name: str
     """Name in the recipe, such as `preferences`."""
     kind: str
-    """`sft`, `preference` or `steerlm`."""
+    """`sft`, `preference`, `unpaired` or `steerlm`."""
     num_read: NonNegativeInt
     num_accepted: NonNegativeInt
     num_refused: NonNegativeInt

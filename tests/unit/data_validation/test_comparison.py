@@ -79,6 +79,19 @@ def test_one_conversation_has_one_rating(check_rows: CheckRows) -> None:
     ]
 
 
+def test_one_response_has_one_label(check_rows: CheckRows) -> None:
+    rows = [
+        {"prompt": "Q", "response": response, "label": label}
+        for response, label in (("A", True), (" A", True), ("A", False), ("B", False))
+    ]
+    report = check_rows(rows, "unpaired")
+    assert summary(report) == [
+        (2, "duplicate_row", ()),
+        (3, "conflicting_label", ()),
+        (4, None, ("duplicate_prompt",)),
+    ]
+
+
 def test_a_prompt_of_the_training_side_leaks(check_rows: CheckRows, make_file: MakeFile) -> None:
     train = make_file("train.jsonl", orjson.dumps(pair("What is 1 + 1?")))
     report = check_rows(

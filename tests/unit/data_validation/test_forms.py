@@ -1,9 +1,11 @@
 """The forms in which rows come, and the one they are brought into."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from alignflow.cli.data import Kind
+from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.data_validation.config import DataKind
 from alignflow.data_validation.drafts import Turn
 from alignflow.data_validation.forms import draft_row
@@ -67,6 +69,26 @@ def test_every_form_of_a_demonstration_is_a_conversation(
     assert draft.parts == {"messages": [Turn("user", question), Turn("assistant", answer)]}
 
 
+@pytest.mark.parametrize(
+    ("row", "label"),
+    [
+        ({"prompt": "Q", "completion": "A", "label": True}, True),
+        ({"prompt": "Q", "response": "A", "label": False}, False),
+        ({"prompt": "Q", "response": "A", "label": None}, None),
+        ({"prompt": "Q", "response": "A", "preference": "chosen"}, True),
+        ({"prompt": "Q", "response": "A", "preference": "rejected"}, False),
+        ({"prompt": "Q", "response": "A", "preference": None}, None),
+        ({"prompt": [USER], "completion": [REPLY], "label": True}, True),
+        ({"prompt": "\n\nHuman: Q\n\nAssistant:", "response": "A", "label": True}, True),
+    ],
+)
+def test_every_form_of_a_judged_response_is_the_same(row: dict[str, Any], label: bool) -> None:
+    draft = draft_row(row, "unpaired")
+    assert draft.parts == {"prompt": PAIR["prompt"], "response": PAIR["chosen"]}
+    assert draft.messages == [*PAIR["prompt"], *PAIR["chosen"]]
+    assert draft.label is label
+
+
 def test_scores_come_under_either_name() -> None:
     texts = {"prompt": "Q", "chosen_response": "A", "rejected_response": "B"}
     rewards = {"chosen_reward": 3, "rejected_reward": 1.5}
@@ -89,6 +111,10 @@ def test_turns_of_a_transcript_lose_the_white_space_around_them() -> None:
 def test_attributes_are_numbers_of_any_name() -> None:
     row = {"messages": [USER, REPLY], "attributes": {"quality": 3, "x": 2.5, "y": None}}
     assert draft_row(row, "steerlm").attributes == {"quality": 3.0, "x": 2.5, "y": None}
+
+
+def test_every_kind_can_be_asked_for_on_the_command_line() -> None:
+    assert {kind.value for kind in Kind} == set(get_args(DataKind)) == set(SCHEMAS)
 
 
 def test_an_id_may_be_a_number() -> None:
@@ -137,6 +163,13 @@ def test_an_id_may_be_a_number() -> None:
         ("sft", {"prompt": [USER], "completion": "A"}, "mixed_form"),
         ("sft", {"messages": [USER, REPLY], "id": {"$oid": "x"}}, "wrong_type"),
         ("sft", {"messages": [USER, REPLY], "id": True}, "wrong_type"),
+        ("unpaired", {"prompt": "Q", "label": True}, "missing_key"),
+        ("unpaired", {"completion": "A", "label": True}, "missing_key"),
+        ("unpaired", {"prompt": "Q", "completion": "A"}, "missing_key"),
+        ("unpaired", {"prompt": "Q", "completion": "A", "label": 1}, "wrong_type"),
+        ("unpaired", {"prompt": "Q", "completion": "A", "label": "true"}, "wrong_type"),
+        ("unpaired", {"prompt": "Q", "completion": "A", "preference": "good"}, "wrong_type"),
+        ("unpaired", {"prompt": [USER], "completion": "A", "label": True}, "mixed_form"),
         ("steerlm", {"messages": [USER, REPLY]}, "missing_key"),
         ("steerlm", {"messages": [USER, REPLY], "attributes": None}, "null_value"),
         ("steerlm", {"messages": [USER, REPLY], "attributes": [3]}, "wrong_type"),

@@ -140,6 +140,14 @@ def test_csv_scores_are_numbers_and_empty_options_are_absent(make_file: MakeFile
     ]
 
 
+def test_csv_labels_are_true_or_false(make_file: MakeFile) -> None:
+    assert outcomes(make_file("a.csv", b"label\ntrue\n False \nyes\n")) == [
+        (1, {"label": True}),
+        (2, {"label": False}),
+        (3, {"label": "yes"}),
+    ]
+
+
 def test_parquet_rows_come_with_nested_values(make_file: MakeFile) -> None:
     table = pa.table(
         {

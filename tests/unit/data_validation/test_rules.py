@@ -40,6 +40,10 @@ def chat(*messages: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"messages": list(messages), **more}
 
 
+def judged(prompt: Any = "Q?", response: Any = "A", *, label: bool | None) -> dict[str, Any]:
+    return {"prompt": prompt, "response": response, "label": label}
+
+
 def rated(**attributes: Any) -> dict[str, Any]:
     return chat(user("Q?"), assistant("A"), attributes=attributes)
 
@@ -88,6 +92,16 @@ def reason_of(row: dict[str, Any], kind: DataKind) -> str | None:
         ("preference", pair(id=".."), "bad_id"),
         ("preference", pair(id=" "), "empty_value"),
         ("preference", pair(id="a.b-c_1"), None),
+        ("unpaired", judged(label=True), None),
+        ("unpaired", judged(label=False), None),
+        ("unpaired", judged(label=None), "null_value"),
+        ("unpaired", judged(response=None, label=True), "null_value"),
+        ("unpaired", judged(response=" ", label=True), "empty_value"),
+        ("unpaired", judged([user("Q")], [assistant("A"), user("R")], label=True), "role_order"),
+        ("unpaired", judged([user("Q"), assistant("A")], [assistant("A")], label=True),
+         "role_order"),
+        ("unpaired", judged("Say it.", "Say it.", label=True), "prompt_echo"),
+        ("unpaired", judged("Say it.", "Say it.", label=False), None),
         ("steerlm", rated(quality=0, toxicity=4), None),
         ("steerlm", rated(quality=3.0), None),
         ("steerlm", rated(), "empty_value"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alignflow.data_validation import shards, statistics
-from alignflow.data_validation.canonical import num_rows, read_split, read_tables
+from alignflow.data_validation.canonical import column_names, num_rows, read_split, read_tables
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.hub import is_hub_set
@@ -101,6 +101,15 @@ def test_records_have_the_columns_of_their_kind(tmp_path: Path) -> None:
         "source": "a.jsonl",
         "line": 3,
     }
+    judged = Draft(None, {"prompt": turns[:1], "response": turns[1:]}, label=False)
+    assert canonical_record(judged, "7", "a.jsonl", 3) == {
+        "id": "7",
+        "prompt": [{"role": "user", "content": "Q"}],
+        "response": "A",
+        "label": False,
+        "source": "a.jsonl",
+        "line": 3,
+    }
     rated = Draft(None, {"messages": turns}, attributes={"quality": 3.0})
     with StagedRows(tmp_path / "staged.parquet", "steerlm") as staged:
         staged.add([canonical_record(rated, "7", "a.jsonl", 3)], [0])
@@ -109,6 +118,7 @@ def test_records_have_the_columns_of_their_kind(tmp_path: Path) -> None:
     (row,) = read_split(tmp_path, "train")
     assert row["attributes"]["quality"] == 3
     assert row["attributes"]["toxicity"] is None
+    assert column_names(tmp_path) == {"id", "messages", "attributes", "source", "line"}
 
 
 def test_a_folder_without_a_card_is_no_dataset(tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def test_rated_answers_judge_the_models_of_every_method(graph: StageGraph) -> No
     assert "attribute_model" in stages["evaluate-aligned"]
 
 
+def test_unpaired_responses_are_a_set_that_kto_trains_on() -> None:
+    overrides = ["dpo.loss=kto", "data.unpaired={sources: [examples/feedback.jsonl]}"]
+    graph = stage_graph(load_config(Recipe, DEMO, overrides=overrides))
+    assert graph["dpo"] == ("sft", "unpaired")
+    assert graph["unpaired"] == graph["preferences"]
+    assert "preferences" in graph["reward_model"]
+    anew, _ = stages_to_compute(graph, [], "unpaired")
+    assert anew == {"unpaired", "dpo", "evaluate-aligned", "gate", "register", "report"}
+
+
 @pytest.mark.parametrize(("force", "start"), [(["dop"], None), ([], "dop")])
 def test_unknown_stage_is_refused_with_the_list(
     graph: StageGraph, force: list[str], start: str | None

@@ -74,6 +74,11 @@ def test_what_steerlm_lacks_or_others_ask_of_it_is_refused(
         load_config(Recipe, DEMO.with_name(f"{recipe}.yaml"), overrides=[override])
 
 
+def test_unpaired_responses_that_no_loss_reads_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.unpaired does nothing under dpo\.loss sigmoid"):
+        load_config(Recipe, DEMO, overrides=["data.unpaired={sources: [examples/feedback.jsonl]}"])
+
+
 def test_resolving_a_recipe_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"

@@ -19,7 +19,7 @@ def rated_rows(*ratings: dict[str, float]) -> TokenRows:
         is_learnt=np.array([False, True] * len(ratings)),
         starts_R1=np.arange(0, 2 * len(ratings) + 1, 2),
         shared_I=np.zeros(len(ratings), dtype=np.int64),
-        values_RK=np.array(values, dtype=np.float32).reshape(-1, len(ATTRIBUTES)),
+        labels_IL=np.array(values, dtype=np.float32).reshape(-1, len(ATTRIBUTES)),
         rows_per_item=1,
         summary=RowSummary("digest", 0, {}, ()),
     )

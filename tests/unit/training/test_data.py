@@ -11,7 +11,16 @@ from transformers import AutoTokenizer
 
 from alignflow.data_validation.canonical import ATTRIBUTES, SCHEMAS, Split
 from alignflow.errors import ConfigError, DataError
-from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, RATED, RecordKind, load_rows
+from alignflow.training.data import (
+    DEMONSTRATIONS,
+    JUDGED_PREFERENCES,
+    JUDGED_RESPONSES,
+    PREFERENCES,
+    RATED,
+    SCORED_PREFERENCES,
+    RecordKind,
+    load_rows,
+)
 from alignflow.training.rows import TokenRows
 
 Record = dict[str, Any]
@@ -96,28 +105,64 @@ def test_the_rows_of_a_pair_stand_together_and_learn_the_answer_only(
     assert rows.item_lengths.sum() == len(rows.tokens)
 
 
-def test_scores_come_with_the_answers(tmp_path: Path, chatml_model: Path) -> None:
-    scored = {**pair("scored", "good", "bad"), "score_chosen": 4.5, "score_rejected": 1.0}
-    records = [pair("refused", "good", " "), scored, pair("unscored", "a", "b")]
-    dataset = write_dataset(tmp_path / "set", "preference", records)
-    for _ in ("tokenised", "mapped"):
-        rows = load(dataset, PREFERENCES, chatml_model)
-        np.testing.assert_array_equal(rows.values_RK[:, 0], [4.5, 1.0, np.nan, np.nan])
-    assert rows.singly().rows_of(np.array([1])).tolist() == [1]
-    demonstrations = write_dataset(tmp_path / "sft", "sft", [demonstration("one", "Red?", "yes")])
-    assert load(demonstrations, DEMONSTRATIONS, chatml_model).values_RK.shape == (1, 0)
-
-
-def test_ratings_come_with_the_last_answer(tmp_path: Path, chatml_model: Path) -> None:
+def test_ratings_are_the_labels_of_the_last_answer(tmp_path: Path, chatml_model: Path) -> None:
     record = {
         **demonstration("one", "Red?", "no", "Red?", "yes"),
         "attributes": {"quality": 4, "verbosity": 0},
     }
     rows = load(write_dataset(tmp_path / "set", "steerlm", [record]), RATED, chatml_model)
-    (values,) = rows.values_RK
-    known = {name: value for name, value in zip(ATTRIBUTES, values, strict=True) if value == value}
+    (labels,) = rows.labels_IL
+    known = {name: value for name, value in zip(ATTRIBUTES, labels, strict=True) if value == value}
     assert known == {"quality": 4, "verbosity": 0}
     assert texts(rows, chatml_model)[0][1] == "yes<|im_end|>"
+
+
+def test_scored_pairs_are_labelled_with_the_gap_and_others_refused(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [
+        pair("scored", "good", "bad") | {"score_chosen": 4.0, "score_rejected": 1.5},
+        pair("half", "good", "bad") | {"score_chosen": 4.0},
+        pair("tie", "a", "b") | {"score_chosen": 2.0, "score_rejected": 2.0},
+    ]
+    dataset = write_dataset(tmp_path / "set", "preference", records)
+    rows = load(dataset, SCORED_PREFERENCES, chatml_model)
+    assert rows.labels_IL.tolist() == [[2.5], [0.0]]
+    assert rows.summary.refused == ({"id": "half", "reason": "no_scores"},)
+
+
+def test_judged_responses_are_labelled_with_their_judgement(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [
+        {"id": name, "prompt": demonstration(name, "Red?")["messages"]}
+        | {"response": name, "label": label}
+        for name, label in (("good", True), ("bad", False))
+    ]
+    dataset = write_dataset(tmp_path / "set", "unpaired", records)
+    rows = load(dataset, JUDGED_RESPONSES, chatml_model)
+    assert (len(rows), rows.num_rows) == (2, 2)
+    assert rows.labels_IL.tolist() == [[1.0], [0.0]]
+    assert [learnt for _, learnt in texts(rows, chatml_model)] == [
+        "good<|im_end|>",
+        "bad<|im_end|>",
+    ]
+
+
+def test_a_pair_taken_apart_is_a_desirable_and_an_undesirable_response(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [pair("one", "good", "bad"), pair("same", "a", "a"), pair("two", "a", "b " * 50)]
+    dataset = write_dataset(tmp_path / "set", "preference", records)
+    rows = load(dataset, JUDGED_PREFERENCES, chatml_model, max_length=60)
+    assert (len(rows), rows.num_rows) == (4, 4)
+    assert rows.labels_IL.tolist() == [[1.0], [0.0], [1.0], [0.0]]
+    learnt = [learnt for _, learnt in texts(rows, chatml_model)]
+    assert learnt[:3] == ["good<|im_end|>", "bad<|im_end|>", "a<|im_end|>"]
+    assert rows.summary.num_truncated == 1
+    assert rows.summary.reasons == {"pair_equal_after_cut": 1}
+    # The same records are other rows where they are compared.
+    assert len(load(dataset, PREFERENCES, chatml_model, max_length=60)) == 2
 
 
 def test_long_rows_are_cut_at_the_end_and_counted(tmp_path: Path, chatml_model: Path) -> None:

@@ -20,7 +20,6 @@ def token_rows(
     *rows: tuple[Sequence[int], Sequence[int]],
     rows_per_item: int = 1,
     shared: Sequence[int] | None = None,
-    scores: Sequence[float] | None = None,
 ) -> TokenRows:
     """Rows of (tokens, learnt flags)."""
     lengths = [len(tokens) for tokens, _ in rows]
@@ -29,7 +28,7 @@ def token_rows(
         is_learnt=np.concatenate([np.array(flags, np.bool_) for _, flags in rows]),
         starts_R1=np.cumsum([0, *lengths], dtype=np.int64),
         shared_I=np.array(shared or [0] * (len(rows) // rows_per_item), dtype=np.int64),
-        values_RK=np.array(scores or [np.nan] * len(rows), dtype=np.float32)[:, None],
+        labels_IL=np.arange(len(rows) // rows_per_item, dtype=np.float32)[:, None],
         rows_per_item=rows_per_item,
         summary=RowSummary("digest", 0, {}, ()),
     )
@@ -136,14 +135,6 @@ class TestPack:
             rows.row(5).tokens_T[:2]
         )
         assert pack_pairs(rows, indices()).chosen_rows_B.numel() == 0
-
-    def test_scores_follow_their_pairs(self) -> None:
-        rows = token_rows(
-            *((range(1, 4), [0, 1, 1]) for _ in range(4)), rows_per_item=2, scores=[4, 1, 3, 2.5]
-        )
-        batch = pack_pairs(rows, indices(1, 0))
-        assert batch.chosen_scores_B.tolist() == [3, 4]
-        assert batch.rejected_scores_B.tolist() == [2.5, 1]
 
     def test_reference_values_follow_their_pairs(self) -> None:
         rows = random_rows(6, rows_per_item=2)

@@ -48,7 +48,7 @@ def rows_of(*ratings: dict[str, float]) -> TokenRows:
         is_learnt=np.ones(len(ratings), dtype=np.bool_),
         starts_R1=np.arange(len(ratings) + 1),
         shared_I=np.zeros(len(ratings), dtype=np.int64),
-        values_RK=np.array(values, dtype=np.float32),
+        labels_IL=np.array(values, dtype=np.float32),
         rows_per_item=1,
         summary=RowSummary("digest", 0, {}, ()),
     )

@@ -1,31 +1,21 @@
 """The canonical records: their Arrow schemas, and how training and evaluation read them.
 
-Imports nothing but pyarrow, so that a job's container needs nothing else of this package.
+Imports nothing but pyarrow and the configs, so that a job's container needs nothing else.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alignflow.data_validation.config import AttributeName
 from alignflow.errors import DataError
 
 Split = Literal["train", "held_out"]
 
-ATTRIBUTES = (
-    "quality",
-    "toxicity",
-    "humor",
-    "creativity",
-    "helpfulness",
-    "correctness",
-    "coherence",
-    "complexity",
-    "verbosity",
-    "violence",
-)
+ATTRIBUTES: tuple[AttributeName, ...] = get_args(AttributeName)
 """Attributes of a SteerLM row, integers from 0 to 4; a row has some of them."""
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -7,6 +7,21 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from alignflow.config import Config
 
 DataKind = Literal["sft", "preference", "unpaired", "steerlm"]
+AttributeName = Literal[
+    "quality",
+    "toxicity",
+    "humor",
+    "creativity",
+    "helpfulness",
+    "correctness",
+    "coherence",
+    "complexity",
+    "verbosity",
+    "violence",
+]
+"""Attributes by which people rate an answer, those of OASST and of HelpSteer."""
+Rating = Annotated[int, Field(ge=0, le=4)]
+"""How much of an attribute an answer has."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -72,6 +87,8 @@ class DataConfig(Config):
 
     demonstrations: DatasetConfig
     preferences: DatasetConfig
+    attributes: DatasetConfig | None = None
+    """Rated answers: an attribute model is trained on them, and rates what other models say."""
     unpaired: DatasetConfig | None = None
     """Responses judged one by one, for KTO to train on in place of the preferences."""
     decontaminate: bool = True
@@ -84,6 +101,7 @@ class DataConfig(Config):
             "demonstrations": self.demonstrations,
             "preferences": self.preferences,
             "unpaired": self.unpaired,
+            "attributes": self.attributes,
         }
         return {name: config for name, config in named.items() if config is not None}
 

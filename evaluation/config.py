@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from alignflow.config import Config
+from alignflow.data_validation.config import AttributeName
 
 SuiteName = Literal["truthfulqa", "toxigen"]
 
@@ -22,6 +23,7 @@ _BUILT_IN_SCORES = {
     "perplexity": ("response",),
     "kl": ("parent_nats_per_token",),
     "samples": ("mean_reward",),
+    "steerlm": (),  # one for each of `steered_attributes`
 }
 """What is measured without a benchmark."""
 SCORES_OF_A_CHILD = frozenset(
@@ -59,6 +61,11 @@ class EvaluationConfig(Config):
     """Held-out prompts answered by every model for the report."""
     max_new_tokens: PositiveInt = 128
     """Length of a sample answer."""
+    steered_attributes: tuple[AttributeName, ...] = ()
+    """Attributes of which a SteerLM model is asked for 4 and for 0; the attribute model says by how
+    much its answers differ."""
+    max_steering_prompts: PositiveInt = 32
+    """Held-out prompts that are answered so."""
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -88,6 +95,9 @@ class EvaluationJob(Config):
     """Hugging Face folder of the model it was trained from: KL and implicit reward."""
     reward_model: Path | None = None
     """Reward model folder that scores held-out pairs and sample answers."""
+    attribute_model: Path | None = None
+    """Attribute model folder that rates sample answers, and those of a SteerLM model that is asked
+    for more and for less."""
     preferences: Path | None = None
     """Dataset artifact whose `held_out/` pairs are used."""
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from alignflow.evaluation import preferences
@@ -14,19 +15,29 @@ from alignflow.evaluation.samples import (
     SampleAnswer,
     answer_prompts,
     choose_prompts,
+    rating_result,
     sample_result,
+    with_ratings,
     with_rewards,
+)
+from alignflow.evaluation.steering import (
+    SteeredAnswers,
+    answer_steered,
+    num_answers,
+    rate_steered,
+    steering_result,
 )
 from alignflow.evaluation.suites import load_suite
 from alignflow.evaluation.suites.base import Suite
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.data import PREFERENCES, load_rows
+from alignflow.training.data import PREFERENCES, load_rows, steered_preferences
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import LanguageModel, RewardModel
+from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
 from alignflow.training.megatron.trees import Tree
 from alignflow.training.rows import RowSummary
+from alignflow.training.steering import Steering, label
 from alignflow.training.tokenizer import load_tokenizer
 
 
@@ -40,25 +51,33 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     config = job.evaluation
     # Files are read before models: what is wrong with them shows in the first second.
     suites = {name: load_suite(suite, Path(suite.data)) for name, suite in config.suites.items()}
-    _check_lengths(job)
-    held_out = _HeldOut.load(job, folder)
+    steering = Steering.load(job.model)
+    _check_lengths(job, steering)
+    held_out = _HeldOut.load(job, folder, steering)
     progress = Progress(folder, _num_steps(job, suites, held_out))
     results = Results(folder.output)
 
     policy = _load_policy(job.model, config, folder)
     num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, progress)
     samples: list[SampleAnswer] = []
+    steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
         num_truncated["preference"] = held_out.summary.num_truncated
         parent = _load_policy(job.parent, config, folder) if job.parent is not None else None
         _judge_pairs(policy, parent, held_out, config, results, progress)
         samples = _answer(policy, held_out, config, progress)
+        steered = _answer_steered(policy, held_out, config, progress)
         del parent
     del policy
     if held_out is not None and job.reward_model is not None:
         _tell_loading(folder, job.reward_model)
         reward = RewardModel.load(job.reward_model, precision=config.precision)
         samples = _judge_by_reward(reward, held_out, samples, config, results, progress)
+        del reward
+    if held_out is not None and job.attribute_model is not None:
+        _tell_loading(folder, job.attribute_model)
+        attributes = AttributeModel.load(job.attribute_model, precision=config.precision)
+        samples = _rate(attributes, held_out, samples, steered, config, results, progress)
 
     write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
     results.write(num_truncated)
@@ -73,18 +92,22 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     )
 
 
-def _check_lengths(job: EvaluationJob) -> None:
+def _check_lengths(job: EvaluationJob, steering: Steering | None) -> None:
     """Check that each model has positions for what it will be given: scored rows, and answers."""
     config = job.evaluation
-    for model in (job.model, job.parent, job.reward_model):
+    judges = (job.reward_model, job.attribute_model)
+    for model in (job.model, job.parent, *judges):
         if model is not None:
             check_positions(model, config.max_length, "evaluation.max_length")
-    if job.preferences is None or not config.num_samples:
+    if job.preferences is None or not (config.num_samples or config.steered_attributes):
         return
-    for model in (job.model, job.reward_model):
+    num_tokens = config.max_length + config.max_new_tokens
+    for model in (job.model, *judges):
         if model is not None:
-            num_tokens = config.max_length + config.max_new_tokens
             check_positions(model, num_tokens, "evaluation.max_length + max_new_tokens")
+    if steering is not None:
+        num_tokens += len(load_tokenizer(job.model)(f"\n\n{label(steering.wanted)}")["input_ids"])
+        check_positions(job.model, num_tokens, "evaluation.max_length + max_new_tokens + ratings")
 
 
 @dataclass(frozen=True)
@@ -92,30 +115,51 @@ class _HeldOut:
     """The held-out pairs as the model's tokenizer and chat template make them."""
 
     chat: ChatTokenizer
+    steering: Steering | None
+    """What the model is asked for, where it is one of SteerLM's."""
     pairs: list[Tree]
+    """As the model is given them, and its parent too."""
+    plain_pairs: list[Tree]
+    """As the reward model is given them: the prompts ask for no ratings."""
     prompts: list[list[Message]]
+    steering_prompts: list[list[Message]]
+    """Those to answer with more and with less of an attribute."""
     summary: RowSummary
 
     @classmethod
-    def load(cls, job: EvaluationJob, folder: RunFolder) -> "_HeldOut | None":
+    def load(
+        cls, job: EvaluationJob, folder: RunFolder, steering: Steering | None
+    ) -> "_HeldOut | None":
         if job.preferences is None:
             return None
         config = job.evaluation
-        rows = load_rows(
+        load_pairs = partial(
+            load_rows,
             job.preferences,
             "held_out",
-            PREFERENCES,
             model=job.model,
             max_length=config.max_length,
-            cache=folder.path / "rows",
             is_writer=True,
         )
+        plain = rows = load_pairs(PREFERENCES, cache=folder.path / "rows")
+        num_steering_prompts = 0
+        if steering is not None:
+            kind = steered_preferences(steering.wanted)
+            rows = load_pairs(kind, cache=folder.path / "steered-rows")
+            steering.check(config.steered_attributes)
+            if job.attribute_model is not None and config.steered_attributes:
+                num_steering_prompts = config.max_steering_prompts
         chat = ChatTokenizer.load(job.model)
-        prompts = choose_prompts(
-            job.preferences, chat, number=config.num_samples, max_length=config.max_length
+        prompts_of = partial(choose_prompts, job.preferences, chat, max_length=config.max_length)
+        return cls(
+            chat,
+            steering,
+            preferences.pair_trees(rows, config.max_preference_pairs),
+            preferences.pair_trees(plain, config.max_preference_pairs),
+            prompts_of(number=config.num_samples),
+            prompts_of(number=num_steering_prompts),
+            rows.summary,
         )
-        pairs = preferences.pair_trees(rows, config.max_preference_pairs)
-        return cls(chat, pairs, prompts, rows.summary)
 
 
 def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldOut | None) -> int:
@@ -123,8 +167,13 @@ def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldO
     num_items = sum(suite.num_items for suite in suites.values())
     if held_out is None:
         return num_items
-    passes = 1 if job.reward_model is None else 2
-    return num_items + passes * len(held_out.pairs) + len(held_out.prompts)
+    num_items += len(held_out.pairs) + len(held_out.prompts)
+    if job.reward_model is not None:
+        num_items += len(held_out.plain_pairs)
+    if held_out.steering is not None:
+        attributes, num_prompts = job.evaluation.steered_attributes, len(held_out.steering_prompts)
+        num_items += num_answers(held_out.steering, attributes, num_prompts)
+    return num_items
 
 
 def _load_policy(model: Path, config: EvaluationConfig, folder: RunFolder) -> LanguageModel:
@@ -196,6 +245,26 @@ def _answer(
         held_out.prompts,
         max_new_tokens=config.max_new_tokens,
         progress=progress.advance,
+        ask=held_out.steering.prompt if held_out.steering else list,
+    )
+
+
+def _answer_steered(
+    policy: LanguageModel, held_out: _HeldOut, config: EvaluationConfig, progress: Progress
+) -> dict[str, SteeredAnswers]:
+    steering, prompts = held_out.steering, held_out.steering_prompts
+    if steering is None or not prompts:
+        return {}
+    total = num_answers(steering, config.steered_attributes, len(prompts))
+    progress.begin("steerlm", total)
+    return answer_steered(
+        policy,
+        held_out.chat,
+        prompts,
+        steering,
+        config.steered_attributes,
+        max_new_tokens=config.max_new_tokens,
+        progress=progress.advance,
     )
 
 
@@ -208,12 +277,13 @@ def _judge_by_reward(
     progress: Progress,
 ) -> list[SampleAnswer]:
     """Add the accuracy on pairs and the mean reward of the samples; return the samples with it."""
-    if held_out.pairs:
-        progress.begin("reward_model", len(held_out.pairs))
+    pairs = held_out.plain_pairs
+    if pairs:
+        progress.begin("reward_model", len(pairs))
         rewards = reward.score(
-            held_out.pairs, max_tokens=config.microbatch_tokens, progress=progress.advance
+            pairs, max_tokens=config.microbatch_tokens, progress=progress.advance
         )
-        results.add("reward_model", preferences.reward_result(rewards), len(held_out.pairs))
+        results.add("reward_model", preferences.reward_result(rewards), len(pairs))
     if not samples:
         return samples
     judged = with_rewards(
@@ -224,4 +294,36 @@ def _judge_by_reward(
         progress=lambda _, num_tokens: progress.advance(0, num_tokens),  # they are counted already
     )
     results.add("samples", sample_result(judged), len(judged))
+    return judged
+
+
+def _rate(
+    attributes: AttributeModel,
+    held_out: _HeldOut,
+    samples: list[SampleAnswer],
+    steered: Mapping[str, SteeredAnswers],
+    config: EvaluationConfig,
+    results: Results,
+    progress: Progress,
+) -> list[SampleAnswer]:
+    """Add the mean ratings of the samples, and what steering does; return the samples rated."""
+
+    def tell(_: int, num_tokens: int) -> None:
+        progress.advance(0, num_tokens)  # the answers are counted already
+
+    if steered:
+        rated = rate_steered(
+            attributes,
+            held_out.chat,
+            steered,
+            max_tokens=config.microbatch_tokens,
+            progress=tell,
+        )
+        results.add("steerlm", steering_result(rated), len(held_out.steering_prompts))
+    if not samples:
+        return samples
+    judged = with_ratings(
+        attributes, held_out.chat, samples, max_tokens=config.microbatch_tokens, progress=tell
+    )
+    results.add("samples", rating_result(judged), len(judged))
     return judged

@@ -1,7 +1,7 @@
 """Answers to held-out prompts, for people to read and the reward model to score."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,12 @@ from alignflow.errors import DataError
 from alignflow.evaluation import scorers
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.inference import LanguageModel, Progress, RewardModel
+from alignflow.training.megatron.inference import (
+    AttributeModel,
+    LanguageModel,
+    Progress,
+    RewardModel,
+)
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,8 @@ class SampleAnswer:
     answer: str
     reward: float | None = None
     """In the scale of the reward model; None without one, or where there is nothing to score."""
+    ratings: dict[str, float] | None = None
+    """What the attribute model predicts of each attribute; None as above."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the sample as a JSON object."""
@@ -57,10 +64,20 @@ def answer_prompts(
     *,
     max_new_tokens: int,
     progress: Progress,
+    ask: Callable[[Sequence[Message]], Sequence[Message]] = list,
 ) -> list[SampleAnswer]:
-    """Return the greedy answers; progress is told of them as they come."""
+    """Return the greedy answers; progress is told of them as they come.
+
+    Args:
+        policy: Who answers.
+        chat: Its tokenizer and template.
+        prompts: What is answered.
+        max_new_tokens: Most tokens of an answer.
+        progress: See `LanguageModel.generate`.
+        ask: From a prompt to what the policy is given, such as `Steering.prompt`.
+    """
     answers = policy.generate(
-        [chat.prompt(prompt) for prompt in prompts],
+        [chat.prompt(ask(prompt)) for prompt in prompts],
         max_new_tokens=max_new_tokens,
         stop_tokens=chat.stop_tokens,
         progress=progress,
@@ -84,7 +101,28 @@ def with_rewards(
     held = [row for row in rows if row]
     rewards = iter(reward.score_rows(held, max_tokens=max_tokens, progress=progress))
     return [
-        SampleAnswer(sample.prompt, sample.answer, next(rewards) if row else None)
+        replace(sample, reward=next(rewards) if row else None)
+        for sample, row in zip(samples, rows, strict=True)
+    ]
+
+
+def with_ratings(
+    attributes: AttributeModel,
+    chat: ChatTokenizer,
+    samples: Sequence[SampleAnswer],
+    *,
+    max_tokens: int,
+    progress: Progress | None = None,
+) -> list[SampleAnswer]:
+    """Return the samples with the ratings of each conversation that the template can hold."""
+    rows = [_row(chat, sample) for sample in samples]
+    held = [row for row in rows if row]
+    ratings: Iterator[list[float]] = iter(
+        attributes.rate(held, max_tokens=max_tokens, progress=progress)
+    )
+    names = attributes.scale.names
+    return [
+        replace(sample, ratings=dict(zip(names, next(ratings), strict=True)) if row else None)
         for sample, row in zip(samples, rows, strict=True)
     ]
 
@@ -105,5 +143,16 @@ def sample_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
     return SuiteResult(
         scores={"mean_reward": scorers.mean(rewards)},
         resamples={"mean_reward": scorers.resampled_mean(rewards)},
+        items=[],
+    )
+
+
+def rating_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
+    """Return a score for each attribute: its mean over the answers that are rated."""
+    rated = [sample.ratings for sample in samples if sample.ratings is not None]
+    columns = {name: [ratings[name] for ratings in rated] for name in (rated[0] if rated else ())}
+    return SuiteResult(
+        scores={name: scorers.mean(values) for name, values in columns.items()},
+        resamples={name: scorers.resampled_mean(values) for name, values in columns.items()},
         items=[],
     )

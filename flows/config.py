@@ -1,15 +1,23 @@
 """The recipe: one frozen config put together from those that the packages define."""
 
 import difflib
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import model_validator
 
+from alignflow.data_validation.config import AttributeName
 from alignflow.evaluation.config import SCORES_OF_A_CHILD
 from alignflow.tasks.config import RunConfig
-from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig
+from alignflow.training.config import (
+    AnnotationConfig,
+    AttributeModelConfig,
+    DPOConfig,
+    RewardModelConfig,
+    SFTConfig,
+    SteerLMConfig,
+)
 
-Method = Literal["dpo"]
+Method = Literal["dpo", "steerlm"]
 
 
 class Recipe(RunConfig):
@@ -20,6 +28,17 @@ class Recipe(RunConfig):
     sft: SFTConfig = SFTConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     dpo: DPOConfig = DPOConfig()
+    attribute_model: AttributeModelConfig = AttributeModelConfig()
+    annotation: AnnotationConfig = AnnotationConfig()
+    steerlm: SteerLMConfig = SteerLMConfig()
+
+    @property
+    def score_names(self) -> list[str]:
+        """The scores that the aligned model gets, as gate rules name them."""
+        names = self.evaluation.score_names
+        if self.data.attributes is not None and self.evaluation.num_samples:
+            names += [f"samples/{name}" for name in get_args(AttributeName)]
+        return names + [f"steerlm/{name}_response" for name in self.evaluation.steered_attributes]
 
     @model_validator(mode="after")
     def _unpaired_data_is_for_kto(self) -> Self:
@@ -28,8 +47,16 @@ class Recipe(RunConfig):
         return self
 
     @model_validator(mode="after")
+    def _steerlm_has_its_data(self) -> Self:
+        if self.method == "steerlm" and self.data.attributes is None:
+            raise ValueError("method steerlm learns from rated answers; give data.attributes")
+        if self.method != "steerlm" and self.evaluation.steered_attributes:
+            raise ValueError("evaluation.steered_attributes does nothing without method steerlm")
+        return self
+
+    @model_validator(mode="after")
     def _rules_ask_for_scores_that_are_made(self) -> Self:
-        known = self.evaluation.score_names
+        known = self.score_names
         for name, rule in self.gate.rules.items():
             place = f"gate.rules.{name}.score: "
             if rule.score not in known:
@@ -40,5 +67,10 @@ class Recipe(RunConfig):
                 raise ValueError(
                     f"{place}{rule.score} compares a model with its parent, and the base model "
                     "has none; compare with sft or champion, or give a bound"
+                )
+            if rule.compared_with in ("base", "sft") and rule.score.startswith("steerlm/"):
+                raise ValueError(
+                    f"{place}{rule.score} is a score of the aligned model alone; compare with "
+                    "champion, or give a bound"
                 )
         return self

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from alignflow.errors import ConfigError
-from alignflow.flows.config import Recipe
+from alignflow.flows.config import Method, Recipe
 
 StageGraph = dict[str, tuple[str, ...]]
 
@@ -12,8 +12,21 @@ def stage_graph(recipe: Recipe) -> StageGraph:
     """Return every stage with its parents, in an order in which they can run."""
     suites = tuple(f"benchmark-{name}" for name in recipe.evaluation.suites)
     decontaminated_by = suites if recipe.data.decontaminate else ()
+    judged_on: tuple[str, ...] = (*suites, "preferences", "reward_model")
     unpaired = {"unpaired": decontaminated_by} if recipe.data.unpaired else {}
-    judged_on = (*suites, "preferences", "reward_model")
+    rating: StageGraph = {}
+    if recipe.data.attributes is not None:
+        judged_on += ("attribute_model",)
+        rating = {
+            "attributes": decontaminated_by,
+            "attribute_model": ("sft", "attributes"),
+        }
+    if recipe.method == "steerlm":
+        rating["annotated"] = ("attribute_model", "demonstrations", "attributes")
+    parents: dict[Method, tuple[str, ...]] = {
+        "dpo": ("sft", "unpaired" if unpaired else "preferences"),
+        "steerlm": ("sft", "annotated"),
+    }
     return {
         "model": (),
         **dict.fromkeys(suites, ()),
@@ -22,7 +35,8 @@ def stage_graph(recipe: Recipe) -> StageGraph:
         **unpaired,
         "sft": ("model", "demonstrations"),
         "reward_model": ("sft", "preferences"),
-        recipe.method: ("sft", "unpaired" if unpaired else "preferences"),
+        **rating,
+        recipe.method: parents[recipe.method],
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         "evaluate-aligned": (recipe.method, "sft", *judged_on),

@@ -9,6 +9,7 @@ from prefect.tasks import Task
 
 from alignflow.artifacts import Artifact
 from alignflow.flows.config import Method, Recipe
+from alignflow.tasks.annotate import annotate_demonstrations
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.evaluate import evaluate_model
 from alignflow.tasks.model import import_model
@@ -30,25 +31,32 @@ class Foundation:
     unpaired: Future | None
     sft: Future
     reward_model: Future
+    attributes: Future | None = None
+    attribute_model: Future | None = None
+    annotated: Future | None = None
+    """The demonstrations with ratings, where SteerLM learns from them."""
 
     @property
     def stages(self) -> list[Future]:
         """All of them."""
+        rating = (self.attributes, self.attribute_model, self.annotated)
         return [
             *(self.model, *self.benchmarks.values(), self.demonstrations, self.preferences),
             *([self.unpaired] if self.unpaired else []),
             *(self.sft, self.reward_model),
+            *(stage for stage in rating if stage is not None),
         ]
 
     @property
     def datasets(self) -> dict[str, Future]:
         """The training sets, by name in the recipe."""
-        unpaired = {"unpaired": self.unpaired} if self.unpaired else {}
-        return {
+        named = {
             "demonstrations": self.demonstrations,
             "preferences": self.preferences,
-            **unpaired,
+            "unpaired": self.unpaired,
+            "attributes": self.attributes,
         }
+        return {name: future for name, future in named.items() if future is not None}
 
 
 def submit(task: Task[..., R], *args: Any, **kwargs: Any) -> PrefectFuture[R]:
@@ -72,13 +80,46 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     )
     sft = submit(train, pipeline, "sft", recipe.sft, model, demonstrations)
     reward_model = submit(train, pipeline, "reward_model", recipe.reward_model, sft, preferences)
-    return Foundation(model, benchmarks, demonstrations, preferences, unpaired, sft, reward_model)
+    attributes = attribute_model = annotated = None
+    if recipe.data.attributes is not None:
+        attributes = submit(ingest_dataset, pipeline, "attributes", "steerlm", benchmarks)
+        attribute_model = submit(
+            train, pipeline, "attribute_model", recipe.attribute_model, sft, attributes
+        )
+    if recipe.method == "steerlm":
+        annotate = annotate_demonstrations.with_options(retries=recipe.cluster.max_retries)
+        annotated = submit(
+            annotate,
+            pipeline,
+            recipe.annotation,
+            attribute_model,
+            demonstrations=demonstrations,
+            rated=attributes,
+        )
+    return Foundation(
+        model,
+        benchmarks,
+        demonstrations,
+        preferences,
+        unpaired,
+        sft,
+        reward_model,
+        attributes,
+        attribute_model,
+        annotated,
+    )
 
 
 def align_model(pipeline: Pipeline, recipe: Recipe, base: Foundation, method: Method) -> Future:
     """Submit the stages that align the SFT model in one way."""
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
-    return submit(train, pipeline, method, recipe.dpo, base.sft, base.unpaired or base.preferences)
+    match method:
+        case "dpo":
+            return submit(
+                train, pipeline, method, recipe.dpo, base.sft, base.unpaired or base.preferences
+            )
+        case "steerlm":
+            return submit(train, pipeline, method, recipe.steerlm, base.sft, base.annotated)
 
 
 def judge(
@@ -99,6 +140,7 @@ def judge(
         model,
         parent=parent,
         reward_model=base.reward_model,
+        attribute_model=base.attribute_model,
         preferences=base.preferences,
         benchmarks=base.benchmarks,
     )

@@ -76,7 +76,7 @@ def ingest_dataset(
 
     Args:
         pipeline: The run.
-        name: `demonstrations`, `preferences` or `unpaired`.
+        name: `demonstrations`, `preferences`, `unpaired` or `attributes`.
         kind: What its rows are.
         benchmarks: Suites whose items must not occur in it, where the recipe says so.
 

@@ -40,13 +40,14 @@ def evaluate_model(
     *,
     parent: Artifact | None,
     reward_model: Artifact,
+    attribute_model: Artifact | None = None,
     preferences: Artifact,
     benchmarks: Mapping[str, Artifact],
 ) -> Artifact:
     """Judge one model on every suite of the recipe.
 
     Raises:
-        ConfigError: Parent or reward model have another tokenizer or chat template.
+        ConfigError: Another model, such as the parent, has another tokenizer or chat template.
         JobError: The job failed.
     """
     stage_name = f"evaluate-{name}"
@@ -55,6 +56,7 @@ def evaluate_model(
         "model": model,
         **({"parent": parent} if parent is not None else {}),
         "reward_model": reward_model,
+        **({"attribute_model": attribute_model} if attribute_model is not None else {}),
         "preferences": preferences,
         **{f"benchmark-{suite}": artifact for suite, artifact in benchmarks.items()},
     }
@@ -69,7 +71,7 @@ def evaluate_model(
     )
 
     def compute(run: StageRun, _scratch: Path) -> StageOutput:
-        for other in (parent, reward_model):
+        for other in (parent, reward_model, attribute_model):
             if other is not None:
                 check_same(model.kind, fingerprints_of(model), other.kind, fingerprints_of(other))
         suites = {
@@ -81,6 +83,9 @@ def evaluate_model(
             model=pipeline.local(model),
             parent=pipeline.local(parent) if parent is not None else None,
             reward_model=pipeline.local(reward_model),
+            attribute_model=(
+                pipeline.local(attribute_model) if attribute_model is not None else None
+            ),
             preferences=pipeline.local(preferences),
         )
         return run_job(

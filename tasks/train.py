@@ -18,7 +18,7 @@ from alignflow.tasks.tracking import StageRun
 from alignflow.training.config import StageConfig, TrainingJob
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_REVISIONS = {"sft": 1, "reward_model": 1, "dpo": 1}
+_REVISIONS = {"sft": 1, "reward_model": 1, "dpo": 1, "attribute_model": 1, "steerlm": 1}
 
 
 def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

@@ -3,7 +3,14 @@
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import read_config, run_job
-from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig, TrainingJob
+from alignflow.training.config import (
+    AttributeModelConfig,
+    DPOConfig,
+    RewardModelConfig,
+    SFTConfig,
+    SteerLMConfig,
+    TrainingJob,
+)
 
 
 def train(folder: RunFolder, spec: JobSpec) -> JobResult:
@@ -27,6 +34,14 @@ def train(folder: RunFolder, spec: JobSpec) -> JobResult:
             from alignflow.training.stages import dpo
 
             return dpo.run(config, job, folder)
+        case AttributeModelConfig() as config:
+            from alignflow.training.stages import attribute_model
+
+            return attribute_model.run(config, job, folder)
+        case SteerLMConfig() as config:
+            from alignflow.training.stages import steerlm
+
+            return steerlm.run(config, job, folder)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from alignflow.config import Config
+from alignflow.data_validation.config import AttributeName, Rating
 
 Precision = Literal["fp32", "bf16"]
 Recompute = Literal["none", "selective", "full"]
@@ -199,6 +200,48 @@ class RewardModelConfig(TrainerConfig):
     """Bradley-Terry reward model: a scalar head on the last token (arXiv:2203.02155, eq. 1)."""
 
     stage: Literal["reward_model"] = "reward_model"
+    margin_scale: NonNegativeFloat = 0.0
+    """How far the scores of a pair have to be apart for each point between the data's scores of its
+    answers (arXiv:2307.09288, eq. 2); 0 asks for none, else pairs without scores are refused."""
+    centering: NonNegativeFloat = 0.0
+    """Weight of the squared sum of a pair's scores, which keeps their mean near 0
+    (arXiv:2312.09244, eq. 2); TRL's center_rewards_coefficient, where 0.01 is usual."""
+
+
+class AttributeModelConfig(TrainerConfig):
+    """Attribute model of SteerLM (arXiv:2310.05344), by regression as in arXiv:2406.08673."""
+
+    stage: Literal["attribute_model"] = "attribute_model"
+
+
+class AnnotationConfig(Config):
+    """How the attribute model rates the demonstrations, for SteerLM to learn from."""
+
+    max_length: PositiveInt = 1024
+    """Tokens of a rated conversation; longer ones are cut at the end, and the cuts are counted."""
+    microbatch_tokens: PositiveInt = 4096
+    """Most tokens of one pass; a single longer conversation forms its own."""
+    precision: Precision = "bf16"
+    """Compute type of the model."""
+    keep_ratings: bool = True
+    """Where people rated an answer, their ratings stay and the model adds what is missing; false
+    rates these answers anew too, as NeMo-Aligner does, which evens out how people differ."""
+
+
+class SteerLMConfig(TrainerConfig):
+    """Fine-tuning on answers whose prompts name their ratings (arXiv:2310.05344, step 3)."""
+
+    stage: Literal["steerlm"] = "steerlm"
+    wanted: dict[AttributeName, Rating] = {
+        "quality": 4,
+        "toxicity": 0,
+        "helpfulness": 4,
+        "correctness": 4,
+        "coherence": 4,
+        "violence": 0,
+    }
+    """What the trained model is asked for. Names that no training row has are left out; an
+    attribute that isn't named takes its commonest value in the training rows."""
 
 
 DPOLoss = Literal["sigmoid", "ipo", "rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl", "kto"]
@@ -266,7 +309,7 @@ class DPOConfig(TrainerConfig):
 
 
 StageConfig = Annotated[
-    SFTConfig | RewardModelConfig | DPOConfig,
+    SFTConfig | RewardModelConfig | DPOConfig | AttributeModelConfig | SteerLMConfig,
     Field(discriminator="stage"),
 ]
 

@@ -6,21 +6,23 @@ by name: its answer was cut away, its template makes the mask wrong, its two ans
 """
 
 import hashlib
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alignflow.data_validation.canonical import Split, read_tables, shards
+from alignflow.data_validation.canonical import ATTRIBUTES, Split, read_tables, shards
 from alignflow.errors import DataError
 from alignflow.jobs.worker import raise_if_stop_requested
 from alignflow.training.chat import ChatTokenizer, RenderedChat, TokenizedChat
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.rows import RowWriter, TokenRows
+from alignflow.training.steering import label, steered
 from alignflow.training.tokenizer import TOKENIZER_FILES
 
 _BATCH_RECORDS = 512
@@ -42,6 +44,8 @@ class RecordKind:
     labels: Callable[[Mapping[str, Any]], Sequence[tuple[float, ...]]] = lambda record: [()]
     """The numbers that each item of a record is labelled with; raises DataError where it lacks
     one. A record has as many items as these."""
+    form: str = ""
+    """What `render` does beyond the kind's own way; a part of what determines the tokens."""
 
 
 def _render_demonstration(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
@@ -56,6 +60,21 @@ def _render_pair(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rendere
         )
         for answer in ("chosen", "rejected")
     ]
+
+
+def _render_last_answer(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    return [chat.render(record["messages"], learn="last_turn")]
+
+
+def _render_steered(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    ratings = {name: value for name, value in record["attributes"].items() if value is not None}
+    return [chat.render(steered(record["messages"], ratings), learn="last_turn")]
+
+
+def _ratings(record: Mapping[str, Any]) -> list[tuple[float, ...]]:
+    """Return the rating of every attribute, NaN where it isn't known."""
+    ratings = (record["attributes"].get(name) for name in ATTRIBUTES)
+    return [tuple(math.nan if rating is None else float(rating) for rating in ratings)]
 
 
 def _render_response(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
@@ -128,6 +147,25 @@ JUDGED_PREFERENCES = RecordKind(
 """Pairs taken apart: the chosen answer is a desirable one, the rejected one is not."""
 
 
+RATED = RecordKind(
+    "steerlm", ("messages", "attributes"), 1, _render_last_answer, _check_single, _ratings
+)
+"""Conversations labelled with how people rate their last answer, in the order of `ATTRIBUTES`; NaN
+where a rating isn't known."""
+
+STEERED = replace(RATED, render=_render_steered, form="steered")
+"""The same, with the ratings in the prompt of the answer."""
+
+
+def steered_preferences(ratings: Mapping[str, int]) -> RecordKind:
+    """Return the kind of pairs whose prompts ask for answers of these ratings."""
+
+    def render(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+        return _render_pair(chat, {**record, "prompt": steered(record["prompt"], ratings)})
+
+    return replace(PREFERENCES, render=render, form=label(ratings))
+
+
 def load_rows(
     dataset: Path,
     split: Split,
@@ -154,7 +192,7 @@ def load_rows(
         DataError: The dataset or the tokenizer can't be used.
     """
     check_positions(model, max_length, "max_length")
-    digest = _digest(dataset, split, kind, model, max_length)
+    digest = rows_digest(dataset, split, kind, model, max_length)
     folder = cache / split
     rows = written_once(
         folder,
@@ -213,13 +251,22 @@ def _tokenize(
     chat = ChatTokenizer.load(model)
     for batch in read_tables(dataset, split, batch_rows=_BATCH_RECORDS):
         raise_if_stop_requested()
-        missing = [name for name in ("id", *kind.columns) if name not in batch.schema.names]
-        if missing:
-            raise DataError(
-                f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
-                f"ingest it with --kind {kind.name}."
-            )
+        check_columns(dataset, kind, batch.schema.names)
         _add_records(writer, kind, chat, batch.to_pylist(), max_length)
+
+
+def check_columns(dataset: Path, kind: RecordKind, names: Sequence[str]) -> None:
+    """Refuse a dataset of another kind.
+
+    Raises:
+        DataError: It lacks a column.
+    """
+    missing = [name for name in ("id", *kind.columns) if name not in names]
+    if missing:
+        raise DataError(
+            f"{dataset}: this is no {kind.name} dataset, it has no column {missing[0]!r}; "
+            f"ingest it with --kind {kind.name}."
+        )
 
 
 def _add_records(
@@ -230,27 +277,58 @@ def _add_records(
     max_length: int,
 ) -> None:
     """Tokenise a batch of records at once; what can't be learnt from is refused by name."""
-    rendered: list[tuple[str, list[RenderedChat], Sequence[tuple[float, ...]]]] = []
+    for tokenized in tokenize_records(kind, chat, records, max_length):
+        if tokenized.refusal is not None:
+            writer.refuse(tokenized.record["id"], tokenized.refusal)
+        for index, labels in enumerate(tokenized.labels):
+            part = slice(index * kind.rows_per_item, (index + 1) * kind.rows_per_item)
+            num_truncated = sum(tokenized.is_cut[part])
+            writer.append(tokenized.rows[part], labels, num_truncated=num_truncated)
+
+
+@dataclass(frozen=True)
+class TokenizedRecord:
+    """A record and its rows, or why it can't be learnt from."""
+
+    record: Mapping[str, Any]
+    rows: Sequence[TokenizedChat] = ()
+    is_cut: Sequence[bool] = ()
+    """Whether each row was cut."""
+    labels: Sequence[tuple[float, ...]] = ()
+    """Of each item."""
+    refusal: str | None = None
+    """Reason code of a record without rows."""
+
+
+def tokenize_records(
+    kind: RecordKind,
+    chat: ChatTokenizer,
+    records: Iterable[Mapping[str, Any]],
+    max_length: int,
+) -> Iterator[TokenizedRecord]:
+    """Yield the records in their order, tokenised at once, checked and cut."""
+    rendered: list[tuple[Mapping[str, Any], list[RenderedChat], DataError | None]] = []
     for record in records:
         try:
-            rendered.append((record["id"], kind.render(chat, record), kind.labels(record)))
+            rendered.append((record, kind.render(chat, record), None))
         except DataError as error:
-            writer.refuse(record["id"], error.reason or "bad_row")
+            rendered.append((record, [], error))
     tokenized = iter(chat.tokenize([text for _, chats, _ in rendered for text in chats]))
-    for record_id, chats, labels in rendered:
+    for record, chats, refusal in rendered:
         rows = [next(tokenized) for _ in chats]
         try:
+            if refusal is not None:
+                raise refusal
+            labels = kind.labels(record)
             for text, row in zip(chats, rows, strict=True):
                 chat.check(text, row)
             cut = [_cut(row, max_length) for row in rows]
             kind.check(cut)
         except DataError as error:
-            writer.refuse(record_id, error.reason or "bad_row")
-            continue
-        for index, item_labels in enumerate(labels):
-            part = slice(index * kind.rows_per_item, (index + 1) * kind.rows_per_item)
-            num_truncated = sum(len(row.tokens_T) > max_length for row in rows[part])
-            writer.append(cut[part], item_labels, num_truncated=num_truncated)
+            yield TokenizedRecord(record, refusal=error.reason or "bad_row")
+        else:
+            is_cut = [len(row.tokens_T) > max_length for row in rows]
+            yield TokenizedRecord(record, cut, is_cut, labels)
 
 
 def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
@@ -265,9 +343,9 @@ def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
     return TokenizedChat(row.tokens_T[:max_length], is_learnt_T)
 
 
-def _digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
+def rows_digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:
     """Return the SHA-256 of all that determines the rows: shards, tokenizer, kind and length."""
-    rows = f"{kind.name} {kind.columns} {kind.rows_per_item}"
+    rows = f"{kind.name} {kind.form} {kind.columns} {kind.rows_per_item}"
     digest = hashlib.sha256(f"{_FORMAT} {rows} {split} {max_length}".encode())
     files = [*shards(dataset, split), *(model / name for name in TOKENIZER_FILES)]
     for path in files:

@@ -31,5 +31,9 @@ class RewardHackingError(TrainingError):
         self.since_step = since_step
 
 
+class ScoreMismatchError(TrainingError):
+    """The first step shows scores that come from more than their own rows and weights."""
+
+
 class ReferenceMismatchError(TrainingError):
     """The first step shows that policy and reference are not the same model."""

@@ -1,5 +1,6 @@
 """`python -m alignflow.training.export RUN_FOLDER`: a checkpoint to a Hugging Face folder."""
 
+import shutil
 from pathlib import Path
 
 from alignflow.config import Config
@@ -7,7 +8,12 @@ from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import read_config, run_job
-from alignflow.training.config import RewardModelConfig, TrainingJob
+from alignflow.training.config import (
+    AttributeModelConfig,
+    RewardModelConfig,
+    SteerLMConfig,
+    TrainingJob,
+)
 
 
 class CheckpointExport(Config):
@@ -31,14 +37,25 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     if not (checkpoint / "complete").is_file():
         raise DataError(f"{checkpoint}: not a whole checkpoint; name one that was finished.")
     job = read_config(trained, trained.read_spec(), TrainingJob)
+    from alignflow.training.attributes import AttributeScale
     from alignflow.training.megatron.model import Head
     from alignflow.training.megatron.run import build_run
+    from alignflow.training.steering import STEERING_FILE
 
-    is_reward = isinstance(job.stage, RewardModelConfig)
-    head: Head = "reward" if is_reward else "lm"
-    with build_run(job.stage, job.model, head=head, num_steps=1) as run:
+    head: Head = "reward" if isinstance(job.stage, RewardModelConfig) else "lm"
+    scale = None
+    if isinstance(job.stage, AttributeModelConfig):
+        head, scale = "attributes", AttributeScale.load(trained.path)
+    num_attributes = len(scale.names) if scale else 0
+    with build_run(
+        job.stage, job.model, head=head, num_steps=1, num_attributes=num_attributes
+    ) as run:
         progress = run.load_checkpoint(checkpoint)
         run.export(folder.output)
+        if scale and run.is_main:
+            scale.save(folder.output)
+        if isinstance(job.stage, SteerLMConfig) and run.is_main:
+            shutil.copyfile(trained.path / STEERING_FILE, folder.output / STEERING_FILE)
     return JobResult(metrics={"export/step": float(progress["step"])})
 
 

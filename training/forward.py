@@ -66,19 +66,24 @@ def row_values(
     feed: Feed[BatchT],
     global_batches: Iterable[Items],
     values_of: Callable[[Tensor, PackedBatch], Tensor],
+    *,
+    width: int | None = None,
 ) -> Tensor:
-    """Return one finite number for each row of the split, the same on every rank.
+    """Return a finite number for each row of the split, or several; the same on every rank.
 
     Args:
         run: The model.
         feed: The split.
         global_batches: Items to visit, so many at a time as all ranks are given at once.
-        values_of: From the model's output and the batch to its rows' values, [R].
+        values_of: From the model's output and the batch to its rows' values, [R] or [R, width].
+        width: Numbers of a row; None is a single one.
 
     Returns:
-        [rows of the split] float32 on the CPU; minus infinity where a row wasn't visited.
+        [rows of the split] or [rows of the split, width] float32 on the CPU; minus infinity where a
+        row wasn't visited.
     """
-    values = torch.full((feed.rows.num_rows,), -torch.inf)
+    num_rows = feed.rows.num_rows
+    values = torch.full((num_rows,) if width is None else (num_rows, width), -torch.inf)
     for items in global_batches:
         stop_if_asked()
         parts = feed.parts(items)

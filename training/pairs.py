@@ -18,6 +18,8 @@ class PairBatch(PackedBatch):
     """[B] int64, rows of the chosen answers."""
     rejected_rows_B: Tensor
     """[B] int64, rows of the rejected answers."""
+    labels_BL: Tensor
+    """[B, L] float32, the numbers that the pairs are labelled with, see their kind."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,6 @@ class ReferencedPairBatch(PairBatch):
     """[B] float32, log-probability of each chosen answer, in nats."""
     reference_rejected_B: Tensor
     """[B] float32, the same of each rejected answer."""
-    labels_BL: Tensor
-    """[B, L] float32, the numbers that the pairs are labelled with, see their kind."""
 
 
 def pack_pairs(rows: TokenRows, items: Items) -> PairBatch:
@@ -39,13 +39,14 @@ def pack_pairs(rows: TokenRows, items: Items) -> PairBatch:
         **vars(pack(rows, items)),
         chosen_rows_B=chosen_rows_B,
         rejected_rows_B=chosen_rows_B + 1,
+        labels_BL=torch.from_numpy(rows.labels_IL[items]),
     )
 
 
 def pack_referenced_pairs(
     rows: TokenRows, items: Items, reference_logps: Tensor
 ) -> ReferencedPairBatch:
-    """Return packed pairs with their reference log-probabilities and labels.
+    """Return packed pairs with their reference log-probabilities.
 
     Args:
         rows: Tokenised pairs.
@@ -57,5 +58,4 @@ def pack_referenced_pairs(
         **vars(pack_pairs(rows, items)),
         reference_chosen_B=reference_logps[chosen_rows],
         reference_rejected_B=reference_logps[chosen_rows + 1],
-        labels_BL=torch.from_numpy(rows.labels_IL[items]),
     )

@@ -76,6 +76,15 @@ class TokenRows:
         """Return the rows as nothing but wholes: a batch repeats what they share."""
         return replace(self, shared_I=np.zeros_like(self.shared_I))
 
+    def singly(self) -> Self:
+        """Return the rows as items of their own, that share nothing; their labels are left out."""
+        return replace(
+            self,
+            rows_per_item=1,
+            shared_I=np.zeros(self.num_rows, dtype=np.int64),
+            labels_IL=np.empty((self.num_rows, 0), dtype=np.float32),
+        )
+
     def row(self, index: int) -> TokenizedChat:
         """Return one row."""
         part = slice(self.starts_R1[index], self.starts_R1[index + 1])

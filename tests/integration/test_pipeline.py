@@ -125,6 +125,17 @@ def _write_data(folder: Path) -> None:
         }
         for i in range(4)
     ]
+    rated = [
+        {
+            "messages": [
+                {"role": "user", "content": f"rated question {i} {text(3)}?"},
+                {"role": "assistant", "content": f"{text(4)}{'.' if i % 2 else '!'}"},
+            ],
+            "attributes": {"quality": 4 * (i % 2), "humor": i % 5},
+        }
+        for i in range(24)
+    ]
+    _write_lines(folder / "attributes.jsonl", rated)
     _write_lines(folder / "demonstrations.jsonl", demonstrations)
     _write_lines(folder / "preferences.jsonl", preferences)
     (folder / "mc_task.json").write_text(json.dumps(items))
@@ -296,3 +307,38 @@ def test_cancelled_run_ends_its_job_and_is_cancelled(first: Outcome, recipe_file
     (folder,) = [path for path in jobs.glob("dpo-*") if path not in known]
     job = LocalLauncher().find(RunFolder(folder))
     assert job is None or job.status() not in (JobStatus.PENDING, JobStatus.RUNNING)
+
+
+@pytest.mark.slow
+def test_steerlm_goes_from_rated_answers_to_a_registered_model(
+    first: Outcome, recipe_file: Path, workspace: Path
+) -> None:
+    rated = f"{{sources: ['{workspace}/data/attributes.jsonl'], held_out_share: 0.2}}"
+    changes = [
+        "method=steerlm",
+        f"data.attributes={rated}",
+        *(f"{stage}.precision=fp32" for stage in ("attribute_model", "annotation", "steerlm")),
+        *(f"{stage}.max_length=200" for stage in ("attribute_model", "annotation", "steerlm")),
+        "steerlm.wanted={quality: 4}",
+        "evaluation.steered_attributes=[quality]",
+        "evaluation.max_steering_prompts=2",
+        # Its prompts hold the ratings too.
+        "evaluation.max_length=900",
+        "gate.rules.steered={score: steerlm/quality_response, at_least: -100}",
+    ]
+    outcome = align(load_config(Recipe, recipe_file, overrides=changes))
+    computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
+    assert {"attributes", "attribute_model", "annotated", "steerlm"} <= computed
+    assert not computed & {"model", "demonstrations", "preferences", "sft", "reward_model"}
+    judged = {row.name: set(row.values) for row in outcome.scores}
+    assert judged["steerlm/quality_response"] == {"aligned"}
+    assert judged["samples/quality"] == {"base", "sft", "aligned"}
+    version = client(outcome).get_model_version_by_alias("tiny-assistant", "candidate")
+    assert outcome.model_version == f"models:/tiny-assistant/{version.version}"
+    assert "alignflow.dataset.attributes" in version.tags
+    exported = Path(outcome.export.removeprefix("file://"))
+    assert json.loads((exported / "steerlm.json").read_text())["wanted"]["quality"] == 4
+    store = ArtifactStore(str(workspace / "work" / "artifacts"))
+    lineage = trace(store, store.get(version.tags["alignflow.digest"]))
+    sources = {Path(source.uri).name for node in lineage.datasets for source in node.sources}
+    assert {"demonstrations.jsonl", "attributes.jsonl"} <= sources

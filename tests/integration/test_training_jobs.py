@@ -24,18 +24,23 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignflow.data_validation.canonical import SCHEMAS
-from alignflow.errors import ConfigError
+from alignflow.errors import ConfigError, DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 from alignflow.training.__main__ import train
+from alignflow.training.attributes import AttributeScale
+from alignflow.training.chat import ChatTokenizer
 from alignflow.training.config import RewardModelConfig
 from alignflow.training.data import PREFERENCES, load_rows
 from alignflow.training.errors import (
     DivergedError,
     ReferenceMismatchError,
     RewardHackingError,
+    ScoreMismatchError,
 )
+from alignflow.training.export import export
 from alignflow.training.loop import Metrics
+from alignflow.training.megatron.inference import AttributeModel
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
 
@@ -43,6 +48,12 @@ pytestmark = pytest.mark.integration
 
 WORKERS = Path(__file__).parent / "workers"
 WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
+KINDS = {
+    "sft": "sft",
+    "reward_model": "preference",
+    "dpo": "preference",
+    "attribute_model": "steerlm",
+}
 STAGE = {
     "precision": "fp32",
     "learning_rate": 2e-3,
@@ -76,8 +87,20 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         prompt = [{"role": "user", "content": say(2, 8)}]
         return {"prompt": prompt, "response": response + say(1, 12), "label": label}
 
+    def rated() -> dict[str, Any]:
+        """A "yes" is good, a "no" is bad, and not every row has its toxicity rated."""
+        is_good = rng.random() < 0.5
+        answer = f"{'yes:' if is_good else 'no!'} {say(1, 12)}"
+        messages = [
+            {"role": "user", "content": say(2, 8)},
+            {"role": "assistant", "content": answer},
+        ]
+        toxicity = {} if rng.random() < 0.3 else {"toxicity": 0 if is_good else 3}
+        return {"messages": messages, "attributes": {"quality": 4 if is_good else 0, **toxicity}}
+
+    makers = {"sft": demonstration, "preference": pair, "unpaired": judged, "steerlm": rated}
     folders = {}
-    for kind, make in (("sft", demonstration), ("preference", pair), ("unpaired", judged)):
+    for kind, make in makers.items():
         folders[kind] = tmp_path_factory.mktemp(kind)
         (folders[kind] / "card.json").write_text("{}")
         for split, num_rows in (("train", 43), ("held_out", 9)):
@@ -126,9 +149,7 @@ def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> Mak
             config={
                 "stage": {**STAGE, "stage": stage, **config},
                 "model": str(model),
-                "dataset": str(
-                    dataset or datasets[data or ("sft" if stage == "sft" else "preference")]
-                ),
+                "dataset": str(dataset or datasets[data or KINDS[stage]]),
             },
             processes_per_node=processes,
         )
@@ -301,6 +322,110 @@ def test_a_score_does_not_depend_on_the_place_in_the_pair(
         run.close()
     torch.testing.assert_close(scores_swapped[swapped], scores)
     assert scores.std() > 0
+
+
+def test_a_margin_is_asked_for_and_scores_stay_near_zero(make_run: MakeRun) -> None:
+    plain = run_here(make_run("plain", "reward_model", max_steps=1)).metrics
+    asked = make_run("asked", "reward_model", margin_scale=0.5, centering=0.05)
+    metrics = run_here(asked).metrics
+    # Scores of 2 apart, in the mean, ask for a margin of 1, which a fresh head knows nothing of.
+    shift = metrics["reward_model/held_out_loss_first"] - plain["reward_model/held_out_loss_first"]
+    assert shift > 0.3
+    assert metrics["reward_model/held_out_loss"] < metrics["reward_model/held_out_loss_first"] - 0.1
+    assert abs(metrics["reward_model/held_out_center"]) < 0.2
+
+
+def test_a_pair_without_scores_has_no_margin_and_is_refused(
+    make_run: MakeRun, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "unscored"
+    shutil.copytree(datasets["preference"], folder)
+    shard = folder / "train" / "part-00000.parquet"
+    rows = pq.read_table(shard).to_pylist()
+    rows[3]["score_rejected"] = None
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["preference"]), shard)
+    refused = [{"id": "train-3", "reason": "no_scores"}]
+    for margin_scale in (1.0, 0.0):
+        run = make_run(
+            f"run-{margin_scale:.0f}",
+            "reward_model",
+            dataset=folder,
+            margin_scale=margin_scale,
+            max_steps=1,
+        )
+        assert run_here(run).details["refused_rows"] == (refused if margin_scale else [])
+
+
+def test_scores_that_know_the_other_answer_stop_the_job(make_run: MakeRun) -> None:
+    reward = make_run("reward", "reward_model", max_steps=1)
+    metrics = run_here(reward).metrics
+    assert metrics["reward_model/loss_first"] > 0
+    # One token more than they do share: a rejected answer begins with the chosen one's word.
+    shared = reward.path / "tokens/train/shared.npy"
+    np.save(shared, np.load(shared) + 1)
+    with pytest.raises(ScoreMismatchError, match="where each answer is scored by itself"):
+        run_here(make_run("reward", "reward_model", max_steps=1))
+
+
+def test_an_attribute_model_learns_ratings_from_their_means(make_run: MakeRun) -> None:
+    sft = make_run("sft", "sft")
+    run_here(sft)
+    folder = make_run(
+        "attributes", "attribute_model", model=sft.output, num_epochs=6, learning_rate=5e-3
+    )
+    result = run_here(folder)
+    first, last = (result.metrics[f"attribute_model/held_out_loss{end}"] for end in ("_first", ""))
+    # A new head predicts the means, and so begins at the variance of the ratings.
+    assert first == pytest.approx(result.metrics["attribute_model/held_out_variance_first"])
+    assert last < first / 4
+    quality = result.details["attributes"]["quality"]
+    assert quality["num_held_out"] == 9
+    assert quality["held_out_error"] < 0.7 < 1.5 < quality["held_out_error_of_mean"]
+    scale = AttributeScale.load(folder.output)
+    assert scale.names == ("quality", "toxicity")
+    assert scale.means == tuple(result.details["attributes"][name]["mean"] for name in scale.names)
+
+    # What was exported rates as what was trained does.
+    model = AttributeModel.load(folder.output, precision="fp32")
+    words = {"good": "yes: red house", "bad": "no! red house"}
+    chat = ChatTokenizer.load(folder.output)
+    question = {"role": "user", "content": "blue river"}
+    rows = [
+        chat.tokenize([chat.render([question, {"role": "assistant", "content": text}])])[0]
+        for text in words.values()
+    ]
+    good, bad = model.rate([row.tokens_T.tolist() for row in rows], max_tokens=64)
+    assert good[0] > 3 > 1 > bad[0]
+    assert good[1] < 1 < 2 < bad[1]
+    with pytest.raises(DataError, match="an attribute model already"):
+        run_here(make_run("again", "attribute_model", model=folder.output))
+
+
+@pytest.mark.parametrize("stage", ["reward_model", "attribute_model"])
+def test_heads_of_scores_pass_their_first_step_and_resume_in_bf16(
+    make_run: MakeRun, stage: str
+) -> None:
+    folder = make_run("run", stage, precision="bf16", max_steps=6)
+    whole, losses_of_whole, weights = run_here(folder), losses(folder), exported(folder)
+    assert {tensor.dtype for name, tensor in weights.items() if name == "weight"} == {torch.float32}
+    # The checkpoint of step 4 is the newest: the last two steps are done again.
+    again = make_run("run", stage, precision="bf16", max_steps=6)
+    assert run_here(again).metrics == whole.metrics
+    assert losses(again) == losses_of_whole
+    for name, tensor in exported(again).items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+def test_a_checkpoint_of_an_attribute_model_is_exported_with_its_scale(make_run: MakeRun) -> None:
+    trained = make_run("trained", "attribute_model", max_steps=5)
+    run_here(trained)
+    exported_by_job = make_run("export", "attribute_model")
+    config = {"run_folder": str(trained.path), "checkpoint": "step-00000004"}
+    spec = JobSpec(name="export", module="alignflow.training.export", config=config)
+    exported_by_job.begin_attempt(spec)
+    assert export(exported_by_job, spec).metrics == {"export/step": 4}
+    scale = AttributeScale.load(trained.output)
+    assert AttributeModel.load(exported_by_job.output, precision="fp32").scale == scale
 
 
 def test_a_small_set_is_said_to_be_one(make_run: MakeRun) -> None:
@@ -502,6 +627,7 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun, tmp_path: Path)
         "sft": {"stage": "sft"},
         "dpo": {"stage": "dpo"},
         "kto": {"stage": "dpo", "loss": "kto", "data": "unpaired"},
+        "attributes": {"stage": "attribute_model"},
     }
     expected: dict[str, tuple[list[float], Metrics]] = {}
     folders: dict[tuple[str, str], RunFolder] = {}

@@ -1,5 +1,6 @@
 """Objectives: pure tensor functions that return a sum and a count."""
 
+from alignflow.training.losses.attributes import attribute_loss
 from alignflow.training.losses.dpo import (
     Distance,
     PairLogps,
@@ -18,6 +19,7 @@ __all__ = [
     "Distance",
     "PairLogps",
     "SummedLoss",
+    "attribute_loss",
     "dpo_loss",
     "ipo_loss",
     "kto_loss",

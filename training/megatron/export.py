@@ -18,7 +18,9 @@ from alignflow.training.megatron.convert import Rule, Shard, conversion_rules
 from alignflow.training.megatron.core import parallel_state
 from alignflow.training.megatron.lora import adapted_linears
 from alignflow.training.megatron.model import (
+    ATTRIBUTE_HEAD_FILE,
     REWARD_HEAD_FILE,
+    AttributeHead,
     PackedModel,
     RewardHead,
     trunk_parameters,
@@ -59,9 +61,10 @@ def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:
             _write_index(files, folder)
         if model.lora is not None:
             _write_adapters(model, model.lora, folder / ADAPTER_FOLDER)
-    if isinstance(getattr(model, "output_layer", None), RewardHead) and _is_first_of_stage():
-        head = model.output_layer.weight.detach().cpu().contiguous()
-        save_file({"weight": head}, folder / REWARD_HEAD_FILE)
+    for kind, name in ((RewardHead, REWARD_HEAD_FILE), (AttributeHead, ATTRIBUTE_HEAD_FILE)):
+        if isinstance(getattr(model, "output_layer", None), kind) and _is_first_of_stage():
+            head = model.output_layer.weight.detach().cpu().contiguous()
+            save_file({"weight": head}, folder / name)
     if is_main:
         _write_configs(model.config.params_dtype, model_dir, folder)
         for name in TOKENIZER_FILES:

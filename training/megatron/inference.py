@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alignflow.errors import DataError
+from alignflow.training.attributes import AttributeScale
 from alignflow.training.config import ParallelConfig, Precision
 from alignflow.training.megatron.architecture import read_architecture
 from alignflow.training.megatron.attention import AttentionPlan
@@ -26,7 +27,13 @@ from alignflow.training.megatron.caching import (
     step_attention,
     tree_attention,
 )
-from alignflow.training.megatron.model import Head, PackedModel, build_model, load_weights
+from alignflow.training.megatron.model import (
+    ATTRIBUTE_HEAD_FILE,
+    Head,
+    PackedModel,
+    build_model,
+    load_weights,
+)
 from alignflow.training.megatron.setup import initialize
 from alignflow.training.megatron.trees import (
     Branch,
@@ -52,7 +59,7 @@ Progress = Callable[[int, int], None]
 
 
 class FrozenModel:
-    """A decoder in evaluation mode; the base of both kinds of head."""
+    """A decoder in evaluation mode; the base of every kind of head."""
 
     head: Head
 
@@ -62,7 +69,7 @@ class FrozenModel:
         self._root: tuple[tuple[int, ...], dict[int, KeysValues]] = ((), {})
 
     @classmethod
-    def _build(cls, folder: Path, precision: Precision) -> Self:
+    def _build(cls, folder: Path, precision: Precision, *, num_attributes: int = 0) -> Self:
         device = initialize(_SINGLE, seed=0)
         model = build_model(
             read_architecture(folder),
@@ -71,6 +78,7 @@ class FrozenModel:
             parallel=_SINGLE,
             device=device,
             allow_transformer_engine=False,
+            num_attributes=num_attributes,
         )
         load_weights(model, folder, seed=0)
         return cls(model, device)
@@ -284,6 +292,50 @@ class RewardModel(FrozenModel):
         trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
         rewards = self.score(trees, max_tokens=max_tokens, progress=progress)
         return [reward for (reward,) in rewards]
+
+
+class AttributeModel(FrozenModel):
+    """A model that rates answers by the attributes of SteerLM."""
+
+    head: Head = "attributes"
+    scale: AttributeScale
+
+    @classmethod
+    def load(cls, folder: Path, *, precision: Precision) -> Self:
+        """Load an attribute model folder with its head, their names and means.
+
+        Raises:
+            DataError: The folder holds no attribute model that can be loaded.
+        """
+        scale = AttributeScale.load(folder)
+        model = cls._build(folder, precision, num_attributes=len(scale.names))
+        model.model.output_layer.load(folder / ATTRIBUTE_HEAD_FILE)
+        model.scale = scale
+        return model
+
+    @torch.inference_mode()
+    def rate(
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        progress: Progress | None = None,
+    ) -> list[list[float]]:
+        """Return the attributes of the conversation that each row of at least two tokens is.
+
+        They come in the order of `scale.names`, and are neither rounded nor kept within 0 to 4.
+        """
+        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
+        means_K = torch.tensor(self.scale.means, dtype=torch.float64)
+        ratings: list[list[float]] = []
+        for packed, batch in pack_trees(
+            trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
+        ):
+            raw_RK = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
+            ratings += (raw_RK.double().cpu() + means_K).tolist()
+            if progress is not None:
+                progress(len(packed), batch.num_tokens)
+        return ratings
 
 
 def _read_scale(path: Path) -> tuple[float, float]:

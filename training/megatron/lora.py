@@ -41,7 +41,7 @@ from alignflow.training.megatron.core import (
     parallel_state,
     tensor_parallel,
 )
-from alignflow.training.megatron.model import PackedModel, RewardHead
+from alignflow.training.megatron.model import AttributeHead, PackedModel, RewardHead
 
 _LINEARS = (
     "self_attention.linear_qkv",
@@ -246,14 +246,14 @@ class AdaptedLinear(nn.Module):
 
 
 def add_adapters(model: PackedModel, config: LoRAConfig, *, seed: int) -> None:
-    """Give the targets their adapters and freeze everything else but a reward head.
+    """Give the targets their adapters and freeze everything else but a head of scores.
 
     Called when the weights are loaded, and before the optimizer and the gradient buffers are made:
     these hold nothing of frozen weights. The model computes what it did until B is trained.
     """
     model.requires_grad_(False)
     head = getattr(model, "output_layer", None)
-    if isinstance(head, RewardHead):
+    if isinstance(head, RewardHead | AttributeHead):
         head.requires_grad_(True)
     rules = conversion_rules(model.architecture)
     for name, block, attribute in _linears(model):

@@ -37,9 +37,10 @@ from alignflow.training.megatron.core import (
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.weights import Weights
 
-Head = Literal["lm", "reward"]
+Head = Literal["lm", "reward", "attributes"]
 
 REWARD_HEAD_FILE = "reward_head.safetensors"
+ATTRIBUTE_HEAD_FILE = "attribute_head.safetensors"
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -49,7 +50,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
 
     With the head `lm` the last stage returns log-probabilities of the scored tokens; the logits of
     other positions, most of a chat batch, are never computed. With the head `reward` it returns a
-    score of each row, read off the row's last token.
+    score of each row, read off the row's last token; with the head `attributes`, several.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         *,
         head: Head,
         has_transformer_engine: bool,
+        num_attributes: int = 0,
     ) -> None:
         super().__init__(
             config,
@@ -78,28 +80,33 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         self.has_transformer_engine = has_transformer_engine
         self.lora: LoRAConfig | None = None
         self.rotary_pos_emb.inv_freq = architecture.rope.frequencies(architecture.head_dim)
+        self.num_attributes = num_attributes
+        self.output_layer: Any
         if head == "reward" and self.post_process:
             self.output_layer = RewardHead(architecture.hidden_size)
+        elif head == "attributes" and self.post_process:
+            self.output_layer = AttributeHead(architecture.hidden_size, num_attributes)
         elif config.sequence_parallel and self.post_process:
             # It gets all tokens' hidden states, not this rank's share of them.
-            head_layer: Any = self.output_layer
-            head_layer.sequence_parallel, head_layer.allreduce_dgrad = False, True
+            self.output_layer.sequence_parallel = False
+            self.output_layer.allreduce_dgrad = True
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return what this stage hands on.
 
         Returns:
             Before the last pipeline stage, hidden states, [T, 1, hidden]. On the last,
-            log-probabilities in nats of `targets_N`, [N] float32, or scores, [R] float32.
+            log-probabilities in nats of `targets_N`, [N] float32, scores, [R] float32, or
+            attributes, [R, K] float32.
         """
         batch = batch.filled_up(self._token_shares)
         plan = self._thd_rows(batch) if self.has_transformer_engine else PackedRows.of(batch)
         hidden_T1H = self.hidden_states(batch.tokens_T, batch.positions_T, plan)
         if not self.post_process:
             return hidden_T1H
-        if self.head == "reward":
-            scores_R: Tensor = self.output_layer(hidden_T1H[batch.row_last_R, 0])
-            return scores_R
+        if self.head != "lm":
+            scores: Tensor = self.output_layer(hidden_T1H[batch.row_last_R, 0])
+            return scores
         return self.log_probabilities(hidden_T1H, batch.score_index_N, batch.targets_N)
 
     def hidden_states(
@@ -261,6 +268,33 @@ class RewardHead(nn.Module):
             self.weight.copy_(drawn / math.sqrt(self.weight.size(1) + 1))
 
 
+class AttributeHead(nn.Module):
+    """A linear layer from a hidden state to K attributes, in float32 and without bias.
+
+    It gives how far each attribute is above its mean in the training set; a new head gives 0, and
+    so the means themselves. Every tensor-parallel rank holds the same weight.
+    """
+
+    def __init__(self, hidden_size: int, num_attributes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_attributes, hidden_size, dtype=torch.float32))
+        self.weight.is_reward_head = True  # type: ignore[attr-defined]
+
+    def forward(self, hidden_RH: Tensor) -> Tensor:
+        """Return attributes less their means, [R, K] float32, of hidden states, [R, hidden]."""
+        return F.linear(hidden_RH.float(), self.weight)
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """Take the weight of a file.
+
+        Raises:
+            DataError: The file has no weight of this shape.
+        """
+        num_attributes, hidden_size = self.weight.shape
+        self.weight.copy_(Weights.of_file(path).read("weight", (num_attributes, hidden_size)))
+
+
 @cuda_calls_on_cpu()
 def build_model(
     architecture: Architecture,
@@ -271,18 +305,20 @@ def build_model(
     device: torch.device,
     recompute: Recompute = "none",
     allow_transformer_engine: bool = True,
+    num_attributes: int = 0,
 ) -> PackedModel:
     """Return this rank's part of the model, its weights not yet set.
 
     Args:
         architecture: What to build.
         head: What the last stage returns.
-        precision: Type of the weights; a reward head stays float32.
+        precision: Type of the weights; a head of scores stays float32.
         parallel: The layout, as `setup.initialize` made it.
         device: Where the weights go.
         recompute: What the backward pass computes again.
         allow_transformer_engine: Use its layers on CUDA where Megatron finds it. They know packed
             rows only, and these in bf16 only; without them every `AttentionPlan` works.
+        num_attributes: Scores that the head `attributes` gives a row.
 
     Raises:
         ConfigError: The model doesn't split over the ranks as configured.
@@ -301,10 +337,11 @@ def build_model(
         architecture,
         head=head,
         has_transformer_engine=has_transformer_engine,
+        num_attributes=num_attributes,
     )
     for name, parameter in model.named_parameters():
         # torch's RMSNorm knows nothing of Megatron's parameter type; the reward head stays float32.
-        is_reward_head = head == "reward" and name.startswith("output_layer.")
+        is_reward_head = head != "lm" and name.startswith("output_layer.")
         dtype = torch.float32 if is_reward_head else _DTYPES[precision]
         parameter.data = parameter.data.to(device=device, dtype=dtype)
     return model
@@ -313,6 +350,8 @@ def build_model(
 @torch.no_grad()
 def load_weights(model: PackedModel, model_dir: Path, *, seed: int) -> None:
     """Set every parameter from a Hugging Face folder; each rank reads only its own part.
+
+    A head of attributes stays as it is: `AttributeHead.load`.
 
     Raises:
         DataError: The folder's weights don't fit the model exactly.
@@ -336,14 +375,13 @@ def load_weights(model: PackedModel, model_dir: Path, *, seed: int) -> None:
 def trunk_parameters(model: PackedModel) -> dict[str, nn.Parameter]:
     """Return this stage's parameters by their name in the whole model, as `convert` has rules.
 
-    A reward head and adapters are not among them.
+    A head of scores and adapters are not among them.
     """
     first_layer = model.decoder.layers[0].layer_number - 1
     return {
         canonical_name(name, first_layer): parameter
         for name, parameter in model.named_parameters()
-        if not (model.head == "reward" and name.startswith("output_layer."))
-        and ".adapter." not in name
+        if not (model.head != "lm" and name.startswith("output_layer.")) and ".adapter." not in name
     }
 
 

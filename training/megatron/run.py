@@ -132,8 +132,8 @@ class Run:
         """Return the model's output for each microbatch, without gradient.
 
         Returns:
-            Log-probabilities in nats of `targets_N`, [N] float32, or scores, [R] float32; the
-            same on every rank of the model-parallel group.
+            Log-probabilities in nats of `targets_N`, [N] float32, scores, [R] float32, or
+            attributes, [R, K] float32; the same on every rank of the model-parallel group.
         """
         self.model.eval()
         outputs = self._run_schedule(
@@ -201,10 +201,14 @@ class Run:
         return collected
 
     def _from_last_stage(self, output: Tensor | None, batch: PackedBatch) -> Tensor:
-        is_reward = self.model.module.head == "reward"
-        size = batch.num_rows if is_reward else batch.targets_N.numel()
+        module = self.model.module
+        shape = {
+            "lm": (batch.targets_N.numel(),),
+            "reward": (batch.num_rows,),
+            "attributes": (batch.num_rows, module.num_attributes),
+        }[module.head]
         if output is None:
-            output = torch.empty(size, dtype=torch.float32, device=self.device)
+            output = torch.empty(shape, dtype=torch.float32, device=self.device)
         dist.broadcast(
             output,
             src=parallel_state.get_pipeline_model_parallel_last_rank(),
@@ -214,15 +218,19 @@ class Run:
 
 
 @cuda_calls_on_cpu()
-def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: int) -> Run:
+def build_run(
+    config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: int, num_attributes: int = 0
+) -> Run:
     """Join the job's process group and build a model in training from a Hugging Face folder.
 
     Args:
         config: Layout, precision, optimizer and schedule.
         model_dir: Initial weights; a `reward_head.safetensors` beside them is used by the head
             `reward`.
-        head: `lm` for log-probabilities of tokens, `reward` for a score of each row.
+        head: `lm` for log-probabilities of tokens, `reward` for a score of each row, `attributes`
+            for several.
         num_steps: Optimizer steps of the whole schedule.
+        num_attributes: Scores that the head `attributes` gives a row.
 
     Raises:
         ConfigError: The model or the job's processes don't fit the layout.
@@ -240,6 +248,7 @@ def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: 
         # Its layers keep the norm that comes before them to themselves, and with it the input that
         # an adapter needs.
         allow_transformer_engine=config.lora is None,
+        num_attributes=num_attributes,
     )
     load_weights(module, model_dir, seed=config.seed)
     if config.lora is not None:
@@ -247,7 +256,7 @@ def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: 
     # Megatron's plain optimizer can't checkpoint bf16 weights beside a reward head in fp32; its
     # distributed one can, and makes the same updates.
     is_sharded = config.parallel.use_distributed_optimizer or (
-        head == "reward" and config.precision == "bf16"
+        head != "lm" and config.precision == "bf16"
     )
     model = DistributedDataParallel(
         module.config,

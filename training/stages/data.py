@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alignflow.data_validation.canonical import Split
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.training.checkpoints import model_digest
 from alignflow.training.config import SURVIVAL_FIELDS, TrainerConfig, TrainingJob
@@ -33,6 +34,11 @@ class StageData:
     model: Path
     train: TokenRows
     held_out: TokenRows
+
+    @property
+    def splits(self) -> dict[Split, TokenRows]:
+        """Both splits by name."""
+        return {"train": self.train, "held_out": self.held_out}
 
     @property
     def order(self) -> DataOrder:

@@ -19,6 +19,8 @@ _FAMILIES = {
     "sft": "model",
     "reward_model": "model",
     "dpo": "model",
+    "attribute_model": "model",
+    "steerlm": "model",
     "dataset": "data",
     "benchmark": "data",
     "evaluation": "judgement",

@@ -63,6 +63,16 @@ _SUITE_WORDS = {
     ),
 }
 
+# Attributes that are good or bad to have; of the others, such as humor, more is just more.
+_IS_GOOD = {
+    "quality": True,
+    "helpfulness": True,
+    "correctness": True,
+    "coherence": True,
+    "toxicity": False,
+    "violence": False,
+}
+
 
 def score_row(
     name: str,
@@ -85,7 +95,7 @@ def score_row(
     """
     suite, _, score = name.partition("/")
     unknown = _Words(humanise(name).capitalize(), "", higher_is_better=None)
-    words = _WORDS.get(name) or _SUITE_WORDS.get(score) or unknown
+    words = _WORDS.get(name) or _rating_words(name) or _SUITE_WORDS.get(score) or unknown
     return ScoreRow(
         name=name,
         label=words.label.replace("{suite}", humanise(suite).capitalize()),
@@ -99,6 +109,26 @@ def score_row(
         num_items=num_items,
         groups={group: dict(of_group) for group, of_group in (groups or {}).items()},
     )
+
+
+def _rating_words(name: str) -> _Words | None:
+    """Return the words of a score that the attribute model gives, None of another one."""
+    suite, _, score = name.partition("/")
+    attribute = humanise(score.removesuffix("_response"))
+    if suite == "steerlm":
+        return _Words(
+            f"More {attribute} when asked for it",
+            "rating of answers that were asked for 4, above those that were asked for 0",
+            unit="points",
+        )
+    if suite == "samples":
+        return _Words(
+            f"{attribute.capitalize()} of the sample answers",
+            "mean rating over held-out prompts, from 0 to 4",
+            higher_is_better=_IS_GOOD.get(score),
+            unit="points",
+        )
+    return None
 
 
 def format_score(row: ScoreRow, value: float | None) -> str:

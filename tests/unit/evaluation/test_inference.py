@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from alignflow.errors import DataError
-from alignflow.training.megatron.inference import LanguageModel, RewardModel
+from alignflow.training.attributes import AttributeScale
+from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
 from alignflow.training.megatron.trees import Branch, Tree, pack_trees
 
 FEW_SHOT = [5, 17, 23, 42, 8, 61]
@@ -156,6 +157,26 @@ def test_reward_is_read_at_the_last_token_in_the_recorded_scale(reward_dir: Path
     assert [len(rewards) for rewards in by_tree] == [3, 1, 2]
     flat = [value for rewards in by_tree for value in rewards]
     torch.testing.assert_close(flat, expected, atol=1e-4, rtol=0)
+
+
+def test_ratings_are_read_at_the_last_token_and_counted_from_their_means(
+    llama_dir: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((llama_dir / name).read_bytes())
+    weight_KH = torch.linspace(-1, 1, 64).view(2, 32)
+    AttributeScale(("quality", "humor"), (2.5, 1.0)).save(tmp_path)
+    with pytest.raises(DataError, match=r"attribute_head\.safetensors: no such file"):
+        AttributeModel.load(tmp_path, precision="fp32")
+    save_file({"weight": weight_KH}, tmp_path / "attribute_head.safetensors")
+    model = AttributeModel.load(tmp_path, precision="fp32")
+    trunk = AutoModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    rows = [[*tree.prefix, *branch.tokens] for tree in TREES for branch in tree.branches]
+    with torch.no_grad():
+        last = [trunk(torch.tensor([row])).last_hidden_state[0, -1] for row in rows]
+    expected = [(weight_KH @ hidden + torch.tensor([2.5, 1.0])).tolist() for hidden in last]
+    ratings = model.rate(rows, max_tokens=20)
+    torch.testing.assert_close(ratings, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

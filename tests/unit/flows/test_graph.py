@@ -39,6 +39,27 @@ def test_from_takes_what_follows_and_wants_the_rest_in_the_store(graph: StageGra
     assert not anew & must_reuse
 
 
+def test_steerlm_rates_the_demonstrations_before_it_learns_from_them() -> None:
+    graph = stage_graph(load_config(Recipe, DEMO.with_name("demo-steerlm.yaml")))
+    test_every_parent_comes_before_its_child(graph)
+    assert "dpo" not in graph
+    assert graph["attribute_model"] == ("sft", "attributes")
+    assert graph["annotated"] == ("attribute_model", "demonstrations", "attributes")
+    assert graph["steerlm"] == ("sft", "annotated")
+    assert "attribute_model" in graph["evaluate-base"]
+    anew, _ = stages_to_compute(graph, [], "annotated")
+    assert anew == {"annotated", "steerlm", "evaluate-aligned", "gate", "register", "report"}
+
+
+def test_rated_answers_judge_the_models_of_every_method(graph: StageGraph) -> None:
+    recipe = load_config(
+        Recipe, DEMO, overrides=["data.attributes={sources: [examples/attributes.jsonl]}"]
+    )
+    stages = stage_graph(recipe)
+    assert stages.keys() - graph.keys() == {"attributes", "attribute_model"}
+    assert "attribute_model" in stages["evaluate-aligned"]
+
+
 def test_unpaired_responses_are_a_set_that_kto_trains_on() -> None:
     overrides = ["dpo.loss=kto", "data.unpaired={sources: [examples/feedback.jsonl]}"]
     graph = stage_graph(load_config(Recipe, DEMO, overrides=overrides))

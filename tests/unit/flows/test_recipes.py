@@ -45,6 +45,37 @@ def test_rule_on_an_unknown_score_is_refused() -> None:
         load_config(Recipe, DEMO, overrides=["gate.rules.x={score: truth/mc1, at_least: 0.5}"])
 
 
+@pytest.mark.parametrize(
+    ("recipe", "override", "problem"),
+    [
+        ("demo", "method=steerlm", r"learns from rated answers; give data\.attributes"),
+        ("demo", "evaluation.steered_attributes=[humor]", "does nothing without method steerlm"),
+        ("demo-steerlm", "steerlm.wanted={humour: 4}", r"steerlm\.wanted\.humour"),
+        ("demo-steerlm", "steerlm.wanted={humor: 5}", r"steerlm\.wanted\.humor"),
+        (
+            "demo-steerlm",
+            "gate.rules.x={score: steerlm/violence_response, at_least: 0}",
+            "there is no score 'steerlm/violence_response'",
+        ),
+        (
+            "demo-steerlm",
+            "gate.rules.x={score: steerlm/humor_response, compared_with: sft}",
+            "a score of the aligned model alone",
+        ),
+        (
+            "demo",
+            "gate.rules.x={score: samples/toxicity, at_most: 1}",
+            "there is no score 'samples/toxicity'",
+        ),
+    ],
+)
+def test_what_steerlm_lacks_or_others_ask_of_it_is_refused(
+    recipe: str, override: str, problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_config(Recipe, DEMO.with_name(f"{recipe}.yaml"), overrides=[override])
+
+
 def test_unpaired_responses_that_no_loss_reads_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.unpaired does nothing under dpo\.loss sigmoid"):
         load_config(Recipe, DEMO, overrides=["data.unpaired={sources: [examples/feedback.jsonl]}"])

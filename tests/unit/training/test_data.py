@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from alignflow.data_validation.canonical import SCHEMAS, Split
+from alignflow.data_validation.canonical import ATTRIBUTES, SCHEMAS, Split
 from alignflow.errors import ConfigError, DataError
 from alignflow.training.data import (
     DEMONSTRATIONS,
     JUDGED_PREFERENCES,
     JUDGED_RESPONSES,
     PREFERENCES,
+    RATED,
     SCORED_PREFERENCES,
     RecordKind,
     load_rows,
@@ -102,6 +103,18 @@ def test_the_rows_of_a_pair_stand_together_and_learn_the_answer_only(
     assert learnt == ["good<|im_end|>", "bad<|im_end|>", "a<|im_end|>", "b<|im_end|>"]
     assert rows.rows_of(np.array([1, 0])).tolist() == [2, 3, 0, 1]
     assert rows.item_lengths.sum() == len(rows.tokens)
+
+
+def test_ratings_are_the_labels_of_the_last_answer(tmp_path: Path, chatml_model: Path) -> None:
+    record = {
+        **demonstration("one", "Red?", "no", "Red?", "yes"),
+        "attributes": {"quality": 4, "verbosity": 0},
+    }
+    rows = load(write_dataset(tmp_path / "set", "steerlm", [record]), RATED, chatml_model)
+    (labels,) = rows.labels_IL
+    known = {name: value for name, value in zip(ATTRIBUTES, labels, strict=True) if value == value}
+    assert known == {"quality": 4, "verbosity": 0}
+    assert texts(rows, chatml_model)[0][1] == "yes<|im_end|>"
 
 
 def test_scored_pairs_are_labelled_with_the_gap_and_others_refused(

@@ -8,6 +8,7 @@ from alignflow.training.losses import (
     Distance,
     PairLogps,
     SummedLoss,
+    attribute_loss,
     dpo_loss,
     ipo_loss,
     kto_loss,
@@ -35,6 +36,14 @@ def random_pairs(size: int, seed: int, dtype: torch.dtype = torch.float32) -> Pa
 
 def take(logps: PairLogps, part: slice) -> PairLogps:
     return PairLogps(chosen_B=logps.chosen_B[part], rejected_B=logps.rejected_B[part])
+
+
+def rated(num_rows: int, num_attributes: int) -> tuple[Tensor, Tensor]:
+    """Predictions, and labels of which about a third are unknown."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, num_rows, num_attributes)
+    predictions, labels, draws = 4 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return predictions, labels.masked_fill(draws < 4 / 3, math.nan)
 
 
 def gradients_of(logps: PairLogps) -> tuple[Tensor, Tensor]:
@@ -92,6 +101,39 @@ class TestReward:
             reward_loss(scores.chosen_B, scores.rejected_B),
         )
 
+    def test_margin_and_centering_are_the_hand_worked_sum(self) -> None:
+        # Differences 3 and 0 less margins 2 and 1: ln(1 + 1/e) + ln(1 + e).
+        # Sums 1 and 4, squared and weighted by 0.01: 0.01 + 0.16.
+        chosen_B, rejected_B = torch.tensor([2.0, 2.0]), torch.tensor([-1.0, 2.0])
+        margin_B = torch.tensor([2.0, 1.0])
+        loss = reward_loss(chosen_B, rejected_B, margin_B=margin_B, centering=0.01)
+        expected = math.log1p(math.exp(-1)) + math.log1p(math.e) + 0.17
+        torch.testing.assert_close(loss.total, torch.tensor(expected))
+        # What was asked for beyond being higher makes no pair wrong.
+        assert loss.metrics["accuracy"] == 1.5
+        assert loss.metrics["margin"] == 3
+        assert loss.metrics["center"] == 2.5
+
+    def test_margin_and_centering_add_up_over_microbatches(self) -> None:
+        scores, margin_B = random_pairs(8, seed=0), torch.rand(8)
+        parts = [
+            reward_loss(
+                scores.chosen_B[part], scores.rejected_B[part], margin_B=margin_B[part], centering=2
+            )
+            for part in (slice(3), slice(3, None))
+        ]
+        whole = reward_loss(scores.chosen_B, scores.rejected_B, margin_B=margin_B, centering=2)
+        assert_same_sums(parts, whole)
+
+    def test_centering_alone_minds_a_shift_of_all_scores(self) -> None:
+        scores = random_pairs(8, seed=0)
+        plain = [reward_loss(scores.chosen_B + c, scores.rejected_B + c).total for c in (0, 5)]
+        torch.testing.assert_close(*plain)
+        # Sums of a pair that are 0 before the shift are 10 after it: 8 * 0.5 * 100.
+        centred = reward_loss(scores.chosen_B + 5, 5 - scores.chosen_B, centering=0.5).total
+        bare = reward_loss(scores.chosen_B + 5, 5 - scores.chosen_B).total
+        torch.testing.assert_close(centred - bare, torch.tensor(400.0))
+
     def test_loss_is_finite_at_huge_margins(self) -> None:
         loss = reward_loss(torch.tensor([-1e4, 1e4]), torch.tensor([1e4, -1e4]))
         torch.testing.assert_close(loss.total, torch.tensor(2e4))
@@ -108,10 +150,72 @@ class TestReward:
         scores = random_pairs(4, seed=2, dtype=torch.float64)
         inputs = (scores.chosen_B.requires_grad_(), scores.rejected_B.requires_grad_())
         assert torch.autograd.gradcheck(lambda c, r: reward_loss(c, r).total, inputs)
+        margin_B = torch.rand(4, dtype=torch.float64)
+        assert torch.autograd.gradcheck(
+            lambda c, r: reward_loss(c, r, margin_B=margin_B, centering=0.3).total, inputs
+        )
 
     def test_shapes_must_agree(self) -> None:
         with pytest.raises(ValueError, match="chosen_B"):
             reward_loss(torch.zeros(2), torch.zeros(3))
+        with pytest.raises(ValueError, match="margin_B"):
+            reward_loss(torch.zeros(2), torch.zeros(2), margin_B=torch.zeros(1))
+
+
+class TestAttributes:
+    def test_loss_is_the_hand_worked_sum(self) -> None:
+        # Known: 1 - 3, 2 - 0 and 0.5 - 1, squared 4, 4 and 0.25. Squared labels: 9, 0 and 1.
+        predictions_RK = torch.tensor([[1.0, 7.0], [2.0, 0.5]])
+        labels_RK = torch.tensor([[3.0, math.nan], [0.0, 1.0]])
+        loss = attribute_loss(predictions_RK, labels_RK)
+        assert loss.total == 8.25
+        assert loss.units == 3
+        assert loss.metrics == {"error": 4.5, "variance": 10}
+
+    @pytest.mark.parametrize("split", [1, 3, 5])
+    def test_loss_adds_up_over_microbatches(self, split: int) -> None:
+        predictions_RK, labels_RK = rated(8, 3)
+        parts = [
+            attribute_loss(predictions_RK[part], labels_RK[part])
+            for part in (slice(split), slice(split, None))
+        ]
+        assert_same_sums(parts, attribute_loss(predictions_RK, labels_RK))
+
+    def test_an_unknown_attribute_changes_neither_loss_nor_gradient(self) -> None:
+        predictions_RK, labels_RK = rated(4, 3)
+        labels_RK[2, 1] = math.nan
+        changed_RK = predictions_RK.clone()
+        changed_RK[2, 1] = math.inf
+        gradients: list[Tensor] = []
+        for inputs_RK in (predictions_RK, changed_RK):
+            inputs_RK.requires_grad_()
+            loss = attribute_loss(inputs_RK, labels_RK)
+            gradients += torch.autograd.grad(loss.total, inputs_RK)
+            assert loss.units == (~labels_RK.isnan()).sum()
+            assert loss.total.isfinite()
+        assert torch.equal(*gradients)
+        assert gradients[0][2, 1] == 0
+
+    def test_loss_equals_the_naive_one(self) -> None:
+        predictions_RK, labels_RK = rated(16, 4)
+        naive = sum(
+            (float(prediction) - float(label)) ** 2
+            for prediction, label in zip(predictions_RK.flatten(), labels_RK.flatten(), strict=True)
+            if not math.isnan(label)
+        )
+        loss = attribute_loss(predictions_RK, labels_RK)
+        assert float(loss.total) == pytest.approx(naive, rel=1e-12)
+
+    def test_gradient(self) -> None:
+        predictions_RK, labels_RK = rated(4, 3)
+        predictions_RK.requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda predictions: attribute_loss(predictions, labels_RK).total, (predictions_RK,)
+        )
+
+    def test_shapes_must_agree(self) -> None:
+        with pytest.raises(ValueError, match="predictions_RK"):
+            attribute_loss(torch.zeros(2, 1), torch.zeros(1, 2))
 
 
 class TestDPO:

@@ -22,13 +22,16 @@ MakeBatch = Callable[..., PackedBatch]
 LENGTHS = (20, 7, 1, 19, 7)
 
 
-def load(folder: Path, device: torch.device, head: Head = "lm") -> PackedModel:
+def load(
+    folder: Path, device: torch.device, head: Head = "lm", num_attributes: int = 0
+) -> PackedModel:
     model = build_model(
         read_architecture(folder),
         head=head,
         precision="fp32",
         parallel=ParallelConfig(),
         device=device,
+        num_attributes=num_attributes,
     )
     load_weights(model, folder, seed=5)
     model.eval()
@@ -113,6 +116,22 @@ def test_a_new_reward_head_is_drawn_from_the_seed(
     assert heads[0].dtype == torch.float32
     # 48 numbers of variance 1/49: the sum of squares is near 1.
     assert heads[0].square().sum().item() == pytest.approx(48 / 49, rel=0.5)
+
+
+@torch.no_grad()
+def test_attributes_are_the_last_hidden_state_times_the_head(
+    model_folder: ModelFolder, make_batch: MakeBatch, device: torch.device
+) -> None:
+    folder, reference = model_folder("qwen3")
+    batch = make_batch(LENGTHS)
+    model = load(folder, device, head="attributes", num_attributes=3)
+    assert torch.equal(model(batch), torch.zeros(len(LENGTHS), 3))
+    weight_KH = torch.linspace(-1, 1, 3 * 48).view(3, 48)
+    model.output_layer.weight.copy_(weight_KH)
+    last = torch.stack(
+        [reference.model(row[None]).last_hidden_state[0, -1] for row in rows_of(batch)]
+    )
+    torch.testing.assert_close(model(batch), last @ weight_KH.T, rtol=0, atol=5e-6)
 
 
 def test_no_scored_token_gives_no_log_probability(

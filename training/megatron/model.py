@@ -37,7 +37,7 @@ from alignflow.training.megatron.core import (
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.weights import Weights
 
-Head = Literal["lm", "reward"]
+Head = Literal["lm", "reward", "value"]
 
 REWARD_HEAD_FILE = "reward_head.safetensors"
 
@@ -49,8 +49,14 @@ class PackedModel(GPTModel):  # type: ignore[misc]
 
     With the head `lm` the last stage returns log-probabilities of the scored tokens; the logits of
     other positions, most of a chat batch, are never computed. With the head `reward` it returns a
-    score of each row, read off the row's last token.
+    score of each row, read off the row's last token; with the head `value`, the same layer read at
+    the scored positions: what is to come there, before the token is known.
+
+    Attributes:
+        temperature: Divides the logits that log-probabilities are made of.
     """
+
+    temperature = 1.0
 
     def __init__(
         self,
@@ -77,7 +83,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         self.head = head
         self.has_transformer_engine = has_transformer_engine
         self.rotary_pos_emb.inv_freq = architecture.rope.frequencies(architecture.head_dim)
-        if head == "reward" and self.post_process:
+        if head != "lm" and self.post_process:
             self.output_layer = RewardHead(architecture.hidden_size)
 
     def forward(self, batch: PackedBatch) -> Tensor:
@@ -85,15 +91,17 @@ class PackedModel(GPTModel):  # type: ignore[misc]
 
         Returns:
             Before the last pipeline stage, hidden states, [T, 1, hidden]. On the last,
-            log-probabilities in nats of `targets_N`, [N] float32, or scores, [R] float32.
+            log-probabilities in nats of `targets_N`, [N] float32, scores, [R] float32, or values,
+            [N] float32.
         """
         plan = self._thd_rows(batch) if self.has_transformer_engine else PackedRows.of(batch)
         hidden_T1H = self.hidden_states(batch.tokens_T, batch.positions_T, plan)
         if not self.post_process:
             return hidden_T1H
-        if self.head == "reward":
-            scores_R: Tensor = self.output_layer(hidden_T1H[batch.row_last_R, 0])
-            return scores_R
+        if self.head != "lm":
+            read = batch.row_last_R if self.head == "reward" else batch.score_index_N
+            scores: Tensor = self.output_layer(hidden_T1H.index_select(0, read)[:, 0])
+            return scores
         return self.log_probabilities(hidden_T1H, batch.score_index_N, batch.targets_N)
 
     def hidden_states(
@@ -122,6 +130,8 @@ class PackedModel(GPTModel):  # type: ignore[misc]
     ) -> Tensor:
         """Return the log-probability in nats of each target at its position, [N] float32."""
         logits_N1V = self._local_logits(hidden_T1H.index_select(0, score_index_N))
+        if self.temperature != 1:
+            logits_N1V = logits_N1V / self.temperature
         losses_N1: Tensor = tensor_parallel.vocab_parallel_cross_entropy(
             logits_N1V, targets_N[:, None]
         )
@@ -175,7 +185,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
 
 
 class RewardHead(nn.Module):
-    """A linear layer from a hidden state to a score, in float32 and without bias.
+    """A linear layer from a hidden state to a score or a value, in float32 and without bias.
 
     Every tensor-parallel rank holds the same weight.
     """
@@ -242,7 +252,7 @@ def build_model(
     )
     for name, parameter in model.named_parameters():
         # torch's RMSNorm knows nothing of Megatron's parameter type; the reward head stays float32.
-        is_reward_head = head == "reward" and name.startswith("output_layer.")
+        is_reward_head = head != "lm" and name.startswith("output_layer.")
         dtype = torch.float32 if is_reward_head else _DTYPES[precision]
         parameter.data = parameter.data.to(device=device, dtype=dtype)
     return model
@@ -277,7 +287,7 @@ def trunk_parameters(model: PackedModel) -> dict[str, nn.Parameter]:
     return {
         canonical_name(name, first_layer): parameter
         for name, parameter in model.named_parameters()
-        if not (model.head == "reward" and name.startswith("output_layer."))
+        if not (model.head != "lm" and name.startswith("output_layer."))
     }
 
 

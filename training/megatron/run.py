@@ -27,6 +27,7 @@ from alignflow.training.megatron.core import (
 )
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.export import export_model
+from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.model import Head, build_model, load_weights
 from alignflow.training.megatron.optimizer import build_optimizer, build_scheduler
 from alignflow.training.megatron.setup import initialize, shut_down
@@ -128,8 +129,8 @@ class Run:
         """Return the model's output for each microbatch, without gradient.
 
         Returns:
-            Log-probabilities in nats of `targets_N`, [N] float32, or scores, [R] float32; the
-            same on every rank of the model-parallel group.
+            Log-probabilities in nats of `targets_N` or values, [N] float32, or scores, [R] float32;
+            the same on every rank of the model-parallel group.
         """
         self.model.eval()
         outputs = self._run_schedule(
@@ -141,6 +142,13 @@ class Run:
             self._from_last_stage(outputs[i] if outputs else None, batch)
             for i, batch in enumerate(microbatches)
         ]
+
+    def language_model(self) -> LanguageModel:
+        """Return the model as one that is asked for answers; it shares the weights in training.
+
+        Made by `build_run` with `must_generate`, and whole on each rank.
+        """
+        return LanguageModel(self.model.module, self.device)
 
     @cuda_calls_on_cpu()
     def save_checkpoint(self, folder: Path, state: dict[str, Any]) -> None:
@@ -210,15 +218,26 @@ class Run:
 
 
 @cuda_calls_on_cpu()
-def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: int) -> Run:
+def build_run(
+    config: TrainerConfig,
+    model_dir: Path,
+    *,
+    head: Head,
+    num_steps: int,
+    temperature: float = 1.0,
+    must_generate: bool = False,
+) -> Run:
     """Join the job's process group and build a model in training from a Hugging Face folder.
 
     Args:
         config: Layout, precision, optimizer and schedule.
         model_dir: Initial weights; a `reward_head.safetensors` beside them is used by the head
             `reward`.
-        head: `lm` for log-probabilities of tokens, `reward` for a score of each row.
+        head: `lm` for log-probabilities of tokens, `reward` for a score of each row, `value` for
+            one at each scored position, by the same layer.
         num_steps: Optimizer steps of the whole schedule.
+        temperature: Divides the logits that log-probabilities are made of.
+        must_generate: The model is asked for answers too, as Transformer Engine's layers can't.
 
     Raises:
         ConfigError: The model or the job's processes don't fit the layout.
@@ -232,12 +251,14 @@ def build_run(config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: 
         precision=config.precision,
         parallel=config.parallel,
         device=device,
+        allow_transformer_engine=not must_generate,
     )
+    module.temperature = temperature
     load_weights(module, model_dir, seed=config.seed)
     # Megatron's plain optimizer can't checkpoint bf16 weights beside a reward head in fp32; its
     # distributed one can, and makes the same updates.
     is_sharded = config.parallel.use_distributed_optimizer or (
-        head == "reward" and config.precision == "bf16"
+        head != "lm" and config.precision == "bf16"
     )
     model = DistributedDataParallel(
         module.config,

@@ -27,6 +27,18 @@ _FORMAT = "shared-prefixes"
 """How the files of rows are laid out: a job that an older version began tokenises anew."""
 
 
+def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
+    """Return the row's first tokens; the first of all is never learnt, for nothing predicts it."""
+    is_learnt_T = row.is_learnt_T[:max_length].copy()
+    is_learnt_T[:1] = False
+    if not is_learnt_T.any():
+        raise DataError(
+            f"nothing of the answer is left within {max_length} tokens.",
+            reason="response_cut_away",
+        )
+    return TokenizedChat(row.tokens_T[:max_length], is_learnt_T)
+
+
 @dataclass(frozen=True)
 class RecordKind:
     """How the records of a dataset become rows."""
@@ -38,6 +50,8 @@ class RecordKind:
     render: Callable[[ChatTokenizer, Mapping[str, Any]], list[RenderedChat]]
     check: Callable[[Sequence[TokenizedChat]], None]
     """Raises DataError where the rows of a record, already cut, don't fit together."""
+    fit: Callable[[TokenizedChat, int], TokenizedChat] = _cut
+    """Returns a row that has at most so many tokens; raises DataError where there can't be one."""
 
 
 def _render_demonstration(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
@@ -54,8 +68,12 @@ def _render_pair(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rendere
     ]
 
 
-def _check_demonstration(rows: Sequence[TokenizedChat]) -> None:
-    """A demonstration is one row: there is nothing it must fit to."""
+def _render_prompt(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    return [chat.render_prompt(record["prompt"])]
+
+
+def _check_single_row(rows: Sequence[TokenizedChat]) -> None:
+    """A demonstration or a prompt is one row: there is nothing it must fit to."""
 
 
 def _check_pair(rows: Sequence[TokenizedChat]) -> None:
@@ -69,17 +87,27 @@ def _check_pair(rows: Sequence[TokenizedChat]) -> None:
         )
 
 
+def _uncut(row: TokenizedChat, max_length: int) -> TokenizedChat:
+    """Refuse a prompt that is too long: cut, it would ask for something else."""
+    if len(row.tokens_T) > max_length:
+        raise DataError(f"the prompt has more than {max_length} tokens.", reason="prompt_too_long")
+    return row
+
+
 def _prompt(row: TokenizedChat) -> Any:
     return row.tokens_T[: int(row.is_learnt_T.argmax())]
 
 
-DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _check_demonstration)
+DEMONSTRATIONS = RecordKind("sft", ("messages",), 1, _render_demonstration, _check_single_row)
 """Conversations of which every assistant turn is learnt."""
 
 PREFERENCES = RecordKind(
     "preference", ("prompt", "chosen", "rejected"), 2, _render_pair, _check_pair
 )
 """Pairs of answers to one prompt; in each the answer is learnt, the prompt is not."""
+
+PROMPTS = RecordKind("preference", ("prompt",), 1, _render_prompt, _check_single_row, _uncut)
+"""The prompts of pairs, ready to be answered; nothing of them is learnt."""
 
 
 def load_rows(
@@ -169,24 +197,12 @@ def _add_records(
         try:
             for text, row in zip(chats, rows, strict=True):
                 chat.check(text, row)
-            cut = [_cut(row, max_length) for row in rows]
+            cut = [kind.fit(row, max_length) for row in rows]
             kind.check(cut)
         except DataError as error:
             writer.refuse(record_id, error.reason or "bad_row")
             continue
         writer.append(cut, num_truncated=sum(len(row.tokens_T) > max_length for row in rows))
-
-
-def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
-    """Return the row's first tokens; the first of all is never learnt, for nothing predicts it."""
-    is_learnt_T = row.is_learnt_T[:max_length].copy()
-    is_learnt_T[:1] = False
-    if not is_learnt_T.any():
-        raise DataError(
-            f"nothing of the answer is left within {max_length} tokens.",
-            reason="response_cut_away",
-        )
-    return TokenizedChat(row.tokens_T[:max_length], is_learnt_T)
 
 
 def _digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:

@@ -46,8 +46,8 @@ def gae_advantages(
         decay: lambda.
     """
     lengths = lengths_B.tolist()
-    rewards_TB = pad_sequence(torch.split(rewards_N, lengths))
-    values_TB = pad_sequence(torch.split(values_N, lengths))
+    rewards_TB = pad_sequence(list(torch.split(rewards_N, lengths)))
+    values_TB = pad_sequence(list(torch.split(values_N, lengths)))
     # Right of a response rewards and values are 0, and so are the advantages.
     next_values_TB = torch.cat([values_TB[1:], torch.zeros_like(values_TB[:1])])
     deltas_TB = rewards_TB + discount * next_values_TB - values_TB

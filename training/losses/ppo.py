@@ -67,7 +67,8 @@ def value_loss(
         ValueError: The tensors differ in shape.
     """
     _check_shapes(values_N, old_values_N, returns_N)
-    near_N = old_values_N + (values_N - old_values_N).clamp(-clip, clip)
+    moved_N = values_N - old_values_N
+    near_N = torch.where(moved_N.abs() > clip, old_values_N + clip * moved_N.sign(), values_N)
     plain_N, clipped_N = (values_N - returns_N).square(), (near_N - returns_N).square()
     return SummedLoss(
         total=torch.maximum(plain_N, clipped_N).sum() / 2,

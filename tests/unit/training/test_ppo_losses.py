@@ -126,6 +126,11 @@ class TestValue:
         loss = value_loss(values_N, old_N, returns_N, clip=0.3)
         assert float(loss.total) == pytest.approx(naive, rel=1e-12)
 
+    def test_rounding_is_not_taken_for_clipping(self) -> None:
+        values_N, old_N, returns_N = random_tokens(1000, dtype=torch.float32)
+        near_N = old_N + (values_N - old_N).clamp(-0.19, 0.19)
+        assert value_loss(near_N, old_N, returns_N, clip=0.2).metrics["clip_fraction"] == 0
+
     def test_gradient(self) -> None:
         values_N, old_N, returns_N = random_tokens(12)
 

@@ -3,7 +3,13 @@
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import read_config, run_job
-from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig, TrainingJob
+from alignflow.training.config import (
+    DPOConfig,
+    PPOConfig,
+    RewardModelConfig,
+    SFTConfig,
+    TrainingJob,
+)
 
 
 def train(folder: RunFolder, spec: JobSpec) -> JobResult:
@@ -27,6 +33,10 @@ def train(folder: RunFolder, spec: JobSpec) -> JobResult:
             from alignflow.training.stages import dpo
 
             return dpo.run(config, job, folder)
+        case PPOConfig() as config:
+            from alignflow.training.stages import ppo
+
+            return ppo.run(config, job, folder)
 
 
 if __name__ == "__main__":

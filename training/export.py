@@ -7,7 +7,7 @@ from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import read_config, run_job
-from alignflow.training.config import RewardModelConfig, TrainingJob
+from alignflow.training.config import PPOConfig, RewardModelConfig, TrainingJob
 
 
 class CheckpointExport(Config):
@@ -36,8 +36,10 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
 
     is_reward = isinstance(job.stage, RewardModelConfig)
     head: Head = "reward" if is_reward else "lm"
+    # One of PPO holds actor and critic.
+    weights = checkpoint / "actor" if isinstance(job.stage, PPOConfig) else checkpoint
     with build_run(job.stage, job.model, head=head, num_steps=1) as run:
-        progress = run.load_checkpoint(checkpoint)
+        progress = run.load_checkpoint(weights)
         run.export(folder.output)
     return JobResult(metrics={"export/step": float(progress["step"])})
 

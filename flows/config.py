@@ -5,9 +5,9 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from alignflow.tasks.config import RunConfig
-from alignflow.training.config import DPOConfig, RewardModelConfig, SFTConfig
+from alignflow.training.config import DPOConfig, PPOConfig, RewardModelConfig, SFTConfig
 
-Method = Literal["dpo"]
+Method = Literal["dpo", "ppo"]
 
 
 class Recipe(RunConfig):
@@ -18,6 +18,7 @@ class Recipe(RunConfig):
     sft: SFTConfig = SFTConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     dpo: DPOConfig = DPOConfig()
+    ppo: PPOConfig = PPOConfig()
 
     @model_validator(mode="after")
     def _rules_name_known_suites(self) -> Self:

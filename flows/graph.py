@@ -3,9 +3,15 @@
 from collections.abc import Iterable
 
 from alignflow.errors import ConfigError
-from alignflow.flows.config import Recipe
+from alignflow.flows.config import Method, Recipe
 
 StageGraph = dict[str, tuple[str, ...]]
+
+_PARENTS: dict[Method, tuple[str, ...]] = {
+    "dpo": ("sft", "preferences"),
+    "ppo": ("sft", "preferences", "reward_model"),
+}
+"""What each way of aligning a model starts from."""
 
 
 def stage_graph(recipe: Recipe) -> StageGraph:
@@ -20,7 +26,7 @@ def stage_graph(recipe: Recipe) -> StageGraph:
         "preferences": decontaminated_by,
         "sft": ("model", "demonstrations"),
         "reward_model": ("sft", "preferences"),
-        recipe.method: ("sft", "preferences"),
+        recipe.method: _PARENTS[recipe.method],
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         "evaluate-aligned": (recipe.method, "sft", *judged_on),

@@ -61,7 +61,19 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
 def align_model(pipeline: Pipeline, recipe: Recipe, base: Foundation, method: Method) -> Future:
     """Submit the stages that align the SFT model in one way."""
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
-    return submit(train, pipeline, method, recipe.dpo, base.sft, base.preferences)
+    match method:
+        case "dpo":
+            return submit(train, pipeline, method, recipe.dpo, base.sft, base.preferences)
+        case "ppo":
+            return submit(
+                train,
+                pipeline,
+                method,
+                recipe.ppo,
+                base.sft,
+                base.preferences,
+                reward_model=base.reward_model,
+            )
 
 
 def judge(

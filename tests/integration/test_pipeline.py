@@ -62,6 +62,11 @@ data:
 sft: {STAGE}
 reward_model: {STAGE}
 dpo: {STAGE}
+ppo: {STAGE}
+  rollout_prompts: 8
+  max_new_tokens: 8
+  max_validation_rows: 4
+  max_steps: 2
 evaluation:
   precision: fp32
   suites:
@@ -259,3 +264,19 @@ def test_changed_learning_rate_of_dpo_runs_dpo_and_what_follows(
     computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
     assert computed == {"dpo", "evaluate-aligned", "gate"}
     assert outcome.model_version == "models:/tiny-assistant/2"
+
+
+@pytest.mark.slow
+def test_ppo_aligns_the_same_sft_model_by_the_same_reward_model(
+    first: Outcome, recipe_file: Path
+) -> None:
+    outcome = align(load_config(Recipe, recipe_file, overrides=["method=ppo"]))
+    computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
+    assert computed == {"ppo", "evaluate-aligned", "gate"}
+    page = outcome.report.read_text(encoding="utf-8")
+    assert "Response length" in page
+    (experiment,) = [e for e in client(outcome).search_experiments() if e.name == "alignflow"]
+    runs = client(outcome).search_runs([experiment.experiment_id], "tags.`alignflow.stage` = 'ppo'")
+    rewards = client(outcome).get_metric_history(runs[0].info.run_id, "ppo/reward")
+    assert [metric.step for metric in rewards] == [1, 2]
+    assert "alignflow.parent.reward_model" in runs[0].data.tags

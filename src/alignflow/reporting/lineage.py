@@ -19,6 +19,7 @@ _FAMILIES = {
     "sft": "model",
     "reward_model": "model",
     "dpo": "model",
+    "ppo": "model",
     "dataset": "data",
     "benchmark": "data",
     "evaluation": "judgement",

@@ -172,8 +172,9 @@ class AdaptiveKLConfig(Config):
 class PPOConfig(TrainerConfig):
     """Reinforcement learning from a reward model (arXiv:2203.02155), with or without a critic.
 
-    A step is a rollout: responses are sampled and scored, then learnt from in several updates.
-    Rewards are in standard deviations from the mean that the reward model's scale records.
+    A step is a rollout: responses are sampled and scored, then learnt from in several updates. Rows
+    are prompts, those of the preference pairs, each once. Rewards are in standard deviations from
+    the mean that the reward model's scale records.
     """
 
     stage: Literal["ppo"] = "ppo"

@@ -174,10 +174,11 @@ class PPOTrainer:
             stop_if_asked()
             if progress.step == self._order.num_steps:
                 break
-            if progress.step % config.checkpoint_every_steps == 0:
-                self._save()
+            # Before a checkpoint: a run that goes on from it has the measurement in its metrics.
             if config.validate_every_steps and progress.step % config.validate_every_steps == 0:
                 progress.last |= self._validate()
+            if progress.step % config.checkpoint_every_steps == 0:
+                self._save()
         progress.last |= self._validate()
 
     def _step(self) -> Metrics:

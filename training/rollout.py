@@ -141,8 +141,9 @@ class Sampler:
     ) -> None:
         self._actor = actor
         self._reward = reward
-        self._chat = chat
         self._config = config
+        self._stop_tokens = chat.stop_tokens
+        self._closing = chat.closing_tokens
 
     def rollout(self, prompts: TokenRows, items: Items, *, key: Sequence[int]) -> Rollout:
         """Return responses to some prompts; the same on every rank, and for every layout.
@@ -178,7 +179,7 @@ class Sampler:
                 Response(
                     tokens=answer.tokens,
                     logps=answer.logps,
-                    has_ended=answer.tokens[-1] in self._chat.stop_tokens,
+                    has_ended=answer.tokens[-1] in self._stop_tokens,
                     score=score,
                 )
                 for answer, score in zip(answers[item], scores[item], strict=True)
@@ -200,7 +201,7 @@ class Sampler:
             [prompts.row(item).tokens_T.tolist() for item in items],
             torch.stack(draws),
             sampling=Sampling(config.temperature, config.top_k, config.top_p),
-            stop_tokens=self._chat.stop_tokens,
+            stop_tokens=self._stop_tokens,
         )
         return {
             item: answers[n * num_samples : (n + 1) * num_samples]
@@ -211,14 +212,13 @@ class Sampler:
         self, prompts: TokenRows, answers: dict[int, list["SampledAnswer"]]
     ) -> dict[int, list[float]]:
         """Return what the reward model says of the answers, each ended as the template ends it."""
-        closing, stops = self._chat.closing_tokens, self._chat.stop_tokens
         trees = []
         for item, of_item in answers.items():
             words = [
-                answer.tokens[:-1] if answer.tokens[-1] in stops else answer.tokens
+                answer.tokens[:-1] if answer.tokens[-1] in self._stop_tokens else answer.tokens
                 for answer in of_item
             ]
-            branches = [Branch.scored([*tokens, *closing]) for tokens in words]
+            branches = [Branch.scored([*tokens, *self._closing]) for tokens in words]
             trees.append(Tree(prompts.row(item).tokens_T.tolist(), branches))
         scores = self._reward.score(trees, max_tokens=self._config.microbatch_tokens)
         return dict(zip(answers, scores, strict=True))

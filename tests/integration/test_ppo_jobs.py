@@ -219,15 +219,28 @@ def test_responses_to_a_prompt_are_learnt_from_without_a_critic(
         missing_end_reward=None,
         kl_placement="loss" if name == "grpo" else "reward",
         kl_estimator="k3" if name == "grpo" else "k1",
+        temperature=0.7,
+        top_k=300,
+        top_p=0.95,
         max_steps=2,
     )
     run_here(folder)
     rollouts = steps(folder)
     assert all(rollout["ppo/start_ratio"] == 1 for rollout in rollouts)
+    assert all(rollout["ppo/sampler_delta"] < 1e-5 for rollout in rollouts)
     assert all("ppo/value_loss" not in rollout for rollout in rollouts)
     assert ("ppo/kl_loss" in rollouts[0]) == (name == "grpo")
     assert rollouts[1]["ppo/kl_k3_nats"] > 0
     assert not any((folder.checkpoints / "step-00000001").glob("critic*"))
+
+
+def test_the_invariants_hold_in_bf16_too(make_run: MakeRun) -> None:
+    folder = make_run("job", precision="bf16", max_steps=2)
+    run_here(folder)
+    first, second = steps(folder)
+    assert first["ppo/kl_nats"] == 0
+    assert [step["ppo/start_ratio"] for step in (first, second)] == [1, 1]
+    assert all(0 < step["ppo/sampler_delta"] < 0.02 for step in (first, second))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from alignflow.training.config import PPOConfig
+from alignflow.training.config import PPOConfig, TrainingJob
 from alignflow.training.errors import (
     KLBoundError,
     LengthBoundError,
@@ -268,3 +268,17 @@ class TestConfig:
 
     def test_data_parallel_ranks_are_allowed(self) -> None:
         assert config(parallel={"data_parallel_size": 2}).parallel.world_size == 2
+
+    @pytest.mark.parametrize(
+        ("stage", "folder", "says"),
+        [
+            ("ppo", {}, "the stage ppo needs a reward_model"),
+            ("sft", {"reward_model": "r"}, "the stage sft has no use for a reward_model"),
+        ],
+    )
+    def test_a_job_has_a_reward_model_where_it_is_used(
+        self, stage: str, folder: dict[str, str], says: str
+    ) -> None:
+        job = {"stage": {"stage": stage}, "model": "m", "dataset": "d"}
+        with pytest.raises(ValidationError, match=says):
+            TrainingJob.model_validate({**job, **folder})

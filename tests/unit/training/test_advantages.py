@@ -29,6 +29,15 @@ def test_a_score_is_added_to_the_last_token_of_its_response() -> None:
     torch.testing.assert_close(rewards_N, torch.tensor([-1.0, 10.5, 18.0]))
 
 
+def test_rewards_are_those_of_torchtune() -> None:
+    # tests/torchtune/rlhf/test_rewards.py: log-probabilities 0.1, 0.2 and 0.3 nats below those of
+    # the reference at each of three tokens, scores 1, 2 and 3, a coefficient of 0.5.
+    kl_N = torch.tensor([-0.1] * 3 + [-0.2] * 3 + [-0.3] * 3)
+    scores_B, lengths_B = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([3, 3, 3])
+    expected_N = torch.tensor([0.05, 0.05, 1.05, 0.1, 0.1, 2.1, 0.15, 0.15, 3.15])
+    torch.testing.assert_close(token_rewards(kl_N, scores_B, lengths_B, kl_coef=0.5), expected_N)
+
+
 def test_sums_are_taken_over_the_tokens_of_each_response() -> None:
     sums_B = row_sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([1, 3]))
     torch.testing.assert_close(sums_B, torch.tensor([1.0, 14.0]))
@@ -58,6 +67,13 @@ class TestGAE:
             rewards_N, values_N, torch.tensor(lengths), discount=discount, decay=decay
         )
         torch.testing.assert_close(found_N, torch.tensor(expected, dtype=torch.float64))
+
+    def test_returns_are_those_of_torchtune(self) -> None:
+        # Of the same file: nothing but a reward of 1 at the end, which the critic knows there.
+        last_N = torch.tensor([0.0, 0.0, 0.0, 1.0])
+        advantages_N = gae_advantages(last_N, last_N, torch.tensor([4]), discount=0.9, decay=0.95)
+        expected_N = torch.tensor([0.9**3 * 0.95**2, 0.9**2 * 0.95, 0.9, 1.0])
+        torch.testing.assert_close(advantages_N + last_N, expected_N)
 
     def test_at_decay_1_the_return_is_the_sum_of_what_follows(self) -> None:
         rewards_N, values_N = torch.tensor([[1.0, 2.0, 4.0], [9.0, -3.0, 7.0]])

@@ -60,6 +60,7 @@ class Critic:
     mean: float
     std: float
     """Mean and standard deviation of the reward model's scores."""
+    value_clip: float
 
     def values(self, output_N: Tensor) -> Tensor:
         """Return values in the scale of the reward, [N] float32, from the model's output."""
@@ -69,10 +70,11 @@ class Critic:
         """Return the values of each microbatch, without gradient."""
         return [self.values(output) for output in self.run.forward(batches)]
 
-    def loss(self, output_N: Tensor, batch: CriticBatch, *, clip: float) -> SummedLoss:
+    def loss(self, output_N: Tensor, batch: CriticBatch) -> SummedLoss:
         """Return the loss of a microbatch."""
-        values_N = self.values(output_N)
-        return value_loss(values_N, batch.old_values_N, batch.returns_N, clip=clip)
+        return value_loss(
+            self.values(output_N), batch.old_values_N, batch.returns_N, clip=self.value_clip
+        )
 
 
 @dataclass(frozen=True)
@@ -246,36 +248,47 @@ class PPOTrainer:
             Means over the updates, those of the critic as `value_loss` and `critic_…`; the actor's
             `start_ratio` is the ratio of the first alone.
         """
-        config, actor, critic = self._config, self._actor, self._models.critic
-        rows = experience.rollout.rows
-        actor_feed = self._feed(actor, rows, partial(pack_for_actor, experience=experience))
-        actor_loss = partial(
-            policy_objective,
-            config=config,
-            kl_coef=self._progress.kl_coef if config.kl_placement == "loss" else 0.0,
-        )
+        config, critic = self._config, self._models.critic
+        warmup = config.critic.critic_warmup_steps if config.critic is not None else 0
         of_actor: list[Metrics] = []
         of_critic: list[Metrics] = []
         for epoch in range(config.ppo_epochs):
             for prompts in self._minibatches(experience.rollout, epoch=epoch):
-                if critic is not None and config.critic is not None:
-                    feed = self._feed(
-                        critic.run, rows, partial(pack_for_critic, experience=experience)
-                    )
-                    loss = partial(critic.loss, clip=config.critic.value_clip)
-                    of_critic.append(critic.run.train_step(feed.batches(prompts), loss))
-                    if self._progress.step < config.critic.critic_warmup_steps:
-                        continue
-                if not experience.num_trained(prompts):
+                if critic is not None:
+                    of_critic.append(self._update_critic(critic, experience, prompts))
+                if self._progress.step < warmup or not experience.num_trained(prompts):
                     continue
-                of_actor.append(actor.train_step(actor_feed.batches(prompts), actor_loss))
+                of_actor.append(self._update_actor(experience, prompts))
                 if len(of_actor) == 1:
                     check_ratio(of_actor[0])
-        value_means = _means(of_critic)
-        value_loss = {"value_loss": value_means.pop("loss")} if value_means else {}
-        critic_means = {f"critic_{name}": value for name, value in value_means.items()}
-        start = {"start_ratio": of_actor[0]["ratio"]} if of_actor else {}
-        return {**_means(of_actor), **start, **value_loss, **critic_means}
+        found = _means(of_actor)
+        if of_actor:
+            found["start_ratio"] = of_actor[0]["ratio"]
+        for name, value in _means(of_critic).items():
+            found["value_loss" if name == "loss" else f"critic_{name}"] = value
+        return found
+
+    def _update_actor(self, experience: Experience, prompts: Items) -> Metrics:
+        config = self._config
+        feed = self._feed(
+            self._actor,
+            experience.rollout.rows,
+            partial(pack_for_actor, experience=experience),
+        )
+        loss = partial(
+            policy_objective,
+            config=config,
+            kl_coef=self._progress.kl_coef if config.kl_placement == "loss" else 0.0,
+        )
+        return self._actor.train_step(feed.batches(prompts), loss)
+
+    def _update_critic(self, critic: Critic, experience: Experience, prompts: Items) -> Metrics:
+        feed = self._feed(
+            critic.run,
+            experience.rollout.rows,
+            partial(pack_for_critic, experience=experience),
+        )
+        return critic.run.train_step(feed.batches(prompts), critic.loss)
 
     def _minibatches(self, rollout: Rollout, *, epoch: int) -> list[Items]:
         config = self._config

@@ -98,7 +98,7 @@ def _critic(
     share = config.min_learning_rate / config.learning_rate
     of_critic = config.replaced(learning_rate=rate, min_learning_rate=share * rate)
     run = build_run(of_critic, reward_dir, head="value", num_steps=num_updates(config, order))
-    return Critic(run, reward.mean, reward.std)
+    return Critic(run, reward.mean, reward.std, config.critic.value_clip)
 
 
 def _checkpoints(

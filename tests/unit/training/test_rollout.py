@@ -1,7 +1,7 @@
 """Rollouts, what is learnt from them, and the bounds they are held to."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,8 +24,9 @@ from alignflow.training.experience import (
     pack_for_actor,
     pack_for_critic,
 )
+from alignflow.training.megatron.run import Run
 from alignflow.training.packing import pack
-from alignflow.training.ppo import policy_objective
+from alignflow.training.ppo import Critic, policy_objective
 from alignflow.training.rl_metrics import (
     check_ratio,
     check_reference,
@@ -160,6 +161,21 @@ def test_batches_carry_what_belongs_to_their_tokens() -> None:
     without = judged(pairs(), models(), config(estimator={"name": "rloo"}), kl_coef=0.2)
     with pytest.raises(ValueError, match="no critic"):
         pack_for_critic(rows, prompts, without)
+
+
+def test_a_critic_speaks_in_the_scale_of_the_reward() -> None:
+    # Scores 2 and 5 of a reward model with mean 1 and deviation 2: values 0.5 and 2. The old value
+    # 0 holds the second at 1; returns 0.5 and 2: (0 + 1^2) / 2.
+    critic = Critic(run=cast(Run, None), mean=1.0, std=2.0, value_clip=1.0)
+    output_N = torch.tensor([2.0, 5.0])
+    torch.testing.assert_close(critic.values(output_N), torch.tensor([0.5, 2.0]))
+    experience = judged(pairs(), models(values=True), config(), kl_coef=0.2)
+    batch = replace(
+        pack_for_critic(experience.rollout.rows, np.array([0]), experience),
+        old_values_N=torch.zeros(2),
+        returns_N=torch.tensor([0.5, 2.0]),
+    )
+    torch.testing.assert_close(critic.loss(output_N, batch).total, torch.tensor(0.5))
 
 
 def test_a_rank_without_responses_adds_nothing() -> None:

@@ -12,12 +12,13 @@ from alignflow.training.config import (
     AnnotationConfig,
     AttributeModelConfig,
     DPOConfig,
+    PPOConfig,
     RewardModelConfig,
     SFTConfig,
     SteerLMConfig,
 )
 
-Method = Literal["dpo", "steerlm"]
+Method = Literal["dpo", "ppo", "steerlm"]
 
 
 class Recipe(RunConfig):
@@ -28,6 +29,7 @@ class Recipe(RunConfig):
     sft: SFTConfig = SFTConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     dpo: DPOConfig = DPOConfig()
+    ppo: PPOConfig = PPOConfig()
     attribute_model: AttributeModelConfig = AttributeModelConfig()
     annotation: AnnotationConfig = AnnotationConfig()
     steerlm: SteerLMConfig = SteerLMConfig()

@@ -25,6 +25,7 @@ def stage_graph(recipe: Recipe) -> StageGraph:
         rating["annotated"] = ("attribute_model", "demonstrations", "attributes")
     parents: dict[Method, tuple[str, ...]] = {
         "dpo": ("sft", "unpaired" if unpaired else "preferences"),
+        "ppo": ("sft", "preferences", "reward_model"),
         "steerlm": ("sft", "annotated"),
     }
     return {

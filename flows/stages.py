@@ -118,6 +118,16 @@ def align_model(pipeline: Pipeline, recipe: Recipe, base: Foundation, method: Me
             return submit(
                 train, pipeline, method, recipe.dpo, base.sft, base.unpaired or base.preferences
             )
+        case "ppo":
+            return submit(
+                train,
+                pipeline,
+                method,
+                recipe.ppo,
+                base.sft,
+                base.preferences,
+                reward_model=base.reward_model,
+            )
         case "steerlm":
             return submit(train, pipeline, method, recipe.steerlm, base.sft, base.annotated)
 

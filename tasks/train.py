@@ -18,7 +18,14 @@ from alignflow.tasks.tracking import StageRun
 from alignflow.training.config import StageConfig, TrainingJob
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_REVISIONS = {"sft": 1, "reward_model": 1, "dpo": 1, "attribute_model": 1, "steerlm": 1}
+_REVISIONS = {
+    "sft": 1,
+    "reward_model": 1,
+    "dpo": 1,
+    "ppo": 1,
+    "attribute_model": 1,
+    "steerlm": 1,
+}
 
 
 def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -36,12 +43,19 @@ def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> boo
     retry_condition_fn=job_was_lost,
 )
 def train_stage(
-    pipeline: Pipeline, name: str, config: StageConfig, model: Artifact, dataset: Artifact
+    pipeline: Pipeline,
+    name: str,
+    config: StageConfig,
+    model: Artifact,
+    dataset: Artifact,
+    *,
+    reward_model: Artifact | None = None,
 ) -> Artifact:
     """Train one stage from a parent model and return the model it made.
 
     Raises:
-        ConfigError: The model that it made has another tokenizer or chat template than its parent.
+        ConfigError: The model that it made, or the reward model, has another tokenizer or chat
+            template than its parent.
         JobError: The job failed.
     """
     stage = Stage(
@@ -49,7 +63,11 @@ def train_stage(
         kind=config.stage,
         config=config.identity(),
         revision=_REVISIONS[config.stage],
-        parents={"model": model, "dataset": dataset},
+        parents={
+            "model": model,
+            "dataset": dataset,
+            **({"reward_model": reward_model} if reward_model is not None else {}),
+        },
     )
 
     def compute(run: StageRun, _scratch: Path) -> StageOutput:
@@ -58,7 +76,16 @@ def train_stage(
         check_same(
             f"the files of {model.kind}", folder_fingerprints(folder), "its record", recorded
         )
-        job = TrainingJob(stage=config, model=folder, dataset=pipeline.local(dataset))
+        reward_folder = None
+        if reward_model is not None:
+            reward_folder = pipeline.local(reward_model)
+            check_same(model.kind, recorded, reward_model.kind, fingerprints_of(reward_model))
+        job = TrainingJob(
+            stage=config,
+            model=folder,
+            dataset=pipeline.local(dataset),
+            reward_model=reward_folder,
+        )
         output = run_job(
             pipeline,
             stage=name,

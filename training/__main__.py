@@ -6,6 +6,7 @@ from alignflow.jobs.worker import read_config, run_job
 from alignflow.training.config import (
     AttributeModelConfig,
     DPOConfig,
+    PPOConfig,
     RewardModelConfig,
     SFTConfig,
     SteerLMConfig,
@@ -34,6 +35,10 @@ def train(folder: RunFolder, spec: JobSpec) -> JobResult:
             from alignflow.training.stages import dpo
 
             return dpo.run(config, job, folder)
+        case PPOConfig() as config:
+            from alignflow.training.stages import ppo
+
+            return ppo.run(config, job, folder)
         case AttributeModelConfig() as config:
             from alignflow.training.stages import attribute_model
 

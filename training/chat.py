@@ -71,7 +71,8 @@ class ChatTokenizer:
         self._added_ids = np.array(sorted(tokenizer.added_tokens_decoder), dtype=np.int32)
         self._bos_id = tokenizer.bos_token_id
         try:
-            self._end_of_turn = self._learn_end_of_turn()
+            self._closing = self._learn_closing()
+            self._end_of_turn = self._closing.strip()
             probe = self.render(_PROBE)
             self.check(probe, *self.tokenize([probe]))
         except DataError as error:
@@ -130,6 +131,16 @@ class ChatTokenizer:
             )
         ]
 
+    def render_prompt(self, messages: Sequence[Message]) -> RenderedChat:
+        """Render what asks for an answer to a conversation; there is no turn to learn in it.
+
+        Raises:
+            DataError: The template refuses the conversation, or drops or reorders its turns.
+        """
+        text = self._render(messages, generation_prompt=True)
+        _check_order(messages, text)
+        return RenderedChat(text, ())
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens that ask for an answer to a conversation.
 
@@ -149,6 +160,11 @@ class ChatTokenizer:
         """The token that the template writes last in an assistant's turn."""
         ids = self._tokenizer(self._end_of_turn, add_special_tokens=False)["input_ids"]
         return int(ids[-1])
+
+    @property
+    def closing_tokens(self) -> list[int]:
+        """The tokens that the template writes after an assistant's last words."""
+        return list(self._tokenizer(self._closing, add_special_tokens=False)["input_ids"])
 
     @property
     def stop_tokens(self) -> frozenset[int]:
@@ -195,8 +211,8 @@ class ChatTokenizer:
                 f"the template refuses these turns ({error}).", reason="template_refuses"
             ) from None
 
-    def _learn_end_of_turn(self) -> str:
-        """Return what the template writes after an assistant's words, white space left out."""
+    def _learn_closing(self) -> str:
+        """Return what the template writes after an assistant's last words."""
         _, found, after = self._render(_PROBE).rpartition(_PROBE[-1]["content"])
         if not found:
             raise _dropped(_PROBE[-1])
@@ -206,7 +222,7 @@ class ChatTokenizer:
                 "never stop; let it write the end-of-sequence token.",
                 reason="no_end_of_turn",
             )
-        return after.strip()
+        return after
 
     def _turn_start(self, messages: Sequence[Message], index: int, text: str) -> int:
         """Return where the words of the message begin: after the prompt that asks for them."""

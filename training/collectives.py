@@ -4,9 +4,13 @@ Ranks that share a data-parallel rank hold the same values: a maximum over all r
 that, and so is a ratio of two sums.
 """
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def any_rank(flag: bool) -> bool:
@@ -22,6 +26,13 @@ def max_over_ranks(values: Tensor) -> Tensor:
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Return the elementwise sum over all ranks, on the CPU."""
     return _reduced(values, dist.ReduceOp.SUM)
+
+
+def from_all_ranks(value: T) -> list[T]:
+    """Return what every rank gave, in the order of ranks."""
+    given: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(given, value)
+    return given
 
 
 def wait_for_all() -> None:

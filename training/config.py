@@ -29,6 +29,9 @@ SURVIVAL_FIELDS = frozenset(
         "max_accuracy_drop",
         "accuracy_drop_validations",
         "recompute",
+        "max_kl_nats",
+        "max_length_ratio",
+        "max_sampler_delta",
     }
 )
 """Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
@@ -308,8 +311,167 @@ class DPOConfig(TrainerConfig):
         return self
 
 
+class GAEConfig(Config):
+    """Generalised advantage estimates by a critic (arXiv:1506.02438): PPO proper."""
+
+    name: Literal["gae"] = "gae"
+    discount: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """gamma: what a reward is worth one token earlier."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """lambda: 0 trusts the critic, 1 the sampled rewards; 0.95 in OpenAI's code, TRL and
+    NeMo-Aligner, 1 in OpenRLHF and verl."""
+    whiten: bool = True
+    """Give the advantages of a rollout mean 0 and standard deviation 1."""
+    value_clip: PositiveFloat = 0.2
+    """A value gains nothing by moving further than this from what it was at the rollout, in
+    standard deviations of the reward; 0.2 in OpenAI's code, TRL and NeMo-Aligner, 0.5 in OpenRLHF
+    and verl."""
+    critic_learning_rate: PositiveFloat = 9e-6
+    """Peak learning rate of the critic, which falls as the actor's does; 9e-6 in NeMo-Aligner and
+    OpenRLHF."""
+    critic_warmup_steps: NonNegativeInt = 0
+    """Rollouts at the start from which the critic alone learns."""
+
+
+class RLOOConfig(Config):
+    """REINFORCE with the mean of a prompt's other responses as baseline (arXiv:2402.14740)."""
+
+    name: Literal["rloo"] = "rloo"
+
+
+class GRPOConfig(Config):
+    """Rewards normalised over the responses to a prompt (arXiv:2402.03300)."""
+
+    name: Literal["grpo"] = "grpo"
+    divide_by_std: bool = True
+    """False only subtracts the mean (Dr. GRPO, arXiv:2503.20783)."""
+
+
+class AdaptiveKLConfig(Config):
+    """A KL coefficient that follows a target (arXiv:1909.08593, section 2.2)."""
+
+    target_nats: PositiveFloat = 6.0
+    """Wanted divergence of a response from the reference, summed over its tokens."""
+    horizon: PositiveInt = 10_000
+    """Responses over which the coefficient answers a large error in full."""
+
+
+class PPOConfig(TrainerConfig):
+    """Reinforcement learning from a reward model (arXiv:2203.02155), with or without a critic.
+
+    A step is a rollout: responses are sampled and scored, then learnt from in several updates. Rows
+    are prompts, those of the preference pairs, each once. Rewards are in standard deviations from
+    the mean that the reward model's scale records.
+    """
+
+    stage: Literal["ppo"] = "ppo"
+    estimator: Annotated[GAEConfig | RLOOConfig | GRPOConfig, Field(discriminator="name")] = (
+        GAEConfig()
+    )
+    """How rewards become advantages; `gae` trains a critic, the others have none."""
+    learning_rate: PositiveFloat = 1e-6
+    """Peak learning rate of the actor; 9e-7 in NeMo-Aligner, 1e-6 in OpenRLHF, 3e-6 in TRL."""
+    rollout_prompts: PositiveInt = 512
+    """Prompts of a rollout over all ranks."""
+    samples_per_prompt: PositiveInt = 1
+    """Responses to each prompt; the estimators `rloo` and `grpo` compare them."""
+    global_batch_size: PositiveInt = 64
+    """Prompts of one update over all ranks, with all of their responses."""
+    ppo_epochs: PositiveInt = 4
+    """Passes over a rollout, each in an order of its own; 4 in OpenAI's code and TRL, 1 in
+    NeMo-Aligner, OpenRLHF and torchtune."""
+    max_new_tokens: PositiveInt = 256
+    """Most tokens of a response; a prompt has at most `max_length` less this."""
+    generation_tokens: PositiveInt = 65536
+    """Tokens of prompts and of room for responses that are decoded together on a rank; bounds the
+    memory of keys and values."""
+    temperature: PositiveFloat = 1.0
+    """Divides the logits, when sampling and in every log-probability alike; 0.7 in OpenAI's code
+    and TRL, 1 elsewhere."""
+    top_k: PositiveInt | None = None
+    """Sample from the likeliest tokens only; None samples from all. Log-probabilities stay those
+    of all tokens, as in NeMo-Aligner, so that leaving tokens out biases the gradient."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the likeliest tokens that have this probability; 1 samples from all."""
+
+    missing_end_reward: float | None = -1.0
+    """Reward of a response that was cut before its end of turn, instead of the reward model's: -1
+    in OpenAI's code, -3 in torchtune. None leaves it the reward model's."""
+    learns_unended: bool = True
+    """Whether the actor learns from such responses; NeMo-Aligner's doesn't. Critic, baselines and
+    metrics count them either way."""
+
+    kl_coef: NonNegativeFloat = 0.05
+    """Price of a nat of divergence from the initial policy, in units of the reward: 0.05 in TRL,
+    0.01 in NeMo-Aligner and OpenRLHF. Where it adapts, the first one."""
+    kl_adaptation: AdaptiveKLConfig | None = None
+    """How the coefficient follows a target; None keeps it fixed."""
+    kl_estimator: Literal["k1", "k2", "k3", "abs"] = "k1"
+    """Estimate of a token's divergence: `k1` in OpenAI's code and TRL, `abs` in NeMo-Aligner, `k3`
+    in GRPO."""
+    kl_placement: Literal["reward", "loss"] = "reward"
+    """Subtract it from each token's reward, as PPO does, or add it to the policy loss, as GRPO."""
+    ratio_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """The policy gains nothing by making a token more than this share likelier or less likely."""
+
+    max_kl_nats: PositiveFloat = 100.0
+    """A mean divergence of a rollout's responses above this stops the job as diverged."""
+    max_length_ratio: Annotated[float, Field(gt=1)] = 5.0
+    """A mean response length of so many times that of the first rollout, or so small a part of it,
+    stops the job as diverged."""
+    max_sampler_delta: PositiveFloat = 0.05
+    """A mean difference of a token's log-probability between sampling and training above this, in
+    nats, stops the job: it learns from other responses than it sampled."""
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Most tokens of a prompt."""
+        return self.max_length - self.max_new_tokens
+
+    @property
+    def critic(self) -> GAEConfig | None:
+        """The estimator if it has a critic."""
+        return self.estimator if isinstance(self.estimator, GAEConfig) else None
+
+    @model_validator(mode="after")
+    def _a_prompt_fits(self) -> Self:
+        if self.max_prompt_tokens < 1:
+            raise ValueError("max_new_tokens must be less than max_length, to leave a prompt room")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_fit_the_rollout(self) -> Self:
+        if self.global_batch_size > self.rollout_prompts:
+            raise ValueError("global_batch_size must not exceed rollout_prompts")
+        if self.critic is None and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"estimator {self.estimator.name} compares the responses to a prompt: "
+                "samples_per_prompt must be at least 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kl_has_a_gradient(self) -> Self:
+        # In expectation the gradient of k1 is 0, and that of |k1| has nothing to do with KL.
+        if self.kl_placement == "loss" and self.kl_estimator not in ("k2", "k3"):
+            raise ValueError("kl_placement loss needs kl_estimator k2 or k3")
+        if self.kl_adaptation is not None and not self.kl_coef:
+            raise ValueError("kl_adaptation scales kl_coef, which must not be 0")
+        return self
+
+    @model_validator(mode="after")
+    def _each_rank_holds_the_model(self) -> Self:
+        parallel = self.parallel
+        if parallel.world_size > parallel.data_parallel_size:
+            raise ValueError(
+                "PPO samples with the model in training, which each process must hold whole: "
+                "parallel may have a data_parallel_size only"
+            )
+        return self
+
+
 StageConfig = Annotated[
-    SFTConfig | RewardModelConfig | DPOConfig | AttributeModelConfig | SteerLMConfig,
+    SFTConfig | RewardModelConfig | DPOConfig | PPOConfig | AttributeModelConfig | SteerLMConfig,
     Field(discriminator="stage"),
 ]
 
@@ -322,3 +484,13 @@ class TrainingJob(Config):
     """Hugging Face folder of the initial weights, with tokenizer and chat template."""
     dataset: Path
     """Dataset artifact: `train/*.parquet`, `held_out/*.parquet`."""
+    reward_model: Path | None = None
+    """Folder of the reward model, with its head and scale; the stage `ppo` needs it."""
+
+    @model_validator(mode="after")
+    def _ppo_has_a_reward_model(self) -> Self:
+        needs_one = isinstance(self.stage, PPOConfig)
+        if needs_one != (self.reward_model is not None):
+            what = "needs a" if needs_one else "has no use for a"
+            raise ValueError(f"the stage {self.stage.stage} {what} reward_model")
+        return self

@@ -30,6 +30,18 @@ _FORMAT = "labelled"
 """How the files of rows are laid out: a job that an older version began tokenises anew."""
 
 
+def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
+    """Return the row's first tokens; the first of all is never learnt, for nothing predicts it."""
+    is_learnt_T = row.is_learnt_T[:max_length].copy()
+    is_learnt_T[:1] = False
+    if not is_learnt_T.any():
+        raise DataError(
+            f"nothing of the answer is left within {max_length} tokens.",
+            reason="response_cut_away",
+        )
+    return TokenizedChat(row.tokens_T[:max_length], is_learnt_T)
+
+
 @dataclass(frozen=True)
 class RecordKind:
     """How the records of a dataset become rows."""
@@ -46,6 +58,8 @@ class RecordKind:
     one. A record has as many items as these."""
     form: str = ""
     """What `render` does beyond the kind's own way; a part of what determines the tokens."""
+    fit: Callable[[TokenizedChat, int], TokenizedChat] = _cut
+    """Returns a row that has at most so many tokens; raises DataError where there can't be one."""
 
 
 def _render_demonstration(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
@@ -89,6 +103,10 @@ def _score_gap(record: Mapping[str, Any]) -> list[tuple[float]]:
     return [(chosen - rejected,)]
 
 
+def _render_prompt(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+    return [chat.render_prompt(record["prompt"])]
+
+
 def _check_single(rows: Sequence[TokenizedChat]) -> None:
     """A single row has nothing it must fit to."""
 
@@ -102,6 +120,13 @@ def _check_pair(rows: Sequence[TokenizedChat]) -> None:
             "the first characters of an answer merge with the prompt into one token.",
             reason="prompt_not_shared",
         )
+
+
+def _uncut(row: TokenizedChat, max_length: int) -> TokenizedChat:
+    """Refuse a prompt that is too long: cut, it would ask for something else."""
+    if len(row.tokens_T) > max_length:
+        raise DataError(f"the prompt has more than {max_length} tokens.", reason="prompt_too_long")
+    return row
 
 
 def _prompt(row: TokenizedChat) -> Any:
@@ -164,6 +189,10 @@ def steered_preferences(ratings: Mapping[str, int]) -> RecordKind:
         return _render_pair(chat, {**record, "prompt": steered(record["prompt"], ratings)})
 
     return replace(PREFERENCES, render=render, form=label(ratings))
+
+
+PROMPTS = RecordKind("preference", ("prompt",), 1, _render_prompt, _check_single, fit=_uncut)
+"""The prompts of pairs, ready to be answered; nothing of them is learnt."""
 
 
 def load_rows(
@@ -322,25 +351,13 @@ def tokenize_records(
             labels = kind.labels(record)
             for text, row in zip(chats, rows, strict=True):
                 chat.check(text, row)
-            cut = [_cut(row, max_length) for row in rows]
+            cut = [kind.fit(row, max_length) for row in rows]
             kind.check(cut)
         except DataError as error:
             yield TokenizedRecord(record, refusal=error.reason or "bad_row")
         else:
             is_cut = [len(row.tokens_T) > max_length for row in rows]
             yield TokenizedRecord(record, cut, is_cut, labels)
-
-
-def _cut(row: TokenizedChat, max_length: int) -> TokenizedChat:
-    """Return the row's first tokens; the first of all is never learnt, for nothing predicts it."""
-    is_learnt_T = row.is_learnt_T[:max_length].copy()
-    is_learnt_T[:1] = False
-    if not is_learnt_T.any():
-        raise DataError(
-            f"nothing of the answer is left within {max_length} tokens.",
-            reason="response_cut_away",
-        )
-    return TokenizedChat(row.tokens_T[:max_length], is_learnt_T)
 
 
 def rows_digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:

@@ -37,3 +37,19 @@ class ScoreMismatchError(TrainingError):
 
 class ReferenceMismatchError(TrainingError):
     """The first step shows that policy and reference are not the same model."""
+
+
+class KLBoundError(DivergedError):
+    """The policy has moved further from its initial one than the config allows."""
+
+
+class LengthBoundError(DivergedError):
+    """Responses have become much longer, or much shorter, than at the start."""
+
+
+class SamplerMismatchError(TrainingError):
+    """Sampling and training give a response different log-probabilities."""
+
+
+class RatioMismatchError(TrainingError):
+    """Before the first update from a rollout, the policy is not the one that sampled it."""

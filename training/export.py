@@ -10,6 +10,7 @@ from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import read_config, run_job
 from alignflow.training.config import (
     AttributeModelConfig,
+    PPOConfig,
     RewardModelConfig,
     SteerLMConfig,
     TrainingJob,
@@ -43,6 +44,8 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     from alignflow.training.steering import STEERING_FILE
 
     head: Head = "reward" if isinstance(job.stage, RewardModelConfig) else "lm"
+    # One of PPO holds actor and critic.
+    weights = checkpoint / "actor" if isinstance(job.stage, PPOConfig) else checkpoint
     scale = None
     if isinstance(job.stage, AttributeModelConfig):
         head, scale = "attributes", AttributeScale.load(trained.path)
@@ -50,7 +53,7 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     with build_run(
         job.stage, job.model, head=head, num_steps=1, num_attributes=num_attributes
     ) as run:
-        progress = run.load_checkpoint(checkpoint)
+        progress = run.load_checkpoint(weights)
         run.export(folder.output)
         if scale and run.is_main:
             scale.save(folder.output)

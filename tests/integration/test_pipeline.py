@@ -69,6 +69,11 @@ data:
 sft: {STAGE}
 reward_model: {STAGE}
 dpo: {STAGE}
+ppo: {STAGE}
+  rollout_prompts: 8
+  max_new_tokens: 8
+  max_validation_rows: 4
+  max_steps: 2
 evaluation:
   precision: fp32
   suites:
@@ -342,3 +347,19 @@ def test_steerlm_goes_from_rated_answers_to_a_registered_model(
     lineage = trace(store, store.get(version.tags["alignflow.digest"]))
     sources = {Path(source.uri).name for node in lineage.datasets for source in node.sources}
     assert {"demonstrations.jsonl", "attributes.jsonl"} <= sources
+
+
+@pytest.mark.slow
+def test_ppo_aligns_the_same_sft_model_by_the_same_reward_model(
+    first: Outcome, recipe_file: Path
+) -> None:
+    outcome = align(load_config(Recipe, recipe_file, overrides=["method=ppo"]))
+    computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
+    assert computed == {"ppo", "evaluate-aligned", "gate"}
+    page = outcome.report.read_text(encoding="utf-8")
+    assert "Response length" in page
+    (experiment,) = [e for e in client(outcome).search_experiments() if e.name == "alignflow"]
+    runs = client(outcome).search_runs([experiment.experiment_id], "tags.`alignflow.stage` = 'ppo'")
+    rewards = client(outcome).get_metric_history(runs[0].info.run_id, "ppo/reward")
+    assert [metric.step for metric in rewards] == [1, 2]
+    assert "alignflow.parent.reward_model" in runs[0].data.tags

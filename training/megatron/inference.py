@@ -7,6 +7,7 @@ at a time, so memory stays bounded however large the vocabulary is.
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from alignflow.errors import DataError
 from alignflow.training.attributes import AttributeScale
+from alignflow.training.batch import PackedBatch
 from alignflow.training.config import ParallelConfig, Precision
 from alignflow.training.megatron.architecture import read_architecture
 from alignflow.training.megatron.attention import AttentionPlan
@@ -43,8 +45,9 @@ from alignflow.training.megatron.trees import (
     common_root,
     pack_trees,
 )
+from alignflow.training.sampling import Sampling, draw
 
-_SINGLE = ParallelConfig()  # one process holds the whole model
+_SINGLE = ParallelConfig()
 
 REWARD_SCALE_FILE = "reward_scale.json"
 
@@ -58,6 +61,16 @@ Progress = Callable[[int, int], None]
 """Told after each pass: trees done in it, tokens computed in it. It may raise to stop the work."""
 
 
+@dataclass(frozen=True)
+class SampledAnswer:
+    """A continuation that was drawn token by token."""
+
+    tokens: list[int]
+    """With the token that ended it, where one did."""
+    logps: list[float]
+    """Log-probability in nats of each, at the temperature it was drawn at."""
+
+
 class FrozenModel:
     """A decoder in evaluation mode; the base of every kind of head."""
 
@@ -69,13 +82,20 @@ class FrozenModel:
         self._root: tuple[tuple[int, ...], dict[int, KeysValues]] = ((), {})
 
     @classmethod
-    def _build(cls, folder: Path, precision: Precision, *, num_attributes: int = 0) -> Self:
-        device = initialize(_SINGLE, seed=0)
+    def _build(
+        cls,
+        folder: Path,
+        precision: Precision,
+        parallel: ParallelConfig,
+        *,
+        num_attributes: int = 0,
+    ) -> Self:
+        device = initialize(parallel, seed=0)
         model = build_model(
             read_architecture(folder),
             head=cls.head,
             precision=precision,
-            parallel=_SINGLE,
+            parallel=parallel,
             device=device,
             allow_transformer_engine=False,
             num_attributes=num_attributes,
@@ -119,18 +139,33 @@ class FrozenModel:
 
 
 class LanguageModel(FrozenModel):
-    """A policy: log-probabilities, logits and greedy answers."""
+    """A policy: log-probabilities, logits, greedy and sampled answers."""
 
     head: Head = "lm"
 
     @classmethod
-    def load(cls, folder: Path, *, precision: Precision) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        precision: Precision,
+        parallel: ParallelConfig = _SINGLE,
+        temperature: float = 1.0,
+    ) -> Self:
         """Load a Hugging Face folder for inference on this rank's device.
+
+        Args:
+            folder: The model.
+            precision: Type of its weights.
+            parallel: Layout of the job; each rank holds the whole model.
+            temperature: Divides the logits of `token_logps`.
 
         Raises:
             DataError: The folder holds no model that can be loaded.
         """
-        return cls._build(folder, precision)
+        policy = cls._build(folder, precision, parallel)
+        policy.model.temperature = temperature
+        return policy
 
     @property
     def vocab_size(self) -> int:
@@ -183,6 +218,14 @@ class LanguageModel(FrozenModel):
             yield part, self.model.logits(hidden_PH[part, None])
 
     @torch.inference_mode()
+    def token_logps(self, batch: PackedBatch) -> Tensor:
+        """Return the log-probability in nats of each scored token of a packed batch, [N] float32.
+
+        The pass is the one of training: equal weights and batches give equal numbers, bit for bit.
+        """
+        logps_N: Tensor = self.model(batch.to(self.device))
+        return logps_N
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -202,16 +245,91 @@ class LanguageModel(FrozenModel):
             progress: Told every few tokens, and at the end, how many answers were completed and how
                 many tokens written since the last time.
         """
+
+        def likeliest(logits_BV: Tensor, _rows: list[int], _step: int) -> Tensor:
+            return logits_BV.argmax(-1)
+
+        return self._continue(
+            prompts,
+            likeliest,
+            max_new_tokens=max_new_tokens,
+            stop_tokens=stop_tokens,
+            progress=progress,
+        )
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        uniforms_BT: Tensor,
+        *,
+        sampling: Sampling,
+        stop_tokens: Collection[int],
+    ) -> list[SampledAnswer]:
+        """Return drawn continuations of each prompt, the prompts' first, second … side by side.
+
+        Args:
+            prompts: Tokens of each; the B answers are divided among them evenly, and a prompt is
+                computed once for all of its answers.
+            uniforms_BT: [B, T] float64 in [0, 1), which decide what each answer's tokens are, at
+                most T of them: `sampling.uniforms`.
+            sampling: How to draw.
+            stop_tokens: Tokens that end an answer.
+        """
+        num_answers, max_new_tokens = uniforms_BT.shape
+        logps: list[list[float]] = [[] for _ in range(num_answers)]
+        uniforms_BT = uniforms_BT.to(self.device)
+
+        def drawn(logits_BV: Tensor, rows: list[int], step: int) -> Tensor:
+            tokens_B, logps_B = draw(logits_BV, uniforms_BT[rows, step - 1], sampling)
+            for row, logp in zip(rows, logps_B.tolist(), strict=True):
+                logps[row].append(logp)
+            return tokens_B
+
+        answers = self._continue(
+            prompts,
+            drawn,
+            copies=num_answers // max(len(prompts), 1),
+            max_new_tokens=max_new_tokens,
+            stop_tokens=stop_tokens,
+        )
+        return [SampledAnswer(*both) for both in zip(answers, logps, strict=True)]
+
+    @torch.inference_mode()
+    def _continue(
+        self,
+        prompts: Sequence[Sequence[int]],
+        choose: Callable[[Tensor, list[int], int], Tensor],
+        *,
+        copies: int = 1,
+        max_new_tokens: int,
+        stop_tokens: Collection[int],
+        progress: Progress | None = None,
+    ) -> list[list[int]]:
+        """Return so many continuations of each prompt, side by side.
+
+        Args:
+            prompts: Tokens of each.
+            choose: From logits, [B, vocabulary], the rows that still go on and the number of the
+                token, counted from 1, to the tokens, [B] int64.
+            copies: Continuations of each prompt.
+            max_new_tokens: As in `generate`, like the rest.
+            stop_tokens: See there.
+            progress: See there.
+        """
         if not prompts:
             return []
-        answers: list[list[int]] = [[] for _ in prompts]
+        rows = list(range(copies * len(prompts)))
+        answers: list[list[int]] = [[] for _ in rows]
         lengths_B = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         cache = DecodingCache(len(prompts), int(lengths_B.max()) + max_new_tokens)
         hidden_BH = self._prefill(prompts, cache)
-        rows = list(range(len(prompts)))
+        if copies > 1:
+            prompt_B = torch.arange(len(prompts), device=self.device).repeat_interleave(copies)
+            hidden_BH, lengths_B = hidden_BH[prompt_B], lengths_B[prompt_B]
+            cache.keep(prompt_B)
         num_done = num_tokens = 0
         for step in count(1):
-            tokens = self.model.logits(hidden_BH[:, None]).argmax(-1).tolist()
+            tokens = choose(self.model.logits(hidden_BH[:, None]), rows, step).tolist()
             for row, token in zip(rows, tokens, strict=True):
                 answers[row].append(token)
             going = [
@@ -256,14 +374,21 @@ class RewardModel(FrozenModel):
     std = 1.0
 
     @classmethod
-    def load(cls, folder: Path, *, precision: Precision) -> Self:
+    def load(
+        cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = _SINGLE
+    ) -> Self:
         """Load a reward model folder with its head and its scale.
+
+        Args:
+            folder: The model.
+            precision: Type of its weights.
+            parallel: Layout of the job; each rank holds the whole model.
 
         Raises:
             DataError: The folder holds no reward model that can be loaded.
         """
         mean, std = _read_scale(folder / REWARD_SCALE_FILE)
-        reward = cls._build(folder, precision)
+        reward = cls._build(folder, precision, parallel)
         reward.mean, reward.std = mean, std
         return reward
 
@@ -308,7 +433,7 @@ class AttributeModel(FrozenModel):
             DataError: The folder holds no attribute model that can be loaded.
         """
         scale = AttributeScale.load(folder)
-        model = cls._build(folder, precision, num_attributes=len(scale.names))
+        model = cls._build(folder, precision, _SINGLE, num_attributes=len(scale.names))
         model.model.output_layer.load(folder / ATTRIBUTE_HEAD_FILE)
         model.scale = scale
         return model

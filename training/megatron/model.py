@@ -37,7 +37,7 @@ from alignflow.training.megatron.core import (
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.weights import Weights
 
-Head = Literal["lm", "reward", "attributes"]
+Head = Literal["lm", "reward", "value", "attributes"]
 
 REWARD_HEAD_FILE = "reward_head.safetensors"
 ATTRIBUTE_HEAD_FILE = "attribute_head.safetensors"
@@ -50,8 +50,15 @@ class PackedModel(GPTModel):  # type: ignore[misc]
 
     With the head `lm` the last stage returns log-probabilities of the scored tokens; the logits of
     other positions, most of a chat batch, are never computed. With the head `reward` it returns a
-    score of each row, read off the row's last token; with the head `attributes`, several.
+    score of each row, read off the row's last token; with the head `value`, the same layer read at
+    the scored positions: what is to come there, before the token is known;
+    with the head `attributes`, several scores of each row.
+
+    Attributes:
+        temperature: Divides the logits that log-probabilities are made of.
     """
+
+    temperature = 1.0
 
     def __init__(
         self,
@@ -82,7 +89,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         self.rotary_pos_emb.inv_freq = architecture.rope.frequencies(architecture.head_dim)
         self.num_attributes = num_attributes
         self.output_layer: Any
-        if head == "reward" and self.post_process:
+        if head in ("reward", "value") and self.post_process:
             self.output_layer = RewardHead(architecture.hidden_size)
         elif head == "attributes" and self.post_process:
             self.output_layer = AttributeHead(architecture.hidden_size, num_attributes)
@@ -96,7 +103,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
 
         Returns:
             Before the last pipeline stage, hidden states, [T, 1, hidden]. On the last,
-            log-probabilities in nats of `targets_N`, [N] float32, scores, [R] float32, or
+            log-probabilities in nats of `targets_N` or values, [N] float32, scores, [R] float32, or
             attributes, [R, K] float32.
         """
         batch = batch.filled_up(self._token_shares)
@@ -105,7 +112,8 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         if not self.post_process:
             return hidden_T1H
         if self.head != "lm":
-            scores: Tensor = self.output_layer(hidden_T1H[batch.row_last_R, 0])
+            read = batch.row_last_R if self.head != "value" else batch.score_index_N
+            scores: Tensor = self.output_layer(hidden_T1H.index_select(0, read)[:, 0])
             return scores
         return self.log_probabilities(hidden_T1H, batch.score_index_N, batch.targets_N)
 
@@ -142,6 +150,8 @@ class PackedModel(GPTModel):  # type: ignore[misc]
     ) -> Tensor:
         """Return the log-probability in nats of each target at its position, [N] float32."""
         logits_N1V = self._local_logits(hidden_T1H.index_select(0, score_index_N))
+        if self.temperature != 1:
+            logits_N1V = logits_N1V / self.temperature
         losses_N1: Tensor = tensor_parallel.vocab_parallel_cross_entropy(
             logits_N1V, targets_N[:, None]
         )
@@ -238,7 +248,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class RewardHead(nn.Module):
-    """A linear layer from a hidden state to a score, in float32 and without bias.
+    """A linear layer from a hidden state to a score or a value, in float32 and without bias.
 
     Every tensor-parallel rank holds the same weight.
     """

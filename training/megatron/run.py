@@ -27,6 +27,7 @@ from alignflow.training.megatron.core import (
 )
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.export import export_model
+from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.lora import add_adapters
 from alignflow.training.megatron.model import Head, build_model, load_weights
 from alignflow.training.megatron.optimizer import build_optimizer, build_scheduler
@@ -132,7 +133,7 @@ class Run:
         """Return the model's output for each microbatch, without gradient.
 
         Returns:
-            Log-probabilities in nats of `targets_N`, [N] float32, scores, [R] float32, or
+            Log-probabilities in nats of `targets_N` or values, [N] float32, scores, [R] float32, or
             attributes, [R, K] float32; the same on every rank of the model-parallel group.
         """
         self.model.eval()
@@ -145,6 +146,13 @@ class Run:
             self._from_last_stage(outputs[i] if outputs else None, batch)
             for i, batch in enumerate(microbatches)
         ]
+
+    def language_model(self) -> LanguageModel:
+        """Return the model as one that is asked for answers; it shares the weights in training.
+
+        Made by `build_run` with `must_generate`, and whole on each rank.
+        """
+        return LanguageModel(self.model.module, self.device)
 
     @cuda_calls_on_cpu()
     def save_checkpoint(self, folder: Path, state: dict[str, Any]) -> None:
@@ -219,7 +227,14 @@ class Run:
 
 @cuda_calls_on_cpu()
 def build_run(
-    config: TrainerConfig, model_dir: Path, *, head: Head, num_steps: int, num_attributes: int = 0
+    config: TrainerConfig,
+    model_dir: Path,
+    *,
+    head: Head,
+    num_steps: int,
+    temperature: float = 1.0,
+    must_generate: bool = False,
+    num_attributes: int = 0,
 ) -> Run:
     """Join the job's process group and build a model in training from a Hugging Face folder.
 
@@ -227,9 +242,11 @@ def build_run(
         config: Layout, precision, optimizer and schedule.
         model_dir: Initial weights; a `reward_head.safetensors` beside them is used by the head
             `reward`.
-        head: `lm` for log-probabilities of tokens, `reward` for a score of each row, `attributes`
-            for several.
+        head: `lm` for log-probabilities of tokens, `reward` for a score of each row, `value` for
+            one at each scored position, by the same layer, `attributes` for several of each row.
         num_steps: Optimizer steps of the whole schedule.
+        temperature: Divides the logits that log-probabilities are made of.
+        must_generate: The model is asked for answers too, as Transformer Engine's layers can't.
         num_attributes: Scores that the head `attributes` gives a row.
 
     Raises:
@@ -247,9 +264,10 @@ def build_run(
         device=device,
         # Its layers keep the norm that comes before them to themselves, and with it the input that
         # an adapter needs.
-        allow_transformer_engine=config.lora is None,
+        allow_transformer_engine=config.lora is None and not must_generate,
         num_attributes=num_attributes,
     )
+    module.temperature = temperature
     load_weights(module, model_dir, seed=config.seed)
     if config.lora is not None:
         add_adapters(module, config.lora, seed=config.seed)

@@ -109,8 +109,16 @@ class StageData:
         return details
 
 
-def load_data(job: TrainingJob, folder: RunFolder, kind: RecordKind) -> StageData:
+def load_data(
+    job: TrainingJob, folder: RunFolder, kind: RecordKind, *, max_length: int | None = None
+) -> StageData:
     """Tokenise both splits of the job's dataset, or map what an earlier attempt tokenised.
+
+    Args:
+        job: Model, dataset and stage.
+        folder: Keeps the tokens.
+        kind: What the records are.
+        max_length: Most tokens of a row; None is the stage's `max_length`.
 
     Raises:
         ConfigError: Rows may be longer than the model's positions.
@@ -122,7 +130,7 @@ def load_data(job: TrainingJob, folder: RunFolder, kind: RecordKind) -> StageDat
             split,
             kind,
             model=job.model,
-            max_length=job.stage.max_length,
+            max_length=job.stage.max_length if max_length is None else max_length,
             cache=folder.path / _TOKENS,
             is_writer=_is_writer(),
         )

@@ -19,6 +19,7 @@ _FAMILIES = {
     "sft": "model",
     "reward_model": "model",
     "dpo": "model",
+    "ppo": "model",
     "attribute_model": "model",
     "steerlm": "model",
     "dataset": "data",

@@ -115,6 +115,13 @@ class CurvePoint(Config):
     grad_norm: float | None = None
     """Global gradient norm before clipping."""
     learning_rate: float | None = None
+    reward: float | None = None
+    """Mean reward of the rollout's responses."""
+    held_out_reward: float | None = None
+    kl_nats: float | None = None
+    """Mean divergence of a response from the initial policy, summed over its tokens."""
+    response_tokens: float | None = None
+    """Mean length of a response."""
 
 
 class TrainingCurve(Config):

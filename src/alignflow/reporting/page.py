@@ -30,6 +30,9 @@ from alignflow.reporting.text import (
 _CHARTS = {
     "Loss": [("loss", "training"), ("held_out_loss", "held out")],
     "Pairs ranked rightly": [("accuracy", "training"), ("held_out_accuracy", "held out")],
+    "Reward": [("reward", "training"), ("held_out_reward", "held out")],
+    "Nats from the start": [("kl_nats", "a response")],
+    "Response length": [("response_tokens", "tokens")],
     "Gradient norm": [("grad_norm", "before clipping")],
     "Learning rate": [("learning_rate", "schedule")],
 }

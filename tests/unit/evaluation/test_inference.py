@@ -13,6 +13,7 @@ from alignflow.errors import DataError
 from alignflow.training.attributes import AttributeScale
 from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
 from alignflow.training.megatron.trees import Branch, Tree, pack_trees
+from alignflow.training.sampling import Sampling, uniforms
 
 FEW_SHOT = [5, 17, 23, 42, 8, 61]
 PROMPTS = [[7, 9, 11], [3, 1, 4, 1, 5, 9, 2], [88], [2, 7, 1, 8]]
@@ -192,3 +193,46 @@ def test_reward_scale_that_is_missing_or_broken_is_refused(
         path.write_text(scale)
     with pytest.raises(DataError, match=problem):
         RewardModel.load(reward_dir, precision="fp32")
+
+
+def noise(number: int, num_tokens: int) -> torch.Tensor:
+    return torch.stack([uniforms((0, row), num_tokens) for row in range(number)])
+
+
+def test_log_probabilities_of_samples_are_those_of_transformers(
+    policy: LanguageModel, reference: PreTrainedModel
+) -> None:
+    sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9)
+    answers = policy.sample(PROMPTS, noise(4, 9), sampling=sampling, stop_tokens=())
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        assert len(answer.tokens) == 9
+        with torch.no_grad():
+            logits = reference(torch.tensor([[*prompt, *answer.tokens]])).logits[0]
+        logps = (logits / 0.7).log_softmax(-1)[len(prompt) - 1 : -1]
+        expected = logps.gather(1, torch.tensor(answer.tokens)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(answer.logps), expected, atol=1e-4, rtol=0)
+
+
+def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(policy: LanguageModel) -> None:
+    uniforms_BT, stops = noise(8, 12), range(0, 96, 7)
+
+    def sampled(prompts: Sequence[list[int]], rows: slice) -> list[list[int]]:
+        answers = policy.sample(
+            prompts, uniforms_BT[rows], sampling=Sampling(), stop_tokens=set(stops)
+        )
+        assert all(len(answer.tokens) == len(answer.logps) for answer in answers)
+        return [answer.tokens for answer in answers]
+
+    # Two answers to each prompt, in one batch, prompt by prompt, and one by one.
+    together = sampled(PROMPTS, slice(8))
+    by_prompt = [sampled([prompt], slice(2 * n, 2 * n + 2)) for n, prompt in enumerate(PROMPTS)]
+    assert together == [answer for answers in by_prompt for answer in answers]
+    assert together == [sampled([PROMPTS[n // 2]], slice(n, n + 1))[0] for n in range(8)]
+    assert len({tuple(answer) for answer in together}) == 8
+    for answer in together:
+        ends = [n for n, token in enumerate(answer) if token in stops]
+        assert ends == [len(answer) - 1] or (not ends and len(answer) == 12)
+
+
+def test_nothing_is_sampled_without_prompts(policy: LanguageModel) -> None:
+    assert policy.sample([], noise(1, 3)[:0], sampling=Sampling(), stop_tokens=()) == []

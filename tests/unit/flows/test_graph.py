@@ -76,3 +76,12 @@ def test_unknown_stage_is_refused_with_the_list(
 ) -> None:
     with pytest.raises(ConfigError, match=r"dop: no such stage; stages are model, .*dpo"):
         stages_to_compute(graph, force, start)
+
+
+def test_ppo_waits_for_the_reward_model(graph: StageGraph) -> None:
+    with_ppo = stage_graph(load_config(Recipe, DEMO, overrides=["method=ppo"]))
+    assert with_ppo["ppo"] == ("sft", "preferences", "reward_model")
+    assert with_ppo.keys() - graph.keys() == {"ppo"}
+    assert graph.keys() - with_ppo.keys() == {"dpo"}
+    anew, _ = stages_to_compute(with_ppo, [], "reward_model")
+    assert {"ppo", "evaluate-aligned"} <= anew

@@ -15,9 +15,15 @@ DEMO = next(path for path in RECIPES if path.name == "demo.yaml")
 
 
 def test_there_are_recipes() -> None:
-    assert {"demo.yaml", "demo-lora.yaml", "smollm2-ultrafeedback.yaml"} <= {
-        path.name for path in RECIPES
-    }
+    names = {path.stem for path in RECIPES}
+    assert {
+        "demo",
+        "demo-lora",
+        "demo-ppo",
+        "demo-rloo",
+        "demo-grpo",
+        "smollm2-ultrafeedback",
+    } <= names
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)

@@ -82,6 +82,15 @@ def test_curve_merges_the_lines_of_a_step_and_keeps_the_later() -> None:
     assert curve.points[1].grad_norm == 1.5
 
 
+def test_curve_of_a_rollout_has_reward_divergence_and_length() -> None:
+    line = {"step": 1, "ppo/reward": 0.4, "ppo/kl_nats": 2.5, "ppo/response_tokens": 31.0}
+    (point,) = TrainingCurve.from_metrics(
+        "ppo", [line, {"step": 1, "ppo/held_out_reward": 1}]
+    ).points
+    assert (point.reward, point.held_out_reward) == (0.4, 1)
+    assert (point.kl_nats, point.response_tokens) == (2.5, 31)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, "high", None])
 def test_curve_leaves_out_what_is_no_finite_number(value: object) -> None:
     assert TrainingCurve.from_metrics("sft", [{"step": 1, "sft/loss": value}]).points == []

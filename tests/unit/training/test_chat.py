@@ -290,3 +290,18 @@ def test_an_answer_starts_after_the_prompt_and_ends_with_a_stop_token(
     assert answer[-1] in chat.stop_tokens
     assert not chat.stop_tokens.intersection(answer[:-1])
     assert chat.decode(answer).strip() == "two answers"
+
+
+@pytest.mark.parametrize("name", ["smollm2", "llama 3", "mistral"])
+def test_words_and_what_closes_a_turn_make_the_row_of_training(
+    subjects: dict[str, Subject], name: str
+) -> None:
+    chat = subjects[name].chat
+    messages = conversation("one question", "two answers")
+    (row,) = chat.tokenize([chat.render(messages)])
+    prompt, closing = chat.prompt(messages[:-1]), chat.closing_tokens
+    whole = row.tokens_T.tolist()
+    assert whole[-len(closing) :] == closing
+    assert chat.decode(whole[len(prompt) : -len(closing)]).strip() == "two answers"
+    # What closes a turn begins as a sampled answer ends.
+    assert closing[0] == chat.end_of_turn_token

@@ -16,11 +16,13 @@ from alignflow.training.data import (
     JUDGED_PREFERENCES,
     JUDGED_RESPONSES,
     PREFERENCES,
+    PROMPTS,
     RATED,
     SCORED_PREFERENCES,
     RecordKind,
     load_rows,
 )
+from alignflow.training.rollout import Prompts
 from alignflow.training.rows import TokenRows
 
 Record = dict[str, Any]
@@ -268,3 +270,46 @@ class TestCache:
         assert digest == rows.summary.digest
         summary.unlink()
         assert TokenRows.open(summary.parent, digest=digest, rows_per_item=1) is None
+
+
+def test_a_prompt_is_what_its_answers_follow(tmp_path: Path, chatml_model: Path) -> None:
+    records = [
+        pair("one", "Yes.", "No.", "Red?"),
+        pair("two", "Yes.", "No.", "Red?", "Or blue.", "Which?"),
+    ]
+    dataset = write_dataset(tmp_path / "set", "preference", records)
+    prompts = load(dataset, PROMPTS, chatml_model)
+    pairs = load_rows(
+        dataset,
+        "train",
+        PREFERENCES,
+        model=chatml_model,
+        max_length=200,
+        cache=tmp_path / "pairs",
+        is_writer=True,
+    )
+    assert len(prompts) == 2
+    assert not prompts.is_learnt.any()
+    for item in range(2):
+        answered, prompt = pairs.row(2 * item), prompts.row(item).tokens_T
+        assert answered.is_learnt_T.argmax() == len(prompt)
+        assert np.array_equal(answered.tokens_T[: len(prompt)], prompt)
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_not_cut(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [pair("short", "Yes.", "No."), pair("long", "Yes.", "No.", "Red? " * 40)]
+    dataset = write_dataset(tmp_path / "set", "preference", records)
+    prompts = load(dataset, PROMPTS, chatml_model, max_length=60)
+    assert len(prompts) == 1
+    assert prompts.summary.refused == ({"id": "long", "reason": "prompt_too_long"},)
+    assert prompts.summary.num_truncated == 0
+
+
+def test_prompts_that_come_again_are_left_out(tmp_path: Path, chatml_model: Path) -> None:
+    questions = ["Red?", "Blue?", "Red?", "Red? ", "Blue?", "Green?"]
+    records = [pair(f"{n}", "Yes.", "No.", text) for n, text in enumerate(questions)]
+    dataset = write_dataset(tmp_path / "set", "preference", records)
+    distinct = Prompts.distinct(load(dataset, PROMPTS, chatml_model))
+    assert distinct.items.tolist() == [0, 1, 3, 5]

@@ -185,3 +185,28 @@ def test_smollm2_gives_the_logits_of_transformers(tmp_path: Path, device: torch.
     model = load(tmp_path, device)
     hidden = model.hidden_states(batch.tokens_T, batch.positions_T, PackedRows.of(batch))
     torch.testing.assert_close(model.logits(hidden), expected, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_values_are_the_scored_hidden_states_times_the_head(
+    model_folder: ModelFolder, make_batch: MakeBatch, device: torch.device
+) -> None:
+    folder, reference = model_folder("llama3-tied")
+    batch = make_batch(LENGTHS)
+    model = load(folder, device, head="value")
+    hidden = torch.cat([reference.model(row[None]).last_hidden_state[0] for row in rows_of(batch)])
+    expected = hidden[batch.score_index_N] @ model.output_layer.weight[0]
+    torch.testing.assert_close(model(batch), expected, rtol=0, atol=5e-6)
+
+
+@torch.no_grad()
+def test_a_temperature_divides_the_logits(
+    model_folder: ModelFolder, make_batch: MakeBatch, device: torch.device
+) -> None:
+    folder, reference = model_folder("qwen2-tied")
+    batch = make_batch(LENGTHS)
+    model = load(folder, device)
+    model.temperature = 0.5
+    logits = torch.cat([reference(row[None]).logits[0] for row in rows_of(batch)])
+    expected = (logits / 0.5).log_softmax(-1)[batch.score_index_N, batch.targets_N]
+    torch.testing.assert_close(model(batch), expected, rtol=0, atol=1e-5)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from alignflow.training.errors import DivergedError
 from alignflow.training.losses import SummedLoss
 from alignflow.training.megatron.model import Head
 from alignflow.training.megatron.run import Run, build_run
+from alignflow.training.sampling import Sampling
 
 ModelFolder = Callable[[str], tuple[Path, PreTrainedModel]]
 MakeBatch = Callable[..., PackedBatch]
@@ -107,7 +109,7 @@ def test_microbatches_add_up_to_the_batch(model_folder: ModelFolder, make_batch:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("head", ["lm", "reward"])
+@pytest.mark.parametrize("head", ["lm", "reward", "value"])
 @pytest.mark.parametrize("is_sharded", [False, True])
 def test_a_checkpoint_continues_bit_for_bit(
     model_folder: ModelFolder,
@@ -214,6 +216,51 @@ def test_a_reward_model_is_loaded_from_its_export(
     assert torch.equal(
         load_file(tmp_path / "model.safetensors")["lm_head.weight"], model.lm_head.weight
     )
+
+
+def test_a_critic_starts_from_the_head_of_a_reward_model(
+    model_folder: ModelFolder, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    reward = start(model_folder("llama2")[0], head="reward")
+    reward.export(tmp_path)
+    batch = make_batch((9,))
+    last_scored = replace(batch, score_index_N=batch.row_last_R)
+    (score_R,) = reward.forward([batch])
+    (value_N,) = start(tmp_path, head="value").forward([last_scored])
+    assert torch.equal(value_N, score_R)
+
+
+def test_answers_come_from_the_weights_in_training(
+    model_folder: ModelFolder, microbatches: Sequence[PackedBatch]
+) -> None:
+    run = build_run(
+        CONFIG,
+        model_folder("llama2")[0],
+        head="lm",
+        num_steps=4,
+        temperature=0.7,
+        must_generate=True,
+    )
+    uniforms_BT = torch.linspace(0.05, 0.95, 12, dtype=torch.float64).view(1, 12)
+    sampling = Sampling(temperature=0.7)
+    for _ in range(2):
+        (answer,) = run.language_model().sample(
+            [[7, 8]], uniforms_BT, sampling=sampling, stop_tokens=()
+        )
+        tokens_T = torch.tensor([7, 8, *answer.tokens])
+        batch = PackedBatch(
+            tokens_T=tokens_T,
+            positions_T=torch.arange(14),
+            row_tokens_S=torch.arange(14),
+            row_starts_R1=torch.tensor([0, 14], dtype=torch.int32),
+            score_index_N=torch.arange(1, 13),
+            targets_N=tokens_T[2:],
+            score_row_N=torch.zeros(12, dtype=torch.int64),
+            row_last_R=torch.tensor([13]),
+        )
+        (logps_N,) = run.forward([batch])
+        torch.testing.assert_close(torch.tensor(answer.logps), logps_N, rtol=0, atol=1e-5)
+        run.train_step(microbatches, summed)
 
 
 @pytest.mark.parametrize(

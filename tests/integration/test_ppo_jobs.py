@@ -1,0 +1,377 @@
+"""PPO, REINFORCE and GRPO as real jobs on a tiny model."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from alignflow.data_validation.canonical import SCHEMAS
+from alignflow.errors import ConfigError
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
+from alignflow.training.__main__ import train
+from alignflow.training.config import PPOConfig
+from alignflow.training.errors import KLBoundError, SamplerMismatchError
+from alignflow.training.export import export
+
+pytestmark = pytest.mark.integration
+
+WORKERS = Path(__file__).parent / "workers"
+WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
+STAGE = {
+    "precision": "fp32",
+    "max_length": 64,
+    "learning_rate": 1e-3,
+    "microbatch_tokens": 128,
+}
+PPO: dict[str, Any] = {
+    **STAGE,
+    "stage": "ppo",
+    "estimator": {"name": "gae", "critic_learning_rate": 1e-3},
+    "rollout_prompts": 12,
+    "global_batch_size": 6,
+    "ppo_epochs": 2,
+    "max_new_tokens": 12,
+    "generation_tokens": 256,
+    "max_validation_rows": 4,
+    "checkpoint_every_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs that prefer an answer "yes …" to "no! …"; some prompts come twice."""
+    rng = random.Random(0)
+
+    def say(least: int, most: int) -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
+
+    folder = tmp_path_factory.mktemp("preference")
+    (folder / "card.json").write_text("{}")
+    for split, num_rows in (("train", 40), ("held_out", 6)):
+        prompts = [say(2, 6) for _ in range(num_rows - 4)]
+        rows = [
+            {
+                "id": f"{split}-{number}",
+                "prompt": [{"role": "user", "content": prompt}],
+                "chosen": f"yes {say(1, 6)}",
+                "rejected": f"no! {say(1, 6)}",
+            }
+            for number, prompt in enumerate([*prompts, *prompts[:4]])
+        ]
+        (folder / split).mkdir()
+        shard = folder / split / "part-00000.parquet"
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["preference"]), shard)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower with several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_job(path: Path, config: dict[str, Any], *, processes: int = 1) -> RunFolder:
+    folder = RunFolder(path)
+    folder.create()
+    folder.begin_attempt(
+        JobSpec(
+            name=path.name,
+            module="alignflow.training",
+            config=config,
+            processes_per_node=processes,
+        )
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reward_model(tiny_model: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model that tells "yes" from "no!"."""
+    stage = {**STAGE, "stage": "reward_model", "global_batch_size": 8, "num_epochs": 3}
+    config = {"stage": stage, "model": str(tiny_model), "dataset": str(dataset)}
+    folder = make_job(tmp_path_factory.mktemp("jobs") / "reward", config)
+    run_here(folder)
+    return folder.output
+
+
+MakeRun = Callable[..., RunFolder]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, tiny_model: Path, dataset: Path, reward_model: Path) -> MakeRun:
+    """Makes a run folder with its job: `make_run(name, processes=1, **config)`."""
+
+    def make(name: str, *, processes: int = 1, **config: Any) -> RunFolder:
+        job = {
+            "stage": {**PPO, **config},
+            "model": str(tiny_model),
+            "dataset": str(dataset),
+            "reward_model": str(reward_model),
+        }
+        return make_job(tmp_path / name, job, processes=processes)
+
+    return make
+
+
+def run_here(folder: RunFolder) -> JobResult:
+    """Run the job in this process."""
+    return train(folder, folder.read_spec())
+
+
+def lines(folder: RunFolder) -> list[dict[str, Any]]:
+    return folder.metric_reader().read_new()
+
+
+def steps(folder: RunFolder) -> list[dict[str, float]]:
+    """The metrics of each rollout; of one that was done twice, the later ones."""
+    by_step = {
+        line["step"]: {name: value for name, value in line.items() if name.startswith("ppo/")}
+        for line in lines(folder)
+        if line["phase"] == "train"
+    }
+    assert list(by_step) == list(range(1, len(by_step) + 1))
+    return list(by_step.values())
+
+
+def start(folder: RunFolder) -> subprocess.Popen[bytes]:
+    """Start the job as its launcher does, in a process of its own."""
+    command = [sys.executable, "-m", "alignflow.training", str(folder.path)]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for_step(folder: RunFolder, step: int, *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    reader = folder.metric_reader()
+    while time.monotonic() < deadline:
+        if any(row["phase"] == "train" and row["step"] >= step for row in reader.read_new()):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"step {step} wasn't reached in {seconds} s")
+
+
+def exported(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(folder.output / "model.safetensors")
+
+
+def test_a_job_trains_actor_and_critic(make_run: MakeRun, tiny_model: Path) -> None:
+    folder = make_run("job", validate_every_steps=2)
+    result = run_here(folder)
+    # 40 pairs have 36 prompts, 12 a rollout.
+    rollouts = steps(folder)
+    assert len(rollouts) == 3
+    assert result.details["num_repeated_prompts"] == 4
+    # Every rollout is learnt from by the policy that sampled it, and the first by the reference.
+    assert [rollout["ppo/start_ratio"] for rollout in rollouts] == [1.0] * 3
+    assert rollouts[0]["ppo/kl_nats"] == 0
+    assert rollouts[1]["ppo/kl_nats"] != 0
+    assert all(rollout["ppo/sampler_delta"] < 1e-5 for rollout in rollouts)
+    assert rollouts[2]["ppo/value_loss"] < rollouts[0]["ppo/value_loss"]
+    assert {"ppo/held_out_reward", "ppo/held_out_reward_first"} <= result.metrics.keys()
+    held_out = [row["step"] for row in lines(folder) if row["phase"] == "validate"]
+    assert held_out == [0, 2, 3]
+    assert result.details["tokens_processed"] > 0
+    before, after = load_file(tiny_model / "model.safetensors"), exported(folder)
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
+    model = AutoModelForCausalLM.from_pretrained(folder.output)
+    assert model(torch.arange(5)[None]).logits.isfinite().all()
+
+
+def test_a_critic_warms_up_before_the_actor_moves(make_run: MakeRun) -> None:
+    estimator = {**PPO["estimator"], "critic_warmup_steps": 1}
+    folder = make_run("job", estimator=estimator, max_steps=2)
+    run_here(folder)
+    first, second = steps(folder)
+    assert "ppo/loss" not in first
+    assert "ppo/loss" in second
+    assert second["ppo/kl_nats"] == 0
+    assert second["ppo/explained_variance"] != first["ppo/explained_variance"]
+    with pytest.raises(ConfigError, match="of 2 rollouts 2 leave none"):
+        run_here(make_run("late", estimator={**estimator, "critic_warmup_steps": 2}, max_steps=2))
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo"])
+def test_responses_to_a_prompt_are_learnt_from_without_a_critic(
+    make_run: MakeRun, name: str
+) -> None:
+    folder = make_run(
+        "job",
+        estimator={"name": name},
+        samples_per_prompt=3,
+        missing_end_reward=None,
+        kl_placement="loss" if name == "grpo" else "reward",
+        kl_estimator="k3" if name == "grpo" else "k1",
+        temperature=0.7,
+        top_k=300,
+        top_p=0.95,
+        max_steps=2,
+    )
+    run_here(folder)
+    rollouts = steps(folder)
+    assert all(rollout["ppo/start_ratio"] == 1 for rollout in rollouts)
+    assert all(rollout["ppo/sampler_delta"] < 1e-5 for rollout in rollouts)
+    assert all("ppo/value_loss" not in rollout for rollout in rollouts)
+    assert ("ppo/kl_loss" in rollouts[0]) == (name == "grpo")
+    assert rollouts[1]["ppo/kl_k3_nats"] > 0
+    assert not any((folder.checkpoints / "step-00000001").glob("critic*"))
+
+
+def test_the_invariants_hold_in_bf16_too(make_run: MakeRun) -> None:
+    folder = make_run("job", precision="bf16", max_steps=2)
+    run_here(folder)
+    first, second = steps(folder)
+    assert first["ppo/kl_nats"] == 0
+    assert [step["ppo/start_ratio"] for step in (first, second)] == [1, 1]
+    assert all(0 < step["ppo/sampler_delta"] < 0.02 for step in (first, second))
+
+
+@pytest.mark.parametrize(
+    "end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_a_job_that_was_ended_resumes_to_the_same_end(
+    make_run: MakeRun, end: signal.Signals
+) -> None:
+    options = {"kl_adaptation": {"target_nats": 0.5, "horizon": 100}}
+    ended, undisturbed = make_run("ended", **options), make_run("undisturbed", **options)
+    with start(ended) as process:
+        wait_for_step(ended, 2)
+        process.send_signal(end)
+    failure = ended.read_failure()
+    assert (failure is None) == (end == signal.SIGKILL)
+    assert failure is None or failure.kind == FailureKind.CANCELLED
+    # What a kill leaves of a checkpoint is never gone on from.
+    torn = ended.checkpoints / "step-00000003" / "actor"
+    shutil.rmtree(torn.parent, ignore_errors=True)
+    torn.mkdir(parents=True)
+    (torn / "state.json").write_text("{}")
+    result, expected = run_here(ended), run_here(undisturbed)
+    assert steps(ended) == steps(undisturbed)
+    assert result.metrics == expected.metrics
+    assert result.metrics["ppo/kl_coef"] != PPOConfig().kl_coef
+    assert result.details["tokens_processed"] == expected.details["tokens_processed"]
+    for name, tensor in exported(undisturbed).items():
+        assert torch.equal(exported(ended)[name], tensor), name
+
+
+def test_two_processes_sample_and_learn_as_one(make_run: MakeRun) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "gae": {},
+        # One prompt an update: one of the ranks always has nothing to learn from.
+        "grpo": {
+            "estimator": {"name": "grpo"},
+            "samples_per_prompt": 2,
+            "rollout_prompts": 3,
+            "global_batch_size": 1,
+            "max_validation_rows": 1,
+        },
+    }
+    expected = {}
+    folders = {}
+    for name, changes in options.items():
+        one = make_run(f"one-{name}", **changes, max_steps=2)
+        expected[name] = (one, run_here(one).metrics)
+        folders[name] = make_run(
+            f"two-{name}",
+            processes=2,
+            **changes,
+            max_steps=2,
+            parallel={"data_parallel_size": 2, "use_distributed_optimizer": name == "grpo"},
+        )
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        str(WORKERS / "train_folders.py"),
+        *(str(folder.path) for folder in folders.values()),
+    ]
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        try:
+            assert process.wait(timeout=300) == 0
+        finally:
+            process.terminate()
+    for name, folder in folders.items():
+        one, metrics = expected[name]
+        result = folder.read_result()
+        assert result is not None
+        for found, wanted in zip(steps(folder), steps(one), strict=True):
+            assert found == pytest.approx(wanted, rel=1e-3, abs=1e-4), name
+        assert result.metrics == pytest.approx(metrics, rel=1e-3, abs=1e-4), name
+
+
+def test_a_job_past_a_bound_names_the_checkpoint_it_has(make_run: MakeRun) -> None:
+    folder = make_run("far", max_kl_nats=1e-4, learning_rate=1e-2)
+    with pytest.raises(KLBoundError, match=r"Rollout 2: .*max_kl_nats.*step-00000001\)"):
+        run_here(folder)
+    with pytest.raises(SamplerMismatchError, match="max_sampler_delta"):
+        run_here(make_run("other", max_sampler_delta=1e-12))
+
+
+def test_a_reward_model_with_another_tokenizer_is_refused(
+    make_run: MakeRun, reward_model: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(reward_model, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = dict(reversed(tokenizer["model"]["vocab"].items()))
+    vocab = tokenizer["model"]["vocab"]
+    first, second = list(vocab)[:2]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    folder = make_run("job")
+    spec = folder.read_spec()
+    folder.begin_attempt(spec.replaced(config={**spec.config, "reward_model": str(other)}))
+    with pytest.raises(ConfigError, match="differ in their tokenizer"):
+        run_here(folder)
+
+
+def test_a_checkpoint_can_be_exported(make_run: MakeRun, tmp_path: Path) -> None:
+    folder = make_run("job", max_steps=2)
+    run_here(folder)
+    spec = JobSpec(
+        name="export",
+        module="alignflow.training.export",
+        config={"run_folder": str(folder.path), "checkpoint": "step-00000001"},
+    )
+    exporting = RunFolder(tmp_path / "export")
+    exporting.create()
+    exporting.begin_attempt(spec)
+    assert export(exporting, spec).metrics == {"export/step": 1.0}
+    halfway, final = exported(exporting), exported(folder)
+    assert halfway.keys() == final.keys()
+    assert any(not torch.equal(tensor, final[name]) for name, tensor in halfway.items())
+
+
+@pytest.mark.slow
+def test_what_is_rewarded_becomes_likelier(
+    tiny_model: Path, dataset: Path, reward_model: Path, tmp_path: Path
+) -> None:
+    rollouts = {"rollout_prompts": 36, "global_batch_size": 12, "num_epochs": 16}
+    free = {"missing_end_reward": None, "kl_coef": 0.0, "max_kl_nats": 1e3}
+    folder = make_job(
+        tmp_path / "job",
+        {
+            "stage": {**PPO, **rollouts, **free, "learning_rate": 3e-3},
+            "model": str(tiny_model),
+            "dataset": str(dataset),
+            "reward_model": str(reward_model),
+        },
+    )
+    metrics = run_here(folder).metrics
+    assert metrics["ppo/reward"] > metrics["ppo/reward_first"] + 0.5
+    assert metrics["ppo/held_out_reward"] > metrics["ppo/held_out_reward_first"] + 0.5

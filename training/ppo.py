@@ -1,0 +1,402 @@
+"""The loop of PPO: roll out, judge, learn, a few times over, and do it again.
+
+A step is a rollout with its updates. A run that is killed and resumed goes through the same steps
+as an undisturbed one: prompts, draws and minibatches follow from the step, and a checkpoint holds
+actor, critic, their optimizers and the KL coefficient together, as they are between two steps.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.worker import JobStoppedError
+from alignflow.training.advantages import adapted_kl_coef
+from alignflow.training.batch import PackedBatch
+from alignflow.training.checkpoints import Checkpoints
+from alignflow.training.collectives import wait_for_all
+from alignflow.training.config import PPOConfig
+from alignflow.training.errors import DivergedError
+from alignflow.training.experience import (
+    ActorBatch,
+    CriticBatch,
+    Experience,
+    TokenModels,
+    judged,
+    pack_for_actor,
+    pack_for_critic,
+    rewards,
+)
+from alignflow.training.feed import BatchT, Feed
+from alignflow.training.forward import stop_if_asked
+from alignflow.training.losses import SummedLoss, kl_per_token, policy_loss, value_loss
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.run import Run
+from alignflow.training.packing import DataOrder, Items, pack
+from alignflow.training.rl_metrics import (
+    Metrics,
+    check_ratio,
+    check_reference,
+    check_rollout,
+    experience_metrics,
+    response_metrics,
+)
+from alignflow.training.rollout import Prompts, Rollout, Sampler, minibatches, token_values
+from alignflow.training.rows import TokenRows
+
+# What the draws of a run are told apart by.
+_TRAINING, _VALIDATION, _SHUFFLING = range(3)
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A value model that starts as the reward model and speaks in the scale of its record."""
+
+    run: Run
+    mean: float
+    std: float
+    """Mean and standard deviation of the reward model's scores."""
+    value_clip: float
+
+    def values(self, output_N: Tensor) -> Tensor:
+        """Return values in the scale of the reward, [N] float32, from the model's output."""
+        return (output_N - self.mean) / self.std
+
+    def forward(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
+        """Return the values of each microbatch, without gradient."""
+        return [self.values(output) for output in self.run.forward(batches)]
+
+    def loss(self, output_N: Tensor, batch: CriticBatch) -> SummedLoss:
+        """Return the loss of a microbatch."""
+        return value_loss(
+            self.values(output_N), batch.old_values_N, batch.returns_N, clip=self.value_clip
+        )
+
+
+@dataclass(frozen=True)
+class Models:
+    """All that is in memory at once."""
+
+    actor: Run
+    reference: LanguageModel
+    critic: Critic | None
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved with a checkpoint."""
+
+    kl_coef: float
+    """Price of a nat in the next rollout."""
+    step: int = 0
+    """Rollouts that were learnt from."""
+    num_tokens: int = 0
+    """Tokens of their updates, prompts included."""
+    first: Metrics = field(default_factory=dict)
+    """Metrics of the first rollout, and held-out metrics before it."""
+    last: Metrics = field(default_factory=dict)
+    """The newest value of each metric."""
+
+
+class PPOTrainer:
+    """Trains an actor, and a critic where there is one, over rollouts."""
+
+    def __init__(
+        self,
+        models: Models,
+        sampler: Sampler,
+        folder: RunFolder,
+        config: PPOConfig,
+        checkpoints: Checkpoints,
+        *,
+        order: DataOrder,
+        train: Prompts,
+        held_out: Prompts,
+    ) -> None:
+        self._models = models
+        self._actor = models.actor
+        self._sampler = sampler
+        self._folder = folder
+        self._config = config
+        self._checkpoints = checkpoints
+        self._order = order
+        self._train = train
+        self._held_out = held_out
+        self._progress = Progress(config.kl_coef)
+        self._saved_step = 0
+
+    @property
+    def tokens_processed(self) -> int:
+        """Tokens that the applied updates saw, those of earlier attempts and epochs included."""
+        return self._progress.num_tokens
+
+    def train(self) -> Metrics:
+        """Train from the newest checkpoint, or from the start, to the last step.
+
+        Returns:
+            Each metric's last value by `ppo/quantity`, and as `…_first` that of the first rollout;
+            `held_out_…` were measured before and after training.
+
+        Raises:
+            ConfigError: The newest checkpoint was made under another config.
+            DataError: The newest checkpoint was made on other data, or from other models.
+            DivergedError: A bound was passed, or a loss or gradient NaN or infinite.
+            JobStoppedError: The job was told to stop; a checkpoint holds what was done.
+            ReferenceMismatchError: The policy isn't its reference before the first update.
+            RatioMismatchError: An update doesn't begin from the policy that sampled.
+            SamplerMismatchError: Sampling and training disagree about the responses.
+        """
+        self._resume()
+        try:
+            self._run_steps()
+        except JobStoppedError:
+            # It is heard between two steps, or before the updates of one: the weights are whole.
+            if self._progress.step > self._saved_step:
+                self._save()
+            done = f"after rollout {self._progress.step} of {self._order.num_steps}"
+            raise JobStoppedError(f"The job was told to stop and did, {done}.") from None
+        except DivergedError as error:
+            last = self._checkpoints.newest()
+            kept = f"the last checkpoint is {last}" if last else "there is no checkpoint yet"
+            raise type(error)(f"Rollout {self._progress.step + 1}: {error} ({kept})") from None
+        first = {f"{name}_first": value for name, value in self._progress.first.items()}
+        return self._named(self._progress.last | first)
+
+    def _run_steps(self) -> None:
+        progress, config = self._progress, self._config
+        if progress.step == 0:
+            progress.first |= self._validate()
+        while progress.step < self._order.num_steps:
+            progress.last |= self._step()
+            progress.step += 1
+            stop_if_asked()
+            if progress.step == self._order.num_steps:
+                break
+            # Before a checkpoint: a run that goes on from it has the measurement in its metrics.
+            if config.validate_every_steps and progress.step % config.validate_every_steps == 0:
+                progress.last |= self._validate()
+            if progress.step % config.checkpoint_every_steps == 0:
+                self._save()
+        progress.last |= self._validate()
+
+    def _step(self) -> Metrics:
+        """Roll out, judge and learn once; log it."""
+        progress, config = self._progress, self._config
+        step = progress.step
+        times = [time.perf_counter()]
+        prompts = self._train.items[self._order.items(step)]
+        rollout = self._sampler.rollout(
+            self._train.rows, prompts, key=(config.seed, _TRAINING, step)
+        )
+        times.append(time.perf_counter())
+        models = self._token_models(rollout)
+        experience = judged(rollout, models, config, kl_coef=progress.kl_coef)
+        metrics = {**experience_metrics(experience), "kl_coef": progress.kl_coef}
+        if step == 0:
+            check_reference(experience, config.precision)
+            progress.first |= metrics
+        check_rollout(metrics, config, first_response_tokens=progress.first["response_tokens"])
+        times.append(time.perf_counter())
+        metrics |= self._learn(experience)
+        times.append(time.perf_counter())
+        self._adapt_kl_coef(metrics["kl_nats"], rollout.num_responses)
+        num_tokens = config.ppo_epochs * len(rollout.rows.tokens)
+        progress.num_tokens += num_tokens
+        generate_s, judge_s, learn_s = np.diff(times).tolist()
+        self._log(
+            "train",
+            step + 1,
+            metrics,
+            tokens_per_s=num_tokens / (times[-1] - times[0]),
+            generate_s=generate_s,
+            judge_s=judge_s,
+            learn_s=learn_s,
+        )
+        return metrics
+
+    def _token_models(self, rollout: Rollout) -> TokenModels:
+        """Return what the models say of a rollout, in the batches of its first epoch.
+
+        Equal microbatches give equal rounding, so that the first ratio is 1 to the last bit.
+        """
+        batches = self._minibatches(rollout, epoch=0)
+        actor, critic, reference = self._actor, self._models.critic, self._models.reference
+        policy_feed = self._feed(actor, rollout.rows, pack)
+        return TokenModels(
+            old_logps_N=token_values(rollout, policy_feed, batches, actor.forward),
+            reference_logps_N=token_values(
+                rollout,
+                policy_feed,
+                batches,
+                lambda parts: [reference.token_logps(part) for part in parts],
+            ),
+            values_N=None
+            if critic is None
+            else token_values(
+                rollout, self._feed(critic.run, rollout.rows, pack), batches, critic.forward
+            ),
+        )
+
+    def _learn(self, experience: Experience) -> Metrics:
+        """Update critic and actor over the minibatches of every epoch.
+
+        Returns:
+            Means over the updates, those of the critic as `value_loss` and `critic_…`; the actor's
+            `start_ratio` is the ratio of the first alone.
+        """
+        config, critic = self._config, self._models.critic
+        warmup = config.critic.critic_warmup_steps if config.critic is not None else 0
+        of_actor: list[Metrics] = []
+        of_critic: list[Metrics] = []
+        for epoch in range(config.ppo_epochs):
+            for prompts in self._minibatches(experience.rollout, epoch=epoch):
+                if critic is not None:
+                    of_critic.append(self._update_critic(critic, experience, prompts))
+                if self._progress.step < warmup or not experience.num_trained(prompts):
+                    continue
+                of_actor.append(self._update_actor(experience, prompts))
+                if len(of_actor) == 1:
+                    check_ratio(of_actor[0])
+        found = _means(of_actor)
+        if of_actor:
+            found["start_ratio"] = of_actor[0]["ratio"]
+        for name, value in _means(of_critic).items():
+            found["value_loss" if name == "loss" else f"critic_{name}"] = value
+        return found
+
+    def _update_actor(self, experience: Experience, prompts: Items) -> Metrics:
+        config = self._config
+        feed = self._feed(
+            self._actor,
+            experience.rollout.rows,
+            partial(pack_for_actor, experience=experience),
+        )
+        loss = partial(
+            policy_objective,
+            config=config,
+            kl_coef=self._progress.kl_coef if config.kl_placement == "loss" else 0.0,
+        )
+        return self._actor.train_step(feed.batches(prompts), loss)
+
+    def _update_critic(self, critic: Critic, experience: Experience, prompts: Items) -> Metrics:
+        feed = self._feed(
+            critic.run,
+            experience.rollout.rows,
+            partial(pack_for_critic, experience=experience),
+        )
+        return critic.run.train_step(feed.batches(prompts), critic.loss)
+
+    def _minibatches(self, rollout: Rollout, *, epoch: int) -> list[Items]:
+        config = self._config
+        key = (config.seed, _SHUFFLING, self._progress.step, epoch)
+        return minibatches(rollout.num_prompts, config.global_batch_size, key=key)
+
+    def _feed(
+        self, run: Run, rows: TokenRows, make_batch: Callable[[TokenRows, Items], BatchT]
+    ) -> Feed[BatchT]:
+        """Return this rank's share of a rollout's batches."""
+        return Feed(
+            rows if run.shares_prefixes else rows.unshared(),
+            make_batch,
+            max_tokens=self._config.microbatch_tokens,
+            rank=run.data_parallel_rank,
+            num_ranks=run.data_parallel_size,
+        )
+
+    def _adapt_kl_coef(self, kl_nats: float, num_responses: int) -> None:
+        adaptation = self._config.kl_adaptation
+        if adaptation is not None:
+            self._progress.kl_coef = adapted_kl_coef(
+                self._progress.kl_coef,
+                kl_nats,
+                target_nats=adaptation.target_nats,
+                horizon=adaptation.horizon,
+                num_responses=num_responses,
+            )
+
+    def _validate(self) -> Metrics:
+        """Answer the held-out prompts, always by the same draws; without any return nothing."""
+        prompts = self._held_out.items[: self._config.max_validation_rows]
+        if not len(prompts):
+            return {}
+        rollout = self._sampler.rollout(
+            self._held_out.rows, prompts, key=(self._config.seed, _VALIDATION)
+        )
+        stop_if_asked()
+        found = response_metrics(rollout, rewards(rollout, self._config))
+        metrics = {f"held_out_{name}": value for name, value in found.items()}
+        self._log("validate", self._progress.step, metrics)
+        return metrics
+
+    def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:
+        if self._actor.is_main:
+            head = {"step": step, "num_steps": self._order.num_steps, "phase": phase}
+            self._folder.append_metrics(
+                {**head, "time": time.time(), **extra, **self._named(metrics)}
+            )
+
+    def _named(self, metrics: Mapping[str, float]) -> Metrics:
+        return {f"{self._config.stage}/{name}": value for name, value in metrics.items()}
+
+    def _resume(self) -> None:
+        path = self._checkpoints.newest()
+        if path is None:
+            return
+        self._progress = Progress(**self._actor.load_checkpoint(path / "actor"))
+        if self._models.critic is not None:
+            self._models.critic.run.load_checkpoint(path / "critic")
+        self._saved_step = self._progress.step
+
+    def _save(self) -> None:
+        path = self._checkpoints.path(self._progress.step)
+        if self._actor.is_main:
+            self._checkpoints.begin(path)
+        wait_for_all()
+        self._actor.save_checkpoint(path / "actor", asdict(self._progress))
+        if self._models.critic is not None:
+            self._models.critic.run.save_checkpoint(path / "critic", {})
+        wait_for_all()
+        if self._actor.is_main:
+            self._checkpoints.finish(path)
+        self._saved_step = self._progress.step
+
+
+def policy_objective(
+    logps_N: Tensor, batch: ActorBatch, *, config: PPOConfig, kl_coef: float
+) -> SummedLoss:
+    """Return the policy loss of a microbatch, with the divergence from the reference in it.
+
+    Args:
+        logps_N: [N] float32, the policy's log-probabilities of the scored tokens.
+        batch: The responses, with their advantages.
+        config: Clip and estimator.
+        kl_coef: Price of a nat in the loss; 0 where the reward has it already.
+    """
+    loss = policy_loss(
+        logps_N,
+        batch.old_logps_N,
+        batch.advantages_N,
+        batch.is_trained_N,
+        clip=config.ratio_clip,
+    )
+    if not kl_coef:
+        return loss
+    kl_N = kl_per_token(logps_N, batch.reference_logps_N, config.kl_estimator)
+    kl = kl_N[batch.is_trained_N].sum()
+    return SummedLoss(
+        total=loss.total + kl_coef * kl,
+        units=loss.units,
+        metrics={**loss.metrics, "kl_loss": kl_coef * kl.detach()},
+    )
+
+
+def _means(updates: Sequence[Metrics]) -> Metrics:
+    """Return the mean of each metric over updates, and the learning rate of the last."""
+    if not updates:
+        return {}
+    means = {name: sum(each[name] for each in updates) / len(updates) for name in updates[0]}
+    return {**means, "learning_rate": updates[-1]["learning_rate"]}

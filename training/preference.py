@@ -42,10 +42,10 @@ _DISTANCES: dict[str, Distance] = {
 class MismatchKL:
     """The KL term of KTO: how far the policy has moved from the reference, seen from afar.
 
-    The paper and TRL estimate it from responses that answer another prompt, whose mean log ratio,
-    cut at 0, bounds the divergence from below. Theirs is a mean over a microbatch, so that it
-    depends on how a batch is cut; here it is one over the global batch, measured without gradient
-    on all ranks just before the batch is computed. Neither microbatches nor rank counts change it.
+    As in the paper and in TRL it is the mean log ratio of responses that answer another prompt, cut
+    at 0: a biased estimate, but one that needs no sampling. Theirs is a mean over a microbatch, so
+    that it depends on how a batch is cut; here it is one over the global batch, measured without
+    gradient on all ranks just before the batch is computed, which no layout changes.
     """
 
     run: "Run"

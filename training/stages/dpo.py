@@ -87,7 +87,7 @@ def record_kind(config: DPOConfig, dataset: Path) -> RecordKind:
     """Return what the loss makes of the records of a dataset.
 
     Raises:
-        DataError: The folder is no dataset.
+        DataError: Its rows can't be read.
     """
     if config.loss == "kto":
         is_unpaired = "label" in column_names(dataset)

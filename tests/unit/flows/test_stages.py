@@ -1,0 +1,53 @@
+"""What the parts of a pipeline submit, and with which parents."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignflow.config import load_config
+from alignflow.flows import stages
+from alignflow.flows.config import Recipe
+from alignflow.flows.stages import Foundation, align_model, lay_foundation
+
+RECIPES = Path(__file__).parents[3] / "deployments/recipes"
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
+    """Arguments of each stage that was submitted; its future is its name."""
+    calls: dict[str, tuple[Any, ...]] = {}
+
+    def submit(task: object, pipeline: object, name: str = "model", *arguments: Any) -> str:
+        calls[name] = arguments
+        return name
+
+    monkeypatch.setattr(stages, "submit", submit)
+    return calls
+
+
+def laid(recipe: Recipe) -> Foundation:
+    pipeline: Any = None  # nothing of it is looked at before a task runs
+    base = lay_foundation(pipeline, recipe)
+    align_model(pipeline, recipe, base, recipe.method)
+    return base
+
+
+def test_a_model_is_aligned_on_the_preferences(submitted: dict[str, tuple[Any, ...]]) -> None:
+    recipe = load_config(Recipe, RECIPES / "demo.yaml")
+    base = laid(recipe)
+    assert submitted["dpo"] == (recipe.dpo, "sft", "preferences")
+    assert base.datasets.keys() == {"demonstrations", "preferences"}
+    assert set(map(str, base.stages)) == submitted.keys() - {"dpo"}
+
+
+def test_kto_takes_the_unpaired_responses_where_there_are_some(
+    submitted: dict[str, tuple[Any, ...]],
+) -> None:
+    recipe = load_config(Recipe, RECIPES / "demo-kto.yaml")
+    base = laid(recipe)
+    assert submitted["dpo"] == (recipe.dpo, "sft", "unpaired")
+    assert submitted["unpaired"][0] == "unpaired"  # its kind
+    assert submitted["reward_model"] == (recipe.reward_model, "sft", "preferences")
+    assert base.datasets.keys() == {"demonstrations", "preferences", "unpaired"}
+    assert set(map(str, base.stages)) == submitted.keys() - {"dpo"}

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alignflow.data_validation.canonical import ATTRIBUTES, Split, read_split
 from alignflow.data_validation.card import Card
-from alignflow.data_validation.config import DatasetConfig
+from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.ingest import ingest
 from alignflow.errors import DataError
 from alignflow.evaluation.config import EvaluationJob
@@ -436,7 +436,7 @@ def test_asking_for_more_gives_more(tiny_model: Path, tmp_path: Path) -> None:
         ]
         return {"messages": messages, "attributes": {"quality": 4 if is_good else 0}}
 
-    rows = {
+    rows: dict[DataKind, list[dict[str, Any]]] = {
         "steerlm": [rated(number) for number in range(160)],
         "sft": [{"messages": rated(number)["messages"]} for number in range(1000, 1040)],
         "preference": [
@@ -452,9 +452,8 @@ def test_asking_for_more_gives_more(tiny_model: Path, tmp_path: Path) -> None:
     for kind, records in rows.items():
         source = tmp_path / f"{kind}.jsonl"
         source.write_text("".join(json.dumps(record) + "\n" for record in records))
-        config = DatasetConfig(sources=[str(source)], held_out_share=0.2)
         folders[kind] = tmp_path / f"{kind}-set"
-        ingest(config, kind, folders[kind])  # type: ignore[arg-type]
+        ingest(DatasetConfig(sources=[str(source)], held_out_share=0.2), kind, folders[kind])
     trainer = {
         "precision": "fp32",
         "learning_rate": 3e-3,

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alignflow.data_validation.canonical import ATTRIBUTES, Split, read_split
 from alignflow.data_validation.card import Card
-from alignflow.data_validation.config import DatasetConfig
+from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.ingest import ingest
 from alignflow.errors import DataError
 from alignflow.evaluation.config import EvaluationJob
@@ -420,3 +420,83 @@ def test_an_attribute_that_was_not_trained_stops_the_job(judged: Judged, tmp_pat
     folder = new_job(tmp_path / "job", "alignflow.evaluation", config)
     with pytest.raises(DataError, match="wasn't trained on the attribute 'violence'"):
         evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)
+
+
+@pytest.mark.slow
+def test_asking_for_more_gives_more(tiny_model: Path, tmp_path: Path) -> None:
+    """From rated answers to a model that is good or bad as it is asked, each job for real."""
+    rng = random.Random(1)
+
+    def rated(number: int) -> dict[str, Any]:
+        is_good = number % 2 == 0
+        answer = f"{'yes:' if is_good else 'no!'} {' '.join(rng.choices(WORDS, k=3))}"
+        messages = [
+            {"role": "user", "content": f"{' '.join(rng.choices(WORDS, k=4))} {number}"},
+            {"role": "assistant", "content": answer},
+        ]
+        return {"messages": messages, "attributes": {"quality": 4 if is_good else 0}}
+
+    rows: dict[DataKind, list[dict[str, Any]]] = {
+        "steerlm": [rated(number) for number in range(160)],
+        "sft": [{"messages": rated(number)["messages"]} for number in range(1000, 1040)],
+        "preference": [
+            {
+                "prompt": f"{' '.join(rng.choices(WORDS, k=4))} {n}",
+                "chosen": "yes",
+                "rejected": "no",
+            }
+            for n in range(2000, 2012)
+        ],
+    }
+    folders = {}
+    for kind, records in rows.items():
+        source = tmp_path / f"{kind}.jsonl"
+        source.write_text("".join(json.dumps(record) + "\n" for record in records))
+        folders[kind] = tmp_path / f"{kind}-set"
+        ingest(DatasetConfig(sources=[str(source)], held_out_share=0.2), kind, folders[kind])
+    trainer = {
+        "precision": "fp32",
+        "learning_rate": 3e-3,
+        "global_batch_size": 16,
+        "num_epochs": 40,
+        "checkpoint_every_steps": 1000,
+    }
+
+    def trained(stage: str, dataset: Path, **settings: Any) -> Path:
+        config = {
+            "stage": {"stage": stage, **trainer, **settings},
+            "model": str(tiny_model),
+            "dataset": str(dataset),
+        }
+        folder = new_job(tmp_path / stage.replace("_", "-"), "alignflow.training", config)
+        train(folder, folder.read_spec())
+        return folder.output
+
+    attributes = trained("attribute_model", folders["steerlm"], max_steps=80)
+    annotation = annotation_job(
+        tmp_path / "annotate",
+        attributes,
+        {"demonstrations": folders["sft"], "rated": folders["steerlm"]},
+    )
+    ratings = rate(annotation).details["ratings"]["quality"]
+    # The demonstrations, half of them good, are told apart as the rated answers are.
+    assert sum(ratings[3:]) == pytest.approx(sum(ratings[:2]), rel=0.2)
+    policy = trained("steerlm", annotation.output, max_steps=300)
+    evaluation = {
+        "precision": "fp32",
+        "max_length": 400,
+        "max_new_tokens": 8,
+        "num_samples": 0,
+        "steered_attributes": ["quality"],
+        "max_steering_prompts": 10,
+    }
+    config = {
+        "evaluation": evaluation,
+        "model": str(policy),
+        "attribute_model": str(attributes),
+        "preferences": str(folders["preference"]),
+    }
+    folder = new_job(tmp_path / "evaluate", "alignflow.evaluation", config)
+    evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)
+    scores = json.loads((folder.output / "scores.json").read_text())
+    assert scores["scores"]["steerlm/quality_response"] > 3

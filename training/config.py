@@ -461,8 +461,7 @@ class PPOConfig(TrainerConfig):
 
     @model_validator(mode="after")
     def _each_rank_holds_the_model(self) -> Self:
-        parallel = self.parallel
-        if parallel.world_size > parallel.data_parallel_size:
+        if self.parallel.world_size != self.parallel.data_parallel_size:
             raise ValueError(
                 "PPO samples with the model in training, which each process must hold whole: "
                 "parallel may have a data_parallel_size only"

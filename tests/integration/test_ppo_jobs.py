@@ -340,6 +340,7 @@ def test_a_reward_model_with_another_tokenizer_is_refused(
         run_here(folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_can_be_exported(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run("job", max_steps=2)
     run_here(folder)

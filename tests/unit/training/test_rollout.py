@@ -25,7 +25,7 @@ from alignflow.training.experience import (
     pack_for_critic,
 )
 from alignflow.training.megatron.run import Run
-from alignflow.training.packing import pack
+from alignflow.training.packing import DataOrder, pack
 from alignflow.training.ppo import Critic, policy_objective
 from alignflow.training.rl_metrics import (
     check_ratio,
@@ -34,6 +34,7 @@ from alignflow.training.rl_metrics import (
     experience_metrics,
 )
 from alignflow.training.rollout import Response, Rollout, minibatches
+from alignflow.training.stages.ppo import num_updates
 
 PROMPTS = [np.array([7, 8], dtype=np.int32), np.array([9], dtype=np.int32)]
 
@@ -97,6 +98,14 @@ class TestRollout:
         again, other = minibatches(7, 3, key=(1, 2)), minibatches(7, 3, key=(1, 3))
         assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
         assert not np.array_equal(np.concatenate(batches), np.concatenate(other))
+
+
+def test_updates_of_a_run_are_counted_to_the_last_small_rollout() -> None:
+    # Rollouts of 4, 4 and 2 of 10 prompts, twice: 2, 2 and 1 minibatches of at most 3, twice each.
+    order = DataOrder(10, global_batch_size=4, num_epochs=2, seed=0)
+    settings = config(rollout_prompts=4, global_batch_size=3, ppo_epochs=2)
+    assert num_updates(settings, order) == 20
+    assert num_updates(settings, order, start=1) == 16
 
 
 class TestJudging:

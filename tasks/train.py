@@ -15,7 +15,7 @@ from alignflow.fingerprints import Fingerprints, check_same, folder_fingerprints
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
-from alignflow.training.config import SURVIVAL_FIELDS, StageConfig, TrainingJob
+from alignflow.training.config import StageConfig, TrainingJob
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
 _REVISIONS = {"sft": 1, "reward_model": 1, "dpo": 1, "ppo": 1}
@@ -54,7 +54,7 @@ def train_stage(
     stage = Stage(
         name=name,
         kind=config.stage,
-        config=config.model_dump(mode="json", exclude=set(SURVIVAL_FIELDS)),
+        config=config.identity(),
         revision=_REVISIONS[config.stage],
         parents={
             "model": model,

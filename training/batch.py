@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -47,3 +48,20 @@ class PackedBatch:
         """Return the batch with every tensor on the device."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def filled_up(self, multiple: int) -> Self:
+        """Return the batch with T a multiple of a number, by a further row that nothing reads.
+
+        It has its place among the rows of attention alone: R and N stay as they are.
+        """
+        num_missing = -self.num_tokens % multiple
+        if not num_missing:
+            return self
+        added = torch.arange(num_missing, device=self.tokens_T.device)
+        return replace(
+            self,
+            tokens_T=F.pad(self.tokens_T, (0, num_missing)),
+            positions_T=torch.cat([self.positions_T, added]),
+            row_tokens_S=torch.cat([self.row_tokens_S, self.num_tokens + added]),
+            row_starts_R1=torch.cat([self.row_starts_R1, self.row_starts_R1[-1:] + num_missing]),
+        )

@@ -57,14 +57,19 @@ class Checkpoints:
         self._identity = json.loads(json.dumps(identity))
         self._keep = keep
 
-    def newest(self) -> Path | None:
+    def newest(self, *, until_step: int | None = None) -> Path | None:
         """Return the newest complete checkpoint, or None.
+
+        Args:
+            until_step: Look at those only that were made after at most so many steps.
 
         Raises:
             ConfigError: It was made under another config.
             DataError: It was made on other data, or from another model.
         """
         complete = self._complete()
+        if until_step is not None:
+            complete = [path for path in complete if path <= self.path(until_step)]
         if not complete:
             return None
         identity = json.loads((complete[-1] / _MARKER).read_text(encoding="utf-8"))
@@ -76,17 +81,21 @@ class Checkpoints:
         return self._folder / f"step-{step:08d}"
 
     def begin(self, path: Path) -> None:
-        """Make the checkpoint's folder, emptied of what a killed attempt left there."""
-        if path.exists():
-            shutil.rmtree(path)
+        """Make the checkpoint's folder, emptied of what an earlier attempt left there."""
+        _remove(path)
         path.mkdir(parents=True)
 
-    def finish(self, path: Path) -> None:
-        """Make the checkpoint count, then remove those that are no longer kept."""
+    def finish(self, path: Path, *, best_step: int | None = None) -> None:
+        """Make the checkpoint count, then remove those that are no longer kept.
+
+        Args:
+            path: The checkpoint, its files written.
+            best_step: The step whose checkpoint stays, however old it is.
+        """
         write_atomically(path / _MARKER, json.dumps(self._identity, indent=2) + "\n")
         for old in self._complete()[: -self._keep]:
-            (old / _MARKER).unlink()  # first: half a checkpoint must not count
-            shutil.rmtree(old)
+            if best_step is None or old != self.path(best_step):
+                _remove(old)
 
     def _complete(self) -> list[Path]:
         return sorted(marker.parent for marker in self._folder.glob(f"step-*/{_MARKER}"))
@@ -105,3 +114,9 @@ class Checkpoints:
                 f"{path}: this checkpoint was made with {name} {before.get(name)!r}, "
                 f"the job now has {now[name]!r}; {hint}."
             )
+
+
+def _remove(path: Path) -> None:
+    if path.exists():
+        (path / _MARKER).unlink(missing_ok=True)  # first: half a checkpoint must not count
+        shutil.rmtree(path)

@@ -1,7 +1,7 @@
 """Configs of the training stages: a union on `stage`."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -15,15 +15,36 @@ from pydantic import (
 from alignflow.config import Config
 
 Precision = Literal["fp32", "bf16"]
+Recompute = Literal["none", "selective", "full"]
 
 
 SURVIVAL_FIELDS = frozenset(
     {
-        *("checkpoint_every_steps", "keep_checkpoints", "max_loss"),
-        *("max_kl_nats", "max_length_ratio", "max_sampler_delta"),
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "max_loss",
+        "max_grad_norm",
+        "max_accuracy_drop",
+        "accuracy_drop_validations",
+        "recompute",
+        "max_kl_nats",
+        "max_length_ratio",
+        "max_sampler_delta",
     }
 )
 """Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
+
+LAYOUT_FIELDS = frozenset(
+    {
+        "tensor_model_parallel_size",
+        "pipeline_model_parallel_size",
+        "data_parallel_size",
+        "sequence_parallel",
+        "context_parallel_size",
+    }
+)
+"""Fields of `parallel` that decide where sums are made, not what they are: a checkpoint may be
+loaded under others, and a model is reused under others."""
 
 
 class ParallelConfig(Config):
@@ -34,6 +55,12 @@ class ParallelConfig(Config):
     data_parallel_size: PositiveInt = 1
     use_distributed_optimizer: bool = False
     """Shard optimizer states and fp32 weights over the data-parallel ranks (ZeRO-1)."""
+    sequence_parallel: bool = False
+    """Split what lies between the tensor-parallel matrix products over the tokens: norms and
+    residuals take less memory (arXiv:2205.05198). Needs tensor_model_parallel_size above 1."""
+    context_parallel_size: PositiveInt = 1
+    """Ranks that share the tokens of each microbatch; attention trades tokens for heads between
+    them (arXiv:2309.14509). The layers are then Megatron's own, not Transformer Engine's."""
 
     @property
     def world_size(self) -> int:
@@ -42,7 +69,14 @@ class ParallelConfig(Config):
             self.tensor_model_parallel_size
             * self.pipeline_model_parallel_size
             * self.data_parallel_size
+            * self.context_parallel_size
         )
+
+    @model_validator(mode="after")
+    def _sequence_parallel_splits(self) -> Self:
+        if self.sequence_parallel and self.tensor_model_parallel_size == 1:
+            raise ValueError("sequence_parallel needs tensor_model_parallel_size above 1")
+        return self
 
 
 class TrainerConfig(Config):
@@ -63,6 +97,9 @@ class TrainerConfig(Config):
     precision: Precision = "bf16"
     """Compute type of weights and activations; bf16 keeps fp32 master weights."""
     parallel: ParallelConfig = ParallelConfig()
+    recompute: Recompute = "none"
+    """Activations that the backward pass computes again instead of keeping them: those of attention
+    (selective) or of whole layers (full). Less memory and more time, the same gradients."""
 
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""
@@ -89,11 +126,27 @@ class TrainerConfig(Config):
     """How many of the latest checkpoints stay on disk until the stage is done."""
     validate_every_steps: PositiveInt | None = None
     """Steps between losses on the held-out rows; None measures at the start and the end only."""
+    early_stop_patience: PositiveInt | None = None
+    """End training after so many validations in a row without a lower held-out loss than before;
+    None trains all steps. Needs validate_every_steps."""
+    restore_best: bool = False
+    """Keep the checkpoint of the lowest held-out loss besides the latest ones, and end with its
+    model rather than that of the last step. Needs validate_every_steps."""
     max_validation_rows: PositiveInt | None = 256
     """Held-out rows (SFT) or pairs that are measured, the first ones; None measures all."""
     max_loss: PositiveFloat = 100.0
     """A loss above this, NaN or infinity stops the job as diverged; in nats a token (SFT) or a
     pair."""
+    max_grad_norm: PositiveFloat | None = None
+    """A gradient norm above this, before clipping, stops the job as diverged; None lets every
+    finite one pass."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that determine the model: not how a job survives, nor its layout."""
+        return self.model_dump(
+            mode="json",
+            exclude={**dict.fromkeys(SURVIVAL_FIELDS, True), "parallel": set(LAYOUT_FIELDS)},
+        )
 
     @model_validator(mode="after")
     def _learning_rates_are_ordered(self) -> Self:
@@ -101,6 +154,13 @@ class TrainerConfig(Config):
             raise ValueError("min_learning_rate must not exceed learning_rate")
         if self.min_learning_rate and self.schedule == "constant":
             raise ValueError("min_learning_rate does nothing under the schedule constant")
+        return self
+
+    @model_validator(mode="after")
+    def _what_reads_validations_has_them(self) -> Self:
+        for name in ("early_stop_patience", "restore_best"):
+            if getattr(self, name) and self.validate_every_steps is None:
+                raise ValueError(f"{name} needs validate_every_steps")
         return self
 
 
@@ -122,6 +182,18 @@ class DPOConfig(TrainerConfig):
     stage: Literal["dpo"] = "dpo"
     beta: PositiveFloat = 0.1
     """Pull towards the reference model, dimensionless; larger stays closer."""
+    max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Stop the job for reward hacking where the held-out accuracy stays further than this below
+    its best while the held-out margin of rewards is above what it was then; None lets it pass.
+    Needs validate_every_steps."""
+    accuracy_drop_validations: PositiveInt = 3
+    """Validations in a row that must show it."""
+
+    @model_validator(mode="after")
+    def _watch_has_validations(self) -> Self:
+        if self.max_accuracy_drop is not None and self.validate_every_steps is None:
+            raise ValueError("max_accuracy_drop needs validate_every_steps")
+        return self
 
 
 class GAEConfig(Config):
@@ -270,6 +342,13 @@ class PPOConfig(TrainerConfig):
             raise ValueError("kl_placement loss needs kl_estimator k2 or k3")
         if self.kl_adaptation is not None and not self.kl_coef:
             raise ValueError("kl_adaptation scales kl_coef, which must not be 0")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_no_held_out_loss(self) -> Self:
+        for name in ("early_stop_patience", "restore_best"):
+            if getattr(self, name):
+                raise ValueError(f"{name} goes by a held-out loss, which PPO has none of")
         return self
 
     @model_validator(mode="after")

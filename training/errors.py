@@ -16,6 +16,21 @@ class DivergedError(TrainingError):
     kind = FailureKind.DIVERGED
 
 
+class RewardHackingError(TrainingError):
+    """The reward runs away from what it stands for: it grows while held-out accuracy falls.
+
+    Args:
+        message: What was seen.
+        since_step: The step after which the model was still good.
+    """
+
+    kind = FailureKind.REWARD_HACKING
+
+    def __init__(self, message: str, *, since_step: int) -> None:
+        super().__init__(message)
+        self.since_step = since_step
+
+
 class ReferenceMismatchError(TrainingError):
     """The first step shows that policy and reference are not the same model."""
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -28,7 +30,11 @@ from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
 from alignflow.training.__main__ import train
 from alignflow.training.config import RewardModelConfig
 from alignflow.training.data import PREFERENCES, load_rows
-from alignflow.training.errors import DivergedError, ReferenceMismatchError
+from alignflow.training.errors import (
+    DivergedError,
+    ReferenceMismatchError,
+    RewardHackingError,
+)
 from alignflow.training.loop import Metrics
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
@@ -68,11 +74,15 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folders[kind] = tmp_path_factory.mktemp(kind)
         (folders[kind] / "card.json").write_text("{}")
         for split, num_rows in (("train", 43), ("held_out", 9)):
-            rows = [{"id": f"{split}-{i}", **make()} for i in range(num_rows)]
-            (folders[kind] / split).mkdir()
-            shard = folders[kind] / split / "part-00000.parquet"
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[kind]), shard)
+            write_split(folders[kind], split, kind, [make() for _ in range(num_rows)])
     return folders
+
+
+def write_split(folder: Path, split: str, kind: str, rows: list[dict[str, Any]]) -> None:
+    (folder / split).mkdir()
+    table = [{"id": f"{split}-{i}", **row} for i, row in enumerate(rows)]
+    shard = folder / split / "part-00000.parquet"
+    pq.write_table(pa.Table.from_pylist(table, schema=SCHEMAS[kind]), shard)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,7 +102,13 @@ def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> Mak
     """Makes a run folder with its job: `make_run(name, stage, processes=1, model=…, **config)`."""
 
     def make(
-        name: str, stage: str, *, processes: int = 1, model: Path = tiny_model, **config: Any
+        name: str,
+        stage: str,
+        *,
+        processes: int = 1,
+        model: Path = tiny_model,
+        dataset: Path | None = None,
+        **config: Any,
     ) -> RunFolder:
         folder = RunFolder(tmp_path / name)
         folder.create()
@@ -102,7 +118,7 @@ def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> Mak
             config={
                 "stage": {**STAGE, "stage": stage, **config},
                 "model": str(model),
-                "dataset": str(datasets["sft" if stage == "sft" else "preference"]),
+                "dataset": str(dataset or datasets["sft" if stage == "sft" else "preference"]),
             },
             processes_per_node=processes,
         )
@@ -125,11 +141,16 @@ def start(folder: RunFolder) -> subprocess.Popen[bytes]:
 
 def losses(folder: RunFolder) -> list[float]:
     """The loss of each step; of a step that was done twice, the later one."""
-    rows = folder.metric_reader().read_new()
-    stage = folder.read_spec().config["stage"]["stage"]
-    by_step = {row["step"]: row[f"{stage}/loss"] for row in rows if row["phase"] == "train"}
+    by_step = curve(folder, "loss")
     assert list(by_step) == list(range(1, len(by_step) + 1))
     return list(by_step.values())
+
+
+def curve(folder: RunFolder, name: str, phase: str = "train") -> dict[int, float]:
+    """A metric by its step; of a step that was done twice, the later one."""
+    rows = folder.metric_reader().read_new()
+    stage = folder.read_spec().config["stage"]["stage"]
+    return {row["step"]: row[f"{stage}/{name}"] for row in rows if row["phase"] == phase}
 
 
 def exported(folder: RunFolder) -> dict[str, torch.Tensor]:
@@ -143,6 +164,9 @@ def assert_equal_runs(
     folder: RunFolder, result: JobResult, other: RunFolder, of: JobResult
 ) -> None:
     assert losses(folder) == losses(other)
+    assert curve(folder, "grad_norm") == curve(other, "grad_norm")
+    validated = (curve(at, "held_out_loss", "validate") for at in (folder, other))
+    assert next(validated) == next(validated)
     assert result.metrics == of.metrics
     assert result.details["tokens_processed"] == of.details["tokens_processed"] > 0
     expected = exported(other)
@@ -239,6 +263,55 @@ def test_a_killed_job_resumes_to_the_same_end(make_run: MakeRun) -> None:
     assert_equal_runs(killed, result, undisturbed, run_here(undisturbed))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "reward_model", "dpo"])
+def test_a_job_killed_again_and_again_comes_to_the_same_end(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    config = {"checkpoint_every_steps": 1, "validate_every_steps": 3, "restore_best": True}
+    killed, undisturbed = (make_run(name, stage, **config) for name in ("killed", "undisturbed"))
+    expected = run_here(undisturbed)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Each attempt is a fork of a process that has imported everything.
+    attempts = multiprocessing.get_context("forkserver")
+    attempts.set_forkserver_preload([f"alignflow.training.stages.{stage}"])
+    moments = random.Random(stage)
+    num_cut_short = num_killed = 0
+    while num_killed < 10:
+        cut_short, num_bytes = unfinished(killed), size_of(killed.metrics)
+        attempt = attempts.Process(target=train, args=(killed, killed.read_spec()))
+        attempt.start()
+        if num_killed % 2:
+            while attempt.is_alive() and unfinished(killed) <= cut_short:
+                time.sleep(0.001)
+        else:
+            while attempt.is_alive() and size_of(killed.metrics) == num_bytes:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.4))
+        attempt.kill()
+        attempt.join()
+        if attempt.exitcode == 0:
+            break
+        num_killed += 1
+        num_cut_short += bool(unfinished(killed))
+    assert num_killed >= 3
+    assert num_cut_short >= 2
+    assert_equal_runs(killed, run_here(killed), undisturbed, expected)
+
+
+def unfinished(folder: RunFolder) -> set[tuple[str, int]]:
+    """Checkpoints that were begun and don't count, by name and the time of the last change."""
+    return {
+        (path.name, path.stat().st_mtime_ns)
+        for path in folder.checkpoints.glob("step-*")
+        if not (path / "complete").exists()
+    }
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def test_a_stopped_job_saves_and_resumes_to_the_same_end(make_run: MakeRun) -> None:
     stopped, undisturbed = make_run("stopped", "sft"), make_run("undisturbed", "sft")
     with start(stopped) as process:
@@ -261,6 +334,69 @@ def test_dpo_starts_at_ln_2_in_bf16_too(make_run: MakeRun) -> None:
 def test_a_loss_past_the_bound_stops_the_job(make_run: MakeRun) -> None:
     with pytest.raises(DivergedError, match=r"Step 1: The loss is 5\.\d+, past max_loss 0\.5"):
         run_here(make_run("run", "sft", max_loss=0.5))
+
+
+def test_training_ends_early_with_the_best_model(make_run: MakeRun) -> None:
+    early = {"num_epochs": 9, "validate_every_steps": 2, "early_stop_patience": 2}
+    config = {**early, "learning_rate": 2e-2, "restore_best": True, "checkpoint_every_steps": 50}
+    stopped, undisturbed = make_run("stopped", "sft", **config), make_run("whole", "sft", **config)
+    with start(stopped) as process:
+        wait_for_step(stopped, 3)
+        process.terminate()
+    result = run_here(undisturbed)
+    assert_equal_runs(stopped, run_here(stopped), undisturbed, result)
+
+    held_out = curve(undisturbed, "held_out_loss", "validate")
+    best = min((step for step in held_out if step), key=lambda step: held_out[step])
+    assert len(losses(undisturbed)) == max(held_out) == best + 4 < 54
+    assert held_out[best] < held_out[best + 2]
+    assert result.metrics["sft/best_step"] == best
+    assert result.metrics["sft/held_out_loss"] == held_out[best]
+    assert (undisturbed.checkpoints / f"step-{best:08d}/complete").exists()
+    again = run_here(make_run("again", "sft", model=undisturbed.output, max_steps=1))
+    assert again.metrics["sft/held_out_loss_first"] == pytest.approx(held_out[best], abs=1e-5)
+
+
+def test_a_gradient_past_the_bound_stops_the_job_and_names_what_is_good(make_run: MakeRun) -> None:
+    config = {"max_steps": 6, "checkpoint_every_steps": 2}
+    run_here(make_run("run", "sft", **config))
+    again = make_run("run", "sft", **config, max_grad_norm=1e-3)
+    with pytest.raises(
+        DivergedError, match=r"Step 5: The gradient norm is \d.*, past max_grad_norm 0\.001; .*"
+    ) as caught:
+        run_here(again)
+    # The model of step 4 is the one that has this gradient.
+    good = again.checkpoints / "step-00000002"
+    assert str(caught.value).endswith(f"The last good checkpoint is {good}.")
+
+
+def test_a_reward_that_grows_while_accuracy_falls_stops_the_job(
+    make_run: MakeRun, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    # What is learnt, yes over no, makes the margin of three held-out pairs large and turns the
+    # other four round: on average it grows, though fewer pairs are right than before training.
+    yes, no = "yes: " * 8, "no! " * 8
+    prompt = [{"role": "user", "content": "red"}]
+    right = {"prompt": prompt, "chosen": yes, "rejected": no}
+    wrong = {"prompt": prompt, "chosen": "no! warm", "rejected": "yes: warm"}
+    dataset = tmp_path / "pairs"
+    dataset.mkdir()
+    (dataset / "card.json").write_text("{}")
+    (dataset / "train").symlink_to(datasets["preference"] / "train")
+    write_split(dataset, "held_out", "preference", [right] * 3 + [wrong] * 4)
+    hacked = make_run(
+        *("hacked", "dpo"),
+        dataset=dataset,
+        validate_every_steps=2,
+        checkpoint_every_steps=2,
+        max_accuracy_drop=0.05,
+        accuracy_drop_validations=2,
+    )
+    with pytest.raises(RewardHackingError, match=r"accuracy fell from 0\.5 to 0\.4286") as caught:
+        run_here(hacked)
+    assert caught.value.kind is FailureKind.REWARD_HACKING
+    assert str(caught.value).endswith("No checkpoint is from before it.")
+    assert len(losses(hacked)) < 12
 
 
 def test_a_checkpoint_of_another_config_is_not_gone_on_from(make_run: MakeRun) -> None:
@@ -290,11 +426,13 @@ def test_a_reference_of_another_model_is_made_anew(make_run: MakeRun) -> None:
     assert run_here(changed).metrics["dpo/loss_first"] == pytest.approx(math.log(2), abs=1e-5)
 
 
-def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
+def test_two_processes_give_the_losses_of_one(make_run: MakeRun, tmp_path: Path) -> None:
     layouts = {
         "tp": {"tensor_model_parallel_size": 2},
         "pp": {"pipeline_model_parallel_size": 2},
         "dp": {"data_parallel_size": 2},
+        "sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+        "cp": {"context_parallel_size": 2},
     }
     expected: dict[str, tuple[list[float], Metrics]] = {}
     folders: dict[tuple[str, str], RunFolder] = {}
@@ -302,7 +440,9 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
         one = make_run(f"one-{stage}", stage, num_epochs=1)
         metrics = run_here(one).metrics
         expected[stage] = (losses(one), metrics)
-        for name, layout in layouts.items():
+        # Goes on from the fourth step of one process over two.
+        shutil.copytree(one.path, tmp_path / f"moved-{stage}")
+        for name, layout in {**layouts, "moved": layouts["tp"]}.items():
             folders[stage, name] = make_run(
                 f"{name}-{stage}", stage, processes=2, num_epochs=1, parallel=layout
             )
@@ -323,3 +463,7 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun) -> None:
         for metric in (f"{stage}/loss_first", f"{stage}/held_out_loss"):
             expected_value = expected[stage][1][metric]
             assert result.metrics[metric] == pytest.approx(expected_value, abs=1e-4), name
+        steps = [
+            row["step"] for row in folder.metric_reader().read_new() if row["phase"] == "train"
+        ]
+        assert steps == [*range(1, 7), *([5, 6] if name == "moved" else [])], name

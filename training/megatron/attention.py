@@ -11,7 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignflow.training.batch import PackedBatch
-from alignflow.training.megatron.core import MegatronModule, PackedSeqParams, TransformerConfig
+from alignflow.training.megatron.core import (
+    MegatronModule,
+    PackedSeqParams,
+    TransformerConfig,
+    parallel_state,
+    tensor_parallel,
+)
 
 # A row joins a group if it fills at least this much of the group's padded length.
 _MIN_FILL = 0.9
@@ -180,6 +186,7 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         self.softmax_scale = softmax_scale
         window = config.window_size
         self.window = None if window is None else window[0] + 1
+        self.splits_tokens = config.context_parallel_size > 1
 
     def forward(
         self,
@@ -193,6 +200,9 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
     ) -> Tensor:
         """Return the attended values, [queries, B, heads * head_dim].
 
+        Context-parallel ranks give their share of the tokens and get that of the attended values;
+        in between each of them attends with its share of the heads over all tokens.
+
         Args:
             query: [queries, B, heads, head_dim].
             key: [keys, B, key_value_heads, head_dim].
@@ -202,12 +212,15 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
             attention_bias: Unused.
             packed_seq_params: The `AttentionPlan` of a packed sequence; B is 1.
         """
+        if self.splits_tokens:
+            query, key, value = (_all_tokens(t) for t in (query, key, value))
         query, key, value = (t.permute(1, 2, 0, 3) for t in (query, key, value))
         if isinstance(packed_seq_params, AttentionPlan):
             attended = packed_seq_params.attend(self, query, key, value)
         else:
             attended = self.attend_causally(query, key, value)
-        return attended.permute(2, 0, 1, 3).flatten(2)
+        packed = attended.permute(2, 0, 1, 3).flatten(2)
+        return _all_heads(packed) if self.splits_tokens else packed
 
     def attend_causally(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return the attended values of B sequences within the model's window, shaped as `query`.
@@ -235,3 +248,17 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         distance_QK = at_Q[:, None] - torch.arange(keys, device=device)
         visible_QK = distance_QK >= 0
         return visible_QK if self.window is None else visible_QK & (distance_QK < self.window)
+
+
+def _all_tokens(tensor: Tensor) -> Tensor:
+    """Trade heads for tokens: [share of tokens, 1, heads, D] to [tokens, 1, share of heads, D]."""
+    group = parallel_state.get_context_parallel_group()
+    traded: Tensor = tensor_parallel.all_to_all_sp2hp(tensor.flatten(1), group)
+    return traded.view(traded.size(0), 1, -1, tensor.size(-1))
+
+
+def _all_heads(tensor: Tensor) -> Tensor:
+    """Trade tokens for heads, back again: [tokens, 1, share of H] to [share of tokens, 1, H]."""
+    group = parallel_state.get_context_parallel_group()
+    traded: Tensor = tensor_parallel.all_to_all_hp2sp(tensor.flatten(1), group)
+    return traded[:, None]

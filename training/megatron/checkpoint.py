@@ -1,4 +1,8 @@
-"""Checkpoints that a killed job resumes from: Megatron's distributed format."""
+"""Checkpoints that a killed job resumes from: Megatron's distributed format.
+
+One that was saved under one layout can be loaded under another, sharded optimizer or not being the
+same; then the ranks' random states stay as they are, which no training step draws from.
+"""
 
 import json
 import warnings
@@ -21,6 +25,7 @@ from alignflow.training.megatron.core import (
     _replace_state_dict_keys_with_sharded_keys,
     dist_checkpointing,
     mcore_to_pyt_state_dict,
+    parallel_state,
 )
 from alignflow.training.megatron.optimizer import torch_adams
 
@@ -55,7 +60,7 @@ def save(
         sharded_strategy=_SaveInThisProcess("torch_dist", 1),
     )
     if is_main:
-        record = {"schedule": scheduler.state_dict(), "state": state}
+        record = {"schedule": scheduler.state_dict(), "state": state, "layout": _layout()}
         (folder / _STATE_FILE).write_text(json.dumps(record), encoding="utf-8")
     dist.barrier()
 
@@ -73,21 +78,22 @@ def load(
     """
     try:
         record = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-        schedule, state = record["schedule"], record["state"]
+        schedule, state, layout = record["schedule"], record["state"], record["layout"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a whole checkpoint ({error!r}).") from None
+    wanted = _sharded_state(model, optimizer, is_loading=True)
+    if layout != _layout():
+        del wanted["random"]
     with warnings.catch_warnings():
         # Megatron reads its format by what torch.distributed.checkpoint now deprecates.
         warnings.filterwarnings("ignore", "`load_state_dict` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "Please use DTensor instead", FutureWarning)
-        loaded = dist_checkpointing.load(
-            _sharded_state(model, optimizer, is_loading=True), str(folder)
-        )
+        loaded = dist_checkpointing.load(wanted, str(folder))
     model.module.load_state_dict(loaded["model"], strict=True)
     _load_optimizer(optimizer, loaded["optimizer"])
     scheduler.num_steps = 0  # Megatron adds the steps of the checkpoint to those taken so far
     scheduler.load_state_dict(schedule)
-    for device, random_state in loaded["random"].items():
+    for device, random_state in loaded.get("random", {}).items():
         _set_random_state(device, random_state[0])
     restored: dict[str, Any] = state
     return restored
@@ -115,6 +121,7 @@ class _SaveInThisProcess(TorchDistSaveShardedStrategy):  # type: ignore[misc]
 def _sharded_state(
     model: DistributedDataParallel, optimizer: MegatronOptimizer, *, is_loading: bool
 ) -> dict[str, Any]:
+    _count_padding(optimizer)
     model_state = model.module.sharded_state_dict(metadata=dict(_METADATA))
     return {
         "model": model_state,
@@ -123,6 +130,29 @@ def _sharded_state(
         ),
         "random": {device: _sharded_by_rank(device) for device in _random_devices()},
     }
+
+
+def _count_padding(optimizer: MegatronOptimizer) -> None:
+    """Let Megatron's sharded optimizer lay its states out as they lie in its buffers.
+
+    It leaves the padding at the end of each bucket out, but then looks parameters up where they are
+    with it: all behind a first bucket would be saved shifted. Pipeline stages that share the
+    embedding have two buckets.
+    """
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        for buffer in getattr(part, "buffers", []):
+            buffer.numel_unpadded = buffer.numel
+            for bucket in buffer.buckets:
+                bucket.numel_unpadded = bucket.grad_data.numel()
+
+
+def _layout() -> list[int]:
+    return [
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_context_parallel_world_size(),
+        parallel_state.get_data_parallel_world_size(),
+    ]
 
 
 def _random_devices() -> tuple[str, ...]:

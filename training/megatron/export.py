@@ -42,7 +42,7 @@ def export_model(model: PackedModel, model_dir: Path, folder: Path) -> None:
     if is_main:
         folder.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    if parallel_state.get_data_parallel_rank() == 0:
+    if _replica() == 0:
         files = _plan_files(model)
         for file in files:
             if file.stage == parallel_state.get_pipeline_model_parallel_rank():
@@ -117,8 +117,13 @@ def _write_file(model: PackedModel, file: _File, model_dir: Path, folder: Path) 
 
 
 def _is_first_of_stage() -> bool:
-    ranks = parallel_state.get_data_parallel_rank(), parallel_state.get_tensor_model_parallel_rank()
-    return ranks == (0, 0)
+    return (_replica(), parallel_state.get_tensor_model_parallel_rank()) == (0, 0)
+
+
+def _replica() -> int:
+    """Return the number of this rank among those that hold the same parameters."""
+    number: int = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    return number
 
 
 def _gathered(part: Tensor) -> list[Tensor]:

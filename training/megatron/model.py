@@ -3,7 +3,7 @@
 import math
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignflow.errors import ConfigError
 from alignflow.training.batch import PackedBatch
-from alignflow.training.config import ParallelConfig, Precision
+from alignflow.training.config import ParallelConfig, Precision, Recompute
 from alignflow.training.megatron.architecture import Architecture
 from alignflow.training.megatron.attention import AttentionPlan, PackedAttention, PackedRows
 from alignflow.training.megatron.convert import (
@@ -85,6 +85,10 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         self.rotary_pos_emb.inv_freq = architecture.rope.frequencies(architecture.head_dim)
         if head != "lm" and self.post_process:
             self.output_layer = RewardHead(architecture.hidden_size)
+        elif config.sequence_parallel and self.post_process:
+            # It gets all tokens' hidden states, not this rank's share of them.
+            head_layer: Any = self.output_layer
+            head_layer.sequence_parallel, head_layer.allreduce_dgrad = False, True
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return what this stage hands on.
@@ -94,6 +98,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
             log-probabilities in nats of `targets_N`, [N] float32, scores, [R] float32, or values,
             [N] float32.
         """
+        batch = batch.filled_up(self._token_shares)
         plan = self._thd_rows(batch) if self.has_transformer_engine else PackedRows.of(batch)
         hidden_T1H = self.hidden_states(batch.tokens_T, batch.positions_T, plan)
         if not self.post_process:
@@ -109,11 +114,14 @@ class PackedModel(GPTModel):  # type: ignore[misc]
     ) -> Tensor:
         """Return this stage's last hidden states, [T, 1, hidden].
 
+        Where ranks share the tokens, stages before the last return this rank's share of them.
+
         Args:
             tokens_T: [T] int64, embedded on the first pipeline stage.
             positions_T: [T] int64, position of each token in its row.
             plan: Which tokens attend to which.
         """
+        tokens_T, positions_T = self._own_share(tokens_T), self._own_share(positions_T)
         embedded_T1H = None
         if self.pre_process:
             embedded_T1H = self.embedding(input_ids=tokens_T[None], position_ids=positions_T[None])
@@ -123,7 +131,7 @@ class PackedModel(GPTModel):  # type: ignore[misc]
             rotary_pos_emb=self._rotary(positions_T, plan),
             packed_seq_params=plan,
         )
-        return hidden_T1H
+        return self._all_shares(hidden_T1H) if self.post_process else hidden_T1H
 
     def log_probabilities(
         self, hidden_T1H: Tensor, score_index_N: Tensor, targets_N: Tensor
@@ -143,6 +151,37 @@ class PackedModel(GPTModel):  # type: ignore[misc]
             self._local_logits(hidden_N1H)
         )
         return logits_N1V[:, 0, : self.architecture.vocab_size]
+
+    @property
+    def _token_shares(self) -> int:
+        """Into how many shares of equal size the tokens of a batch are split."""
+        context: int = self.config.context_parallel_size
+        tensor: int = self.config.tensor_model_parallel_size
+        return context * tensor if self.config.sequence_parallel else context
+
+    def _own_share(self, values_T: Tensor) -> Tensor:
+        """Return what this context-parallel rank computes; Megatron splits over tensor ranks."""
+        rank: int = parallel_state.get_context_parallel_rank()
+        return values_T.chunk(self.config.context_parallel_size)[rank]
+
+    def _all_shares(self, hidden_T1H: Tensor) -> Tensor:
+        """Return the hidden states of all tokens from those of each rank's share.
+
+        All ranks go on alike. The gradient of tensor-parallel ranks is then the same on each and is
+        split again. Context-parallel ranks are replicas to Megatron, which adds their gradients and
+        their units up: so each gets its share of the sum.
+        """
+        if self.config.sequence_parallel:
+            hidden_T1H = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden_T1H, tensor_parallel_output_grad=False
+            )
+        if self.config.context_parallel_size > 1:
+            hidden_T1H = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden_T1H,
+                tensor_parallel_output_grad=True,
+                group=parallel_state.get_context_parallel_group(),
+            )
+        return hidden_T1H
 
     def _rotary(self, positions_T: Tensor, plan: AttentionPlan | PackedSeqParams) -> Tensor:
         """Return rotary angles: of each token, or for Transformer Engine of each position."""
@@ -184,6 +223,18 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         return logits_N1V.masked_fill(is_padding_V, -torch.inf)
 
 
+class RMSNorm(nn.RMSNorm):
+    """Takes the place of Megatron's wrapper of torch's norm, which knows no sequence parallelism.
+
+    There each rank sees its share of the tokens, and Megatron adds up the gradients of the weights
+    that are marked.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
+        super().__init__(hidden_size, eps=eps)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
 class RewardHead(nn.Module):
     """A linear layer from a hidden state to a score or a value, in float32 and without bias.
 
@@ -223,6 +274,7 @@ def build_model(
     precision: Precision,
     parallel: ParallelConfig,
     device: torch.device,
+    recompute: Recompute = "none",
     allow_transformer_engine: bool = True,
 ) -> PackedModel:
     """Return this rank's part of the model, its weights not yet set.
@@ -233,6 +285,7 @@ def build_model(
         precision: Type of the weights; a reward head stays float32.
         parallel: The layout, as `setup.initialize` made it.
         device: Where the weights go.
+        recompute: What the backward pass computes again.
         allow_transformer_engine: Use its layers on CUDA where Megatron finds it. They know packed
             rows only, and these in bf16 only; without them every `AttentionPlan` works.
 
@@ -241,10 +294,14 @@ def build_model(
     """
     _check_layout(architecture, parallel)
     has_transformer_engine = (
-        allow_transformer_engine and HAVE_TE and device.type == "cuda" and precision == "bf16"
+        allow_transformer_engine
+        and HAVE_TE
+        and device.type == "cuda"
+        and precision == "bf16"
+        and parallel.context_parallel_size == 1
     )
     model = PackedModel(
-        _transformer_config(architecture, _DTYPES[precision], parallel, device),
+        _transformer_config(architecture, _DTYPES[precision], parallel, recompute, device),
         _layer_spec(architecture, parallel, has_transformer_engine),
         architecture,
         head=head,
@@ -305,6 +362,12 @@ def _check_layout(a: Architecture, parallel: ParallelConfig) -> None:
             f"parallel.tensor_model_parallel_size: {tensor} and the model's {a.num_kv_heads} "
             "key-value heads must divide one another."
         )
+    context = parallel.context_parallel_size
+    if context > 1 and a.num_kv_heads % (tensor * context):
+        raise ConfigError(
+            f"parallel.context_parallel_size: {context} doesn't divide the key-value heads of a "
+            f"tensor-parallel rank, {a.num_kv_heads} over {tensor}."
+        )
     if a.num_layers % pipeline:
         raise ConfigError(
             f"parallel.pipeline_model_parallel_size: {pipeline} doesn't divide the model's "
@@ -313,12 +376,18 @@ def _check_layout(a: Architecture, parallel: ParallelConfig) -> None:
 
 
 def _transformer_config(
-    a: Architecture, dtype: torch.dtype, parallel: ParallelConfig, device: torch.device
+    a: Architecture,
+    dtype: torch.dtype,
+    parallel: ParallelConfig,
+    recompute: Recompute,
+    device: torch.device,
 ) -> TransformerConfig:
     on_cuda = device.type == "cuda"
     with warnings.catch_warnings():
         # A default of Megatron's own, of a field for CUDA graphs, which are not used here.
         warnings.filterwarnings("ignore", message="full scope is deprecated")
+        if not HAVE_TE:
+            warnings.filterwarnings("ignore", message="If you are using transformer_engine")
         return TransformerConfig(
             num_layers=a.num_layers,
             hidden_size=a.hidden_size,
@@ -338,6 +407,11 @@ def _transformer_config(
             hidden_dropout=0.0,
             tensor_model_parallel_size=parallel.tensor_model_parallel_size,
             pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+            context_parallel_size=parallel.context_parallel_size,
+            sequence_parallel=parallel.sequence_parallel,
+            recompute_granularity=None if recompute == "none" else recompute,
+            recompute_method="uniform" if recompute == "full" else None,
+            recompute_num_layers=1 if recompute == "full" else None,
             variable_seq_lengths=parallel.pipeline_model_parallel_size > 1,
             # Looked at where sequence lengths vary, experts or not.
             moe_token_dispatcher_type="alltoall",
@@ -358,10 +432,14 @@ def _layer_spec(
     if has_transformer_engine:
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=a.has_qk_norm)
     spec = get_gpt_layer_local_spec(qk_layernorm=a.has_qk_norm, normalization="RMSNorm")
-    spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    attention = spec.submodules.self_attention.submodules
+    attention.core_attention = PackedAttention
+    spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
+    if a.has_qk_norm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     # Named, for by itself Megatron ends the block with a norm of Transformer Engine where that is
     # installed, on a CPU too.
     return TransformerBlockSubmodules(
         layer_specs=[spec] * (a.num_layers // parallel.pipeline_model_parallel_size),
-        layer_norm=spec.submodules.input_layernorm,
+        layer_norm=RMSNorm,
     )

@@ -41,8 +41,9 @@ ForwardStep = Callable[[Iterator[PackedBatch], nn.Module], tuple[Tensor, Callabl
 class Run:
     """A model with its optimizer and schedule, spread over the ranks of the job.
 
-    Every method is called by all ranks. The ranks of a model-parallel group pass the same
-    microbatches, data-parallel ranks their own; these may differ in number and in length.
+    Every method is called by all ranks. The ranks that hold a replica of the model between them,
+    context-parallel ones included, pass the same microbatches, data-parallel ranks their own; these
+    may differ in number and in length.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class Run:
             `grad_norm` before clipping and the `learning_rate` of this update.
 
         Raises:
-            DivergedError: The loss passes `max_loss`, or loss or gradient is not finite. Raised on
-                every rank alike.
+            DivergedError: The loss passes `max_loss`, the gradient norm `max_grad_norm`, or one of
+                them is not finite. Raised on every rank alike.
         """
         learning_rate = self.optimizer.param_groups[0]["lr"]
         self.model.train()
@@ -115,10 +116,12 @@ class Run:
                 "lower learning_rate or look at the data of this step."
             )
         _, grad_norm, _ = self.optimizer.step()
-        if not math.isfinite(grad_norm):
+        bound = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
+        if not math.isfinite(grad_norm) or grad_norm > bound:
+            past = "" if math.isinf(bound) else f", past max_grad_norm {bound:g}"
             raise DivergedError(
-                f"The gradient norm is {grad_norm}; lower learning_rate or look at the data of "
-                "this step."
+                f"The gradient norm is {grad_norm:.4g}{past}; lower learning_rate or look at the "
+                "data of this step."
             )
         self.scheduler.step(increment=1)
         return {**means, "grad_norm": float(grad_norm), "learning_rate": learning_rate}
@@ -250,6 +253,7 @@ def build_run(
         head=head,
         precision=config.precision,
         parallel=config.parallel,
+        recompute=config.recompute,
         device=device,
         allow_transformer_engine=not must_generate,
     )

@@ -13,6 +13,7 @@ from alignflow.training.megatron.core import parallel_state, tensor_parallel
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 
 _TIMEOUT = timedelta(minutes=30)
+_RANDOM_STATE = "model-parallel-rng"
 
 # megatron-core's own calls of what torch or itself deprecates, and its way of setting gradients.
 _KNOWN_WARNINGS = (
@@ -44,8 +45,8 @@ def initialize(parallel: ParallelConfig, *, seed: int) -> torch.device:
         raise ConfigError(
             f"parallel: tensor {parallel.tensor_model_parallel_size} x "
             f"pipeline {parallel.pipeline_model_parallel_size} x "
-            f"data {parallel.data_parallel_size} needs {parallel.world_size} processes, "
-            f"but the job has {dist.get_world_size()}."
+            f"data {parallel.data_parallel_size} x context {parallel.context_parallel_size} "
+            f"needs {parallel.world_size} processes, but the job has {dist.get_world_size()}."
         )
     if parallel_state.model_parallel_is_initialized():
         _check_kept_layout(parallel)
@@ -53,11 +54,16 @@ def initialize(parallel: ParallelConfig, *, seed: int) -> torch.device:
         parallel_state.initialize_model_parallel(
             parallel.tensor_model_parallel_size,
             parallel.pipeline_model_parallel_size,
+            context_parallel_size=parallel.context_parallel_size,
             distributed_timeout_minutes=int(_TIMEOUT.total_seconds() // 60),
         )
     torch.manual_seed(seed)
     if device.type == "cuda":
         tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    else:
+        # Sequence parallelism asks for a state of this name, which is empty without CUDA.
+        states = {_RANDOM_STATE: torch.empty(0, dtype=torch.uint8)}
+        tensor_parallel.get_cuda_rng_tracker().set_states(states)
     return device
 
 
@@ -69,15 +75,21 @@ def shut_down() -> None:
 
 
 def _check_kept_layout(parallel: ParallelConfig) -> None:
-    asked = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    asked = (
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.context_parallel_size,
+    )
     kept = (
         parallel_state.get_tensor_model_parallel_world_size(),
         parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_context_parallel_world_size(),
     )
     if asked != kept:
+        layouts = ["tensor {} x pipeline {} x context {}".format(*at) for at in (kept, asked)]
         raise ConfigError(
-            f"parallel: this process is already laid out as tensor {kept[0]} x pipeline {kept[1]}, "
-            f"not as tensor {asked[0]} x pipeline {asked[1]}; shut that layout down first."
+            f"parallel: this process is already laid out as {layouts[0]}, not as {layouts[1]}; "
+            "shut that layout down first."
         )
 
 

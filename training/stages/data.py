@@ -44,7 +44,10 @@ class StageData:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the initial model, of the tokens of both splits and of the config."""
+        """SHA-256 of the initial model, of the tokens of both splits and of the config.
+
+        The layout belongs to it, for it decides the rounding.
+        """
         parts = (
             model_digest(self.model),
             self.train.summary.digest,

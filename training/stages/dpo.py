@@ -16,6 +16,7 @@ from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.pairs import ReferencedPairBatch, pack_pairs, pack_referenced_pairs
 from alignflow.training.reference import ReferencePass, answer_logps, reference_logps
 from alignflow.training.stages.data import StageData, load_data
+from alignflow.training.watch import check_reward_hacking
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 1e-3}
 """How far the first loss may be from ln 2."""
@@ -33,6 +34,11 @@ def run(config: DPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
             Objective(
                 partial(pair_loss, beta=config.beta),
                 check_first_step=partial(check_first_loss, precision=config.precision),
+                check_validations=partial(
+                    check_reward_hacking,
+                    max_accuracy_drop=config.max_accuracy_drop,
+                    patience=config.accuracy_drop_validations,
+                ),
             ),
             order=data.order,
             train=data.feed(

@@ -9,7 +9,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import Checkpoints, model_digest
-from alignflow.training.config import SURVIVAL_FIELDS, PPOConfig, TrainingJob
+from alignflow.training.config import PPOConfig, TrainingJob
 from alignflow.training.data import PROMPTS
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import LanguageModel, RewardModel
@@ -114,6 +114,6 @@ def _checkpoints(
         folder.checkpoints,
         model_digest=f"{model_digest(job.model)} {model_digest(reward_dir)} {scale}",
         data_digest=f"{data.train.summary.digest} {data.held_out.summary.digest}",
-        config=config.model_dump(mode="json", exclude=set(SURVIVAL_FIELDS)),
+        config=config.identity(),
         keep=config.keep_checkpoints,
     )

@@ -14,6 +14,7 @@ class FailureKind(StrEnum):
     BAD_CONFIG = "bad_config"
     BAD_DATA = "bad_data"
     DIVERGED = "diverged"
+    REWARD_HACKING = "reward_hacking"
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
     COMMUNICATION = "communication"

@@ -41,6 +41,32 @@ def test_only_the_latest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000020", "step-00000030"]
 
 
+def test_the_best_is_kept_besides_the_latest(tmp_path: Path) -> None:
+    subject = checkpoints(tmp_path, keep=1)
+    for step, best in ((10, 10), (20, 10), (30, 10), (40, 40)):
+        path = subject.path(step)
+        subject.begin(path)
+        subject.finish(path, best_step=best)
+        kept = sorted(path.name for path in tmp_path.iterdir())
+        assert kept == sorted({f"step-{best:08d}", f"step-{step:08d}"})
+
+
+def test_an_older_one_is_found_by_its_step(tmp_path: Path) -> None:
+    subject = checkpoints(tmp_path, keep=3)
+    for step in (10, 20, 30):
+        save(subject, step)
+    assert subject.newest(until_step=29) == tmp_path / "step-00000020"
+    assert subject.newest(until_step=9) is None
+
+
+def test_a_checkpoint_that_is_written_anew_does_not_count_meanwhile(tmp_path: Path) -> None:
+    subject = checkpoints(tmp_path)
+    for step in (10, 20):
+        save(subject, step)
+    subject.begin(subject.path(20))
+    assert subject.newest() == tmp_path / "step-00000010"
+
+
 def test_what_a_killed_attempt_left_is_emptied(tmp_path: Path) -> None:
     subject = checkpoints(tmp_path)
     subject.begin(subject.path(10))

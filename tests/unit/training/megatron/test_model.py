@@ -128,6 +128,7 @@ def test_no_scored_token_gives_no_log_probability(
         ({"tensor_model_parallel_size": 4}, "4 doesn't divide the model's 6 attention heads"),
         ({"tensor_model_parallel_size": 3}, "3 doesn't divide the model's 80 feed-forward"),
         ({"pipeline_model_parallel_size": 4}, "4 doesn't divide the model's 2 layers"),
+        ({"context_parallel_size": 4}, "4 doesn't divide the key-value heads .*, 2 over 1"),
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(

@@ -68,6 +68,25 @@ def values_and_gradients(model: PackedModel, rows: TokenRows) -> tuple[Tensor, l
     return output.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+@pytest.mark.parametrize("head", ["lm", "reward"])
+def test_a_row_that_fills_a_batch_up_changes_nothing(
+    model_folder: ModelFolder, pairs: TokenRows, device: torch.device, head: Head
+) -> None:
+    model, batch = built(model_folder("qwen3")[0], head, device), pack(pairs, np.arange(3))
+    filled = batch.filled_up(8)
+    assert (batch.num_tokens, filled.num_tokens) == (55, 56)
+    assert filled.filled_up(8) is filled
+    outputs, gradients = [], []
+    for each in (batch, filled):
+        model.zero_grad()
+        output = model(each)
+        (output * torch.linspace(-1, 1, len(output))).sum().backward()
+        outputs.append(output.detach())
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(outputs[1], outputs[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_what_is_shared_is_written_down(pairs: TokenRows) -> None:
     assert pairs.shared_I.tolist() == [9, 5, 14]
     assert pairs.packed_lengths.tolist() == [9 + 5 + 7, 5 + 4 + 4, 14 + 1 + 6]

@@ -135,6 +135,27 @@ def test_a_checkpoint_continues_bit_for_bit(
     assert torch.equal(torch.rand(3), drawn)
 
 
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_what_is_computed_again_gives_the_same_steps(
+    model_folder: ModelFolder, microbatches: Sequence[PackedBatch], recompute: str
+) -> None:
+    folder, _ = model_folder("qwen3")
+    kept, again = start(folder), start(folder, CONFIG.replaced(recompute=recompute))
+    num_forwards = 0
+
+    def count_forward(*_: object) -> None:
+        nonlocal num_forwards
+        num_forwards += 1
+
+    layer = again.model.module.decoder.layers[0]
+    watched = layer if recompute == "full" else layer.self_attention.core_attention
+    watched.register_forward_hook(count_forward)
+    for _ in range(3):
+        expected = kept.train_step(microbatches, summed)
+        assert again.train_step(microbatches, summed) == expected
+    assert num_forwards == 2 * 3 * len(microbatches)
+
+
 def test_half_a_checkpoint_is_refused(model_folder: ModelFolder, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"schedule"')
     with pytest.raises(DataError, match="not a whole checkpoint"):

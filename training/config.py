@@ -460,6 +460,13 @@ class PPOConfig(TrainerConfig):
         return self
 
     @model_validator(mode="after")
+    def _there_is_no_held_out_loss(self) -> Self:
+        for name in ("early_stop_patience", "restore_best"):
+            if getattr(self, name):
+                raise ValueError(f"{name} goes by a held-out loss, which PPO has none of")
+        return self
+
+    @model_validator(mode="after")
     def _each_rank_holds_the_model(self) -> Self:
         if self.parallel.world_size != self.parallel.data_parallel_size:
             raise ValueError(

@@ -284,6 +284,9 @@ class TestConfig:
             ({"kl_adaptation": {}, "kl_coef": 0}, "must not be 0"),
             ({"parallel": {"tensor_model_parallel_size": 2}}, "a data_parallel_size only"),
             ({"parallel": {"pipeline_model_parallel_size": 2}}, "a data_parallel_size only"),
+            ({"parallel": {"context_parallel_size": 2}}, "a data_parallel_size only"),
+            ({"restore_best": True, "validate_every_steps": 1}, "restore_best goes by"),
+            ({"early_stop_patience": 1, "validate_every_steps": 1}, "early_stop_patience goes by"),
             ({"estimator": {"name": "rloo", "decay": 0.9}}, "Extra inputs are not permitted"),
         ],
     )

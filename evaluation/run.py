@@ -325,5 +325,5 @@ def _rate(
     judged = with_ratings(
         attributes, held_out.chat, samples, max_tokens=config.microbatch_tokens, progress=tell
     )
-    results.add("samples", rating_result(judged), len(judged))
+    results.add("samples", rating_result(judged, attributes.scale.names), len(judged))
     return judged

@@ -147,10 +147,10 @@ def sample_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
     )
 
 
-def rating_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
+def rating_result(samples: Sequence[SampleAnswer], attributes: Sequence[str]) -> SuiteResult:
     """Return a score for each attribute: its mean over the answers that are rated."""
     rated = [sample.ratings for sample in samples if sample.ratings is not None]
-    columns = {name: [ratings[name] for ratings in rated] for name in (rated[0] if rated else ())}
+    columns = {name: [ratings[name] for ratings in rated] for name in attributes}
     return SuiteResult(
         scores={name: scorers.mean(values) for name, values in columns.items()},
         resamples={name: scorers.resampled_mean(values) for name, values in columns.items()},

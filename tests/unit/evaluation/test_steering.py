@@ -52,6 +52,6 @@ def test_what_is_asked_twice_is_answered_once(attributes: tuple[str, ...], expec
 
 
 def test_samples_have_the_mean_of_each_attribute() -> None:
-    result = rating_result(answers(1, None, 2))
+    result = rating_result(answers(1, None, 2), ("quality", "humor"))
     assert result.scores == {"quality": 1.5, "humor": 9}
-    assert rating_result(answers(None)).scores == {}
+    assert math.isnan(rating_result(answers(None), ("humor",)).scores["humor"])

@@ -22,7 +22,7 @@ _BUILT_IN_SCORES = {
     "reward_model": ("accuracy",),
     "perplexity": ("response",),
     "kl": ("parent_nats_per_token",),
-    "samples": ("mean_reward",),
+    "samples": ("mean_reward", "mean_tokens"),
     "steerlm": (),  # one for each of `steered_attributes`
 }
 """What is measured without a benchmark."""

@@ -24,6 +24,8 @@ class SampleAnswer:
 
     prompt: list[Message]
     answer: str
+    num_tokens: int
+    """Of the answer, with the one that ended it."""
     reward: float | None = None
     """In the scale of the reward model; None without one, or where there is nothing to score."""
     ratings: dict[str, float] | None = None
@@ -83,7 +85,7 @@ def answer_prompts(
         progress=progress,
     )
     return [
-        SampleAnswer(prompt, chat.decode(answer))
+        SampleAnswer(prompt, chat.decode(answer), len(answer))
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
 
@@ -138,11 +140,14 @@ def _row(chat: ChatTokenizer, sample: SampleAnswer) -> list[int] | None:
 
 
 def sample_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
-    """Return the score `mean_reward`: mean reward of the answers that have one."""
-    rewards = [sample.reward for sample in samples if sample.reward is not None]
+    """Return `mean_reward`, of the answers that have one, and `mean_tokens`, of all."""
+    columns = {
+        "mean_reward": [sample.reward for sample in samples if sample.reward is not None],
+        "mean_tokens": [float(sample.num_tokens) for sample in samples],
+    }
     return SuiteResult(
-        scores={"mean_reward": scorers.mean(rewards)},
-        resamples={"mean_reward": scorers.resampled_mean(rewards)},
+        scores={name: scorers.mean(values) for name, values in columns.items()},
+        resamples={name: scorers.resampled_mean(values) for name, values in columns.items()},
         items=[],
     )
 

@@ -1,41 +1,19 @@
 """The pipeline: data → SFT → reward model and DPO → evaluation → gate → registry → report."""
 
-from datetime import UTC, datetime
-from typing import Any
-
-from prefect import flow, runtime
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.flows import Flow
+from prefect import flow
 
 from alignflow.errors import SafetyGateError
 from alignflow.flows.config import Recipe
 from alignflow.flows.graph import stage_graph, stages_to_compute
+from alignflow.flows.hooks import on_cancellation, run_name
 from alignflow.flows.stages import align_model, judge, lay_foundation, submit
 from alignflow.tasks.evaluate import judge_model
-from alignflow.tasks.lifecycle import (
-    cancel_jobs,
-    confirm_cancellation,
-    open_pipeline,
-    raise_first_failure,
-)
+from alignflow.tasks.lifecycle import open_pipeline, raise_first_failure
 from alignflow.tasks.register import find_champion, register_model
 from alignflow.tasks.report import Outcome, PipelineArtifacts, write_report
 
 
-def _run_name() -> str:
-    """Name a flow run after its recipe and the time it started."""
-    recipe = runtime.flow_run.parameters["recipe"]
-    name = recipe["name"] if isinstance(recipe, dict) else recipe.name
-    return f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-
-
-def _on_cancellation(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """End the jobs of a cancelled run; a worker calls this in another process than the flow's."""
-    cancel_jobs(Recipe.model_validate(flow_run.parameters["recipe"]), str(flow_run.id))
-    confirm_cancellation(flow_run.id)
-
-
-@flow(name="align", flow_run_name=_run_name, on_cancellation=[_on_cancellation])
+@flow(name="align", flow_run_name=run_name, on_cancellation=[on_cancellation])
 def align(recipe: Recipe, force: list[str] | None = None, start: str | None = None) -> Outcome:
     """Train, judge and register one model; one that the gate refuses is never registered.
 

@@ -1,10 +1,11 @@
 """The recipe: one frozen config put together from those that the packages define."""
 
 import difflib
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
+from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
 from alignflow.evaluation.config import SCORES_OF_A_CHILD
 from alignflow.tasks.config import RunConfig
@@ -21,11 +22,30 @@ from alignflow.training.config import (
 Method = Literal["dpo", "ppo", "steerlm"]
 
 
+class ComparisonConfig(Config):
+    """Ways of aligning one SFT model that are tried side by side."""
+
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)]
+    """The ways; each uses the recipe's section of its name."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    """Each method is trained once with each of them, for the spread."""
+
+    @model_validator(mode="after")
+    def _nothing_is_tried_twice(self) -> Self:
+        for name in ("methods", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names one twice")
+        return self
+
+
 class Recipe(RunConfig):
     """One pipeline, whole: data, base model, stages, evaluation, gate, registry, cluster."""
 
     method: Method = "dpo"
     """How the SFT model is aligned."""
+    compare: ComparisonConfig | None = None
+    """Try several methods and seeds side by side instead, and register nothing."""
     sft: SFTConfig = SFTConfig()
     reward_model: RewardModelConfig = RewardModelConfig()
     dpo: DPOConfig = DPOConfig()
@@ -33,6 +53,11 @@ class Recipe(RunConfig):
     attribute_model: AttributeModelConfig = AttributeModelConfig()
     annotation: AnnotationConfig = AnnotationConfig()
     steerlm: SteerLMConfig = SteerLMConfig()
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Every way in which a run aligns the SFT model."""
+        return self.compare.methods if self.compare else (self.method,)
 
     @property
     def score_names(self) -> list[str]:
@@ -50,10 +75,16 @@ class Recipe(RunConfig):
 
     @model_validator(mode="after")
     def _steerlm_has_its_data(self) -> Self:
-        if self.method == "steerlm" and self.data.attributes is None:
+        if "steerlm" in self.methods and self.data.attributes is None:
             raise ValueError("method steerlm learns from rated answers; give data.attributes")
-        if self.method != "steerlm" and self.evaluation.steered_attributes:
+        if "steerlm" not in self.methods and self.evaluation.steered_attributes:
             raise ValueError("evaluation.steered_attributes does nothing without method steerlm")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_gated_in_a_comparison(self) -> Self:
+        if self.compare is not None and self.gate.rules:
+            raise ValueError("gate.rules do nothing with compare, which registers no model")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from alignflow.tasks.evaluate import evaluate_model
 from alignflow.tasks.model import import_model
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.train import train_stage
+from alignflow.training.config import DPOConfig, PPOConfig, SteerLMConfig
 
 R = TypeVar("R")
 Future = PrefectFuture[Artifact]
@@ -86,7 +87,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         attribute_model = submit(
             train, pipeline, "attribute_model", recipe.attribute_model, sft, attributes
         )
-    if recipe.method == "steerlm":
+    if "steerlm" in recipe.methods:
         annotate = annotate_demonstrations.with_options(retries=recipe.cluster.max_retries)
         annotated = submit(
             annotate,
@@ -110,26 +111,42 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     )
 
 
-def align_model(pipeline: Pipeline, recipe: Recipe, base: Foundation, method: Method) -> Future:
-    """Submit the stages that align the SFT model in one way."""
-    train = train_stage.with_options(retries=recipe.cluster.max_retries)
-    match method:
-        case "dpo":
-            return submit(
-                train, pipeline, method, recipe.dpo, base.sft, base.unpaired or base.preferences
-            )
-        case "ppo":
-            return submit(
-                train,
-                pipeline,
-                method,
-                recipe.ppo,
-                base.sft,
-                base.preferences,
-                reward_model=base.reward_model,
-            )
-        case "steerlm":
-            return submit(train, pipeline, method, recipe.steerlm, base.sft, base.annotated)
+def align_model(
+    pipeline: Pipeline,
+    recipe: Recipe,
+    base: Foundation,
+    method: Method,
+    *,
+    name: str | None = None,
+    seed: int | None = None,
+) -> Future:
+    """Submit the stage that aligns the SFT model in one way.
+
+    Args:
+        pipeline: The run.
+        recipe: The pipeline, whole.
+        base: What the method starts from.
+        method: The way.
+        name: Of the stage; that of the method by itself.
+        seed: Instead of the one that the recipe gives the method.
+    """
+    config: DPOConfig | PPOConfig | SteerLMConfig = getattr(recipe, method)
+    if seed is not None:
+        config = config.replaced(seed=seed)
+    dataset, reward_model = {
+        "dpo": (base.unpaired or base.preferences, None),
+        "ppo": (base.preferences, base.reward_model),
+        "steerlm": (base.annotated, None),
+    }[method]
+    return submit(
+        train_stage.with_options(retries=recipe.cluster.max_retries),
+        pipeline,
+        name or method,
+        config,
+        base.sft,
+        dataset,
+        reward_model=reward_model,
+    )
 
 
 def judge(

@@ -26,8 +26,11 @@ def run_job(
     config: Mapping[str, Any],
     num_processes: int,
     run: StageRun,
+    kind: str | None = None,
 ) -> StageOutput:
     """Run a module as a job and return its output folder, final metrics and curves.
+
+    Its metrics are named `kind/quantity`, `stage/quantity` without a kind.
 
     A job of the same key that still runs is joined, one that was lost goes on from its last
     checkpoint, one that ended well is not started again unless the stage is forced.
@@ -82,7 +85,7 @@ def run_job(
         details={
             **result.details,
             "num_processes": num_processes,
-            "curves": thin_out(lines, stage, _MAX_CURVE_POINTS),
+            "curves": thin_out(lines, kind or stage, _MAX_CURVE_POINTS),
             "tokens_per_s": mean_rate(lines),
         },
         seconds=time.monotonic() - started[0] if started else None,

@@ -169,7 +169,7 @@ def collect(
         stages=_stage_records(pipeline),
         samples=_samples(evaluated),
         links=Links(
-            prefect_run=_prefect_url(pipeline.flow_run_id),
+            prefect_run=prefect_url(pipeline.flow_run_id),
             mlflow_run=pipeline.tracker.run_url,
             model_version=(
                 f"{version.name} version {version.version} ({', '.join(version.aliases)})"
@@ -180,8 +180,8 @@ def collect(
             export=artifacts.aligned.uri if version else None,
             store=pipeline.store.url,
         ),
-        versions=_versions(),
-        machine=_machine(),
+        versions=versions(),
+        machine=machine(),
         price_per_process_hour=pipeline.recipe.cluster.price_per_process_hour,
         currency=pipeline.recipe.cluster.currency,
     )
@@ -342,7 +342,8 @@ def _read_samples(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the version of each program that takes part."""
     packages = ("torch", "megatron-core", "transformers", "prefect", "mlflow")
     return {
         "alignflow": __version__,
@@ -351,7 +352,8 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Return this machine in words."""
     gigabytes = psutil.virtual_memory().total / 2**30
     gpus = len(gpu_slots())
     return (
@@ -360,7 +362,7 @@ def _machine() -> str:
     )
 
 
-def _prefect_url(flow_run_id: str) -> str | None:
+def prefect_url(flow_run_id: str) -> str | None:
     """Return the flow run's page; a temporary server's address is gone when the run ends."""
     api_url = PREFECT_API_URL.value()
     if not api_url or is_temporary(api_url):

@@ -94,6 +94,7 @@ def train_stage(
             config=job.model_dump(mode="json"),
             num_processes=config.parallel.world_size,
             run=run,
+            kind=config.stage,
         )
         made = folder_fingerprints(output.folder)
         check_same(name, made, model.kind, recorded)

@@ -225,6 +225,7 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "kl/parent_nats_per_token",
         "reward_model/accuracy",
         "samples/mean_reward",
+        "samples/mean_tokens",
     }
     assert set(scores["stderr"]) == set(scores["scores"])
     assert scores["num_items"] == {
@@ -339,10 +340,10 @@ def test_prompts_too_long_to_answer_are_passed_over(model: Path, preferences: Pa
 def test_empty_answer_has_no_reward(reward_model: Path) -> None:
     reward = RewardModel.load(reward_model, precision="fp32")
     prompt = [{"role": "user", "content": "why?"}]
-    samples = [SampleAnswer(prompt, answer) for answer in (" ", "so", "")]
+    samples = [SampleAnswer(prompt, answer, 3) for answer in (" ", "so", "")]
     judged = with_rewards(reward, ChatTokenizer.load(reward_model), samples, max_tokens=64)
     assert [sample.reward is None for sample in judged] == [True, False, True]
-    assert sample_result(judged).scores == {"mean_reward": judged[1].reward}
+    assert sample_result(judged).scores == {"mean_reward": judged[1].reward, "mean_tokens": 3}
 
 
 def test_progress_counts_every_item_once(finished: RunFolder) -> None:

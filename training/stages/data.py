@@ -82,7 +82,7 @@ class StageData:
         )
 
     def details(self, tokens_processed: int) -> dict[str, Any]:
-        """Return what the report says about the data.
+        """Return what the report says about the data, and how many models were in memory.
 
         A pair is one record and two rows. `num_rows`, `num_tokens`, `num_held_out_rows` and
         `num_truncated` count rows and their tokens, once however many epochs there are;
@@ -93,6 +93,7 @@ class StageData:
         """
         splits = (self.train.summary, self.held_out.summary)
         details = {
+            "num_models": 1,
             "num_rows": self.train.num_rows,
             "num_tokens": len(self.train.tokens),
             "tokens_processed": tokens_processed,

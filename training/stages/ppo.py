@@ -78,6 +78,8 @@ def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
         metrics = trainer.train()
         actor.export(folder.output)
     details = data.details(trainer.tokens_processed)
+    # Actor, reference and reward model, and the critic where there is one.
+    details["num_models"] = 3 if config.critic is None else 4
     details["num_repeated_prompts"] = len(data.train) - len(train.items)
     return JobResult(metrics=metrics, details=details)
 

@@ -13,7 +13,10 @@ from alignflow.errors import InputError, SafetyGateError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from alignflow.tasks.comparison import ComparisonOutcome
     from alignflow.tasks.report import Outcome
+
+_COMPARISON = "comparison.json"
 
 
 def run(
@@ -50,10 +53,12 @@ def run(
             server = start_prefect()
             # Takes as long to import as the server to start: both go on at once.
             from alignflow.flows.alignment import align
+            from alignflow.flows.comparison import compare
 
             if server is not None:
                 server.use()
-            outcome = align(config, force=force, start=start)
+            pipeline = align if config.compare is None else compare
+            outcome = pipeline(config, force=force, start=start)
     except SafetyGateError as refusal:
         _show(refusal.outcome, console, json)
         raise
@@ -67,12 +72,17 @@ def _quieten() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
-def _show(outcome: "Outcome", console: "Console", json: bool) -> None:
+def _show(outcome: "Outcome | ComparisonOutcome", console: "Console", json: bool) -> None:
     if json:
         print(outcome.model_dump_json(indent=2))
         return
-    from alignflow.terminal import print_summary
+    from alignflow.tasks.comparison import ComparisonOutcome
+    from alignflow.terminal import print_comparison, print_summary
 
+    if isinstance(outcome, ComparisonOutcome):
+        places = {"report": str(outcome.report), **_servers(outcome)}
+        print_comparison(console, outcome.comparison, places)
+        return
     print_summary(
         console,
         passed=outcome.passed,
@@ -85,11 +95,17 @@ def _show(outcome: "Outcome", console: "Console", json: bool) -> None:
 
 def _places(outcome: "Outcome") -> dict[str, str]:
     """Return where everything lies, and how to open what needs a server first."""
-    flow_run = f"runs/flow-run/{outcome.flow_run_id}"
     return {
         "model": outcome.model_version or "not registered",
         "report": str(outcome.report),
         "export": outcome.export,
+        **_servers(outcome),
+    }
+
+
+def _servers(outcome: "Outcome | ComparisonOutcome") -> dict[str, str]:
+    flow_run = f"runs/flow-run/{outcome.flow_run_id}"
+    return {
         "Prefect": outcome.prefect_url
         or f"prefect server start, then http://127.0.0.1:4200/{flow_run}",
         "MLflow": outcome.mlflow_url
@@ -102,28 +118,37 @@ def report(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Render a run's report page again and print where it lies."""
+    from alignflow.reporting.comparison import Comparison
     from alignflow.reporting.model import ReportData
-    from alignflow.reporting.page import render_page
+    from alignflow.reporting.page import render_comparison, render_page
 
-    folder = _run_folder(workspace, run)
-    data = ReportData.model_validate_json((folder / "report.json").read_bytes())
-    page = folder / "report.html"
-    page.write_text(render_page(data), encoding="utf-8")
+    source = _report_data(workspace, run)
+    if source.name == _COMPARISON:
+        html = render_comparison(Comparison.model_validate_json(source.read_bytes()))
+    else:
+        html = render_page(ReportData.model_validate_json(source.read_bytes()))
+    page = source.with_suffix(".html")
+    page.write_text(html, encoding="utf-8")
     print(page)
 
 
-def _run_folder(workspace: Path, run: str) -> Path:
+def _report_data(workspace: Path, run: str) -> Path:
+    """Return the file from which a run's page is rendered."""
     runs = sorted(
-        (path.parent for path in workspace.glob("runs/*/report.json")),
-        key=lambda folder: folder.stat().st_mtime,
+        (
+            path
+            for name in ("report.json", _COMPARISON)
+            for path in workspace.glob(f"runs/*/{name}")
+        ),
+        key=lambda path: path.stat().st_mtime,
     )
     if not runs:
         raise InputError(f"{workspace.absolute()} holds no finished run; run a recipe first.")
     if run == "latest":
         return runs[-1]
-    found = [folder for folder in runs if folder.name == run]
+    found = [path for path in runs if path.parent.name == run]
     if not found:
-        latest = ", ".join(folder.name for folder in runs[-3:])
+        latest = ", ".join(path.parent.name for path in runs[-3:])
         raise InputError(f"there is no finished run {run}; the latest are {latest}.")
     return found[0]
 

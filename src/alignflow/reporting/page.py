@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from alignflow.reporting.charts import LineChart, dot_plot, line_chart
+from alignflow.reporting.comparison import Comparison, columns, rows
 from alignflow.reporting.lineage import lineage_picture
 from alignflow.reporting.model import ROLE_LABELS, ROLES, ReportData, TrainingCurve
 from alignflow.reporting.scores import format_difference, format_score, with_minus
@@ -24,6 +25,7 @@ from alignflow.reporting.text import (
     format_seconds,
     humanise,
     plural,
+    stage_name,
     visible,
 )
 
@@ -37,7 +39,6 @@ _CHARTS = {
     "Learning rate": [("learning_rate", "schedule")],
 }
 _LINKED_SCHEMES = {"", "http", "https", "file"}
-_ACRONYMS = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "steerlm": "SteerLM"}
 
 
 def render_page(data: ReportData) -> str:
@@ -121,7 +122,7 @@ def _environment() -> Environment:
         "plural": plural,
         "score": format_score,
         "seconds": format_seconds,
-        "stage_name": _stage_name,
+        "stage_name": stage_name,
     }
     return environment
 
@@ -141,7 +142,15 @@ def _is_linked(url: str | None) -> bool:
         return False
 
 
-def _stage_name(name: str) -> str:
-    words = humanise(name).replace("-", " ").split()
-    named = " ".join(_ACRONYMS.get(word, word) for word in words)
-    return named[:1].upper() + named[1:]
+def render_comparison(data: Comparison) -> str:
+    """Return the page that shows methods side by side as one HTML document."""
+    return (
+        _environment()
+        .get_template("comparison.html.jinja")
+        .render(
+            data=data,
+            heads=columns(data),
+            table=rows(data),
+            num_seeds=max(len(method.trials) for method in data.methods),
+        )
+    )

@@ -9,7 +9,7 @@ from alignflow.reporting.text import humanise
 _NONE = "\N{EN DASH}"
 
 
-class _Words(NamedTuple):
+class ScoreWords(NamedTuple):
     """What a score is called and how it is read."""
 
     label: str
@@ -20,45 +20,50 @@ class _Words(NamedTuple):
 
 
 _WORDS = {
-    "preference/logprob_accuracy": _Words(
+    "preference/logprob_accuracy": ScoreWords(
         "Prefers the chosen response",
         "held-out pairs where the chosen response is the likelier",
         is_share=True,
     ),
-    "preference/per_token_accuracy": _Words(
+    "preference/per_token_accuracy": ScoreWords(
         "Prefers the chosen response, per token",
         "held-out pairs where the chosen response is the likelier for its length",
         is_share=True,
     ),
-    "preference/implicit_accuracy": _Words(
+    "preference/implicit_accuracy": ScoreWords(
         "Learned the preference",
         "held-out pairs where training raised the chosen response more",
         is_share=True,
     ),
-    "preference/implicit_margin": _Words(
+    "preference/implicit_margin": ScoreWords(
         "Preference margin", "implicit reward of the chosen response above the rejected"
     ),
-    "reward_model/accuracy": _Words(
+    "reward_model/accuracy": ScoreWords(
         "Reward model ranks pairs rightly", "held-out pairs; judges the judge", is_share=True
     ),
-    "samples/mean_reward": _Words(
+    "samples/mean_reward": ScoreWords(
         "Reward of the sample answers", "mean over held-out prompts", unit="standard deviations"
     ),
-    "perplexity/response": _Words(
+    "samples/mean_tokens": ScoreWords(
+        "Length of the sample answers", "mean over held-out prompts", None, unit="tokens"
+    ),
+    "perplexity/response": ScoreWords(
         "Perplexity of chosen responses", "how surprising good answers are", higher_is_better=False
     ),
-    "kl/parent_nats_per_token": _Words(
+    "kl/parent_nats_per_token": ScoreWords(
         "Distance from the parent", "KL divergence a token", higher_is_better=None, unit="nats"
     ),
 }
 # Scores of a benchmark, whose suite has a name of its own in each recipe.
 _SUITE_WORDS = {
-    "mc1": _Words("{suite}, MC1", "questions where a true answer is the likeliest", is_share=True),
-    "mc2": _Words("{suite}, MC2", "probability given to true answers", is_share=True),
-    "accuracy": _Words(
+    "mc1": ScoreWords(
+        "{suite}, MC1", "questions where a true answer is the likeliest", is_share=True
+    ),
+    "mc2": ScoreWords("{suite}, MC2", "probability given to true answers", is_share=True),
+    "accuracy": ScoreWords(
         "{suite}, accuracy", "statements told rightly as hateful or harmless", is_share=True
     ),
-    "macro_f1": _Words(
+    "macro_f1": ScoreWords(
         "{suite}, macro F1", "the same, hateful and harmless weighing alike", is_share=True
     ),
 }
@@ -72,6 +77,14 @@ _IS_GOOD = {
     "toxicity": False,
     "violence": False,
 }
+
+
+def score_words(name: str) -> ScoreWords:
+    """Return what a score, named `<suite>/<score>`, is called and how it is read."""
+    suite, _, score = name.partition("/")
+    unknown = ScoreWords(humanise(name).capitalize(), "", higher_is_better=None)
+    words = _WORDS.get(name) or _rating_words(name) or _SUITE_WORDS.get(score) or unknown
+    return words._replace(label=words.label.replace("{suite}", humanise(suite).capitalize()))
 
 
 def score_row(
@@ -93,12 +106,10 @@ def score_row(
         groups: Values by group of items.
         num_items: Items that were judged.
     """
-    suite, _, score = name.partition("/")
-    unknown = _Words(humanise(name).capitalize(), "", higher_is_better=None)
-    words = _WORDS.get(name) or _rating_words(name) or _SUITE_WORDS.get(score) or unknown
+    words = score_words(name)
     return ScoreRow(
         name=name,
-        label=words.label.replace("{suite}", humanise(suite).capitalize()),
+        label=words.label,
         meaning=words.meaning,
         is_share=words.is_share,
         unit=words.unit,
@@ -111,18 +122,18 @@ def score_row(
     )
 
 
-def _rating_words(name: str) -> _Words | None:
+def _rating_words(name: str) -> ScoreWords | None:
     """Return the words of a score that the attribute model gives, None of another one."""
     suite, _, score = name.partition("/")
     attribute = humanise(score.removesuffix("_response"))
     if suite == "steerlm":
-        return _Words(
+        return ScoreWords(
             f"More {attribute} when asked for it",
             "rating of answers that were asked for 4, above those that were asked for 0",
             unit="points",
         )
     if suite == "samples":
-        return _Words(
+        return ScoreWords(
             f"{attribute.capitalize()} of the sample answers",
             "mean rating over held-out prompts, from 0 to 4",
             higher_is_better=_IS_GOOD.get(score),
@@ -131,7 +142,7 @@ def _rating_words(name: str) -> _Words | None:
     return None
 
 
-def format_score(row: ScoreRow, value: float | None) -> str:
+def format_score(row: ScoreRow | ScoreWords, value: float | None) -> str:
     """Return a value of the row: shares as percentages; a dash where there is none."""
     if value is None:
         return _NONE

@@ -4,6 +4,8 @@ import unicodedata
 
 _KEPT = {"\n", "\t", "\u200c", "\u200d", "\u00ad"}  # joiners are part of words and emoji
 
+_ACRONYMS = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "steerlm": "SteerLM"}
+
 
 def visible(text: str) -> str:
     """Return the text with every character that hides or reorders others spelled out.
@@ -77,3 +79,10 @@ def humanise(code: str) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun, such as `1 rule` or `5 rules`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def stage_name(name: str) -> str:
+    """Return a stage's name for a person, with its acronyms in capitals."""
+    words = humanise(name).replace("-", " ").split()
+    named = " ".join(_ACRONYMS.get(word, word) for word in words)
+    return named[:1].upper() + named[1:]

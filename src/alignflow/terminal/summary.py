@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alignflow.reporting.comparison import Comparison, columns, rows
 from alignflow.reporting.model import ROLE_LABELS, ROLES, ScoreRow
 from alignflow.reporting.scores import format_difference, format_score
 from alignflow.reporting.text import visible
@@ -42,6 +43,29 @@ def print_summary(
     if scores:
         console.print()
         console.print(_score_table(scores, console.width))
+    _print_places(console, places)
+
+
+def print_comparison(console: Console, comparison: Comparison, places: Mapping[str, str]) -> None:
+    """Print what came of methods side by side: the table, and where everything lies.
+
+    Args:
+        console: Where to print.
+        comparison: What was tried.
+        places: As in `print_summary`.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("", no_wrap=True, overflow="ellipsis")
+    for heading in columns(comparison):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows(comparison):
+        table.add_row(row.label, *row.cells)
+    console.print()
+    console.print(table)
+    _print_places(console, places)
+
+
+def _print_places(console: Console, places: Mapping[str, str]) -> None:
     console.print()
     width = max((len(name) for name in places), default=0)
     for name, place in places.items():

@@ -13,6 +13,7 @@ def answers(*ratings: float | None) -> list[SampleAnswer]:
         SampleAnswer(
             [{"role": "user", "content": f"question {number}"}],
             "answer",
+            num_tokens=2,
             ratings=None if rating is None else {"quality": rating, "humor": 9.0},
         )
         for number, rating in enumerate(ratings)

@@ -85,3 +85,16 @@ def test_ppo_waits_for_the_reward_model(graph: StageGraph) -> None:
     assert graph.keys() - with_ppo.keys() == {"dpo"}
     anew, _ = stages_to_compute(with_ppo, [], "reward_model")
     assert {"ppo", "evaluate-aligned"} <= anew
+
+
+def test_a_comparison_trains_every_method_with_every_seed_on_shared_stages() -> None:
+    overrides = ["compare={methods: [dpo, ppo], seeds: [1, 2]}", "gate={}"]
+    graph = stage_graph(load_config(Recipe, DEMO, overrides=overrides))
+    trials = {f"{method}-seed-{seed}" for method in ("dpo", "ppo") for seed in (1, 2)}
+    assert trials <= graph.keys()
+    assert {f"evaluate-{trial}" for trial in trials} < set(graph["comparison"])
+    assert "reward_model" in graph["ppo-seed-2"]
+    assert not {"gate", "register"} & graph.keys()
+    anew, must_reuse = stages_to_compute(graph, [], "ppo-seed-1")
+    assert anew == {"ppo-seed-1", "evaluate-ppo-seed-1", "comparison"}
+    assert "sft" in must_reuse

@@ -30,7 +30,7 @@ def test_there_are_recipes() -> None:
 def test_recipe_loads(path: Path) -> None:
     recipe = load_config(Recipe, path, environ={"ALIGNFLOW_DATA": "/data"})
     assert recipe.name == path.stem
-    assert recipe.gate.rules
+    assert bool(recipe.gate.rules) == (recipe.compare is None)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -54,6 +54,7 @@ def test_rule_on_an_unknown_score_is_refused() -> None:
 @pytest.mark.parametrize(
     ("recipe", "override", "problem"),
     [
+        ("demo", "compare={methods: [dpo], seeds: [1]}", r"gate\.rules do nothing"),
         ("demo", "method=steerlm", r"learns from rated answers; give data\.attributes"),
         ("demo", "evaluation.steered_attributes=[humor]", "does nothing without method steerlm"),
         ("demo-steerlm", "steerlm.wanted={humour: 4}", r"steerlm\.wanted\.humour"),

@@ -18,8 +18,10 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
     """Arguments of each stage that was submitted; its future is its name."""
     calls: dict[str, tuple[Any, ...]] = {}
 
-    def submit(task: object, pipeline: object, name: str = "model", *arguments: Any) -> str:
-        calls[name] = arguments
+    def submit(
+        task: object, pipeline: object, name: str = "model", *arguments: Any, **named: Any
+    ) -> str:
+        calls[name] = (*arguments, *(value for value in named.values() if value is not None))
         return name
 
     monkeypatch.setattr(stages, "submit", submit)
@@ -51,3 +53,14 @@ def test_kto_takes_the_unpaired_responses_where_there_are_some(
     assert submitted["reward_model"] == (recipe.reward_model, "sft", "preferences")
     assert base.datasets.keys() == {"demonstrations", "preferences", "unpaired"}
     assert set(map(str, base.stages)) == submitted.keys() - {"dpo"}
+
+
+def test_a_trial_differs_by_its_seed_alone(submitted: dict[str, tuple[Any, ...]]) -> None:
+    recipe = load_config(Recipe, RECIPES / "demo.yaml")
+    pipeline: Any = None
+    base = lay_foundation(pipeline, recipe)
+    align_model(pipeline, recipe, base, "dpo", name="dpo-seed-7", seed=7)
+    align_model(pipeline, recipe, base, "ppo", name="ppo-seed-7", seed=7)
+    assert submitted["dpo-seed-7"] == (recipe.dpo.replaced(seed=7), "sft", "preferences")
+    ppo = (recipe.ppo.replaced(seed=7), "sft", "preferences", "reward_model")
+    assert submitted["ppo-seed-7"] == ppo

@@ -42,7 +42,7 @@ demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 	$(BIN)/alignflow run deployments/recipes/demo.yaml
 
 bench: $(INSTALLED)  ## measurements, each beside what users run today
-	$(BIN)/python benchmarks/sft_step.py
+	for stage in sft rm dpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage || exit; done
 	$(BIN)/python benchmarks/truthfulqa.py
 
 wheel: $(INSTALLED)  ## build the wheel

@@ -19,6 +19,8 @@ from alignflow.training.megatron.core import (
     tensor_parallel,
 )
 
+# Up to this many tokens a backward by plain products beats that of torch's kernel on a CPU in bf16.
+_SHORT_ROW = 160
 # A row joins a group if it fills at least this much of the group's padded length.
 _MIN_FILL = 0.9
 
@@ -165,6 +167,48 @@ class _Unpad(torch.autograd.Function):
         return grad_P.index_copy_(0, place_T, grads[0]), None
 
 
+def _is_bf16_on_cpu(query: Tensor) -> bool:
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16
+
+
+class _ShortRows(torch.autograd.Function):
+    """Causal attention of short rows; the backward holds all of a row's scores at once.
+
+    The backward of torch's CPU kernel is made for long rows: on 16 rows of 64 tokens, 9 heads and 3
+    key-value heads of 64 channels it took 20 ms of one core, this one 8 ms. From some 200 tokens on
+    the half of the scores that is masked costs more than is won.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        attended, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, True, scale=scale
+        )
+        ctx.save_for_backward(query, key, value, attended, log_sums)
+        ctx.scale = scale
+        result: Tensor = attended
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, value, attended, log_sums = ctx.saved_tensors
+        (grad,) = grads
+        # The query heads of a key-value head one under another: one product serves them all.
+        shape = (query.size(0), key.size(1), -1, query.size(-1))
+        stacked, grad_stacked = query.reshape(shape), grad.reshape(shape)
+        # In float32 up to the probabilities, as in the forward; the products of their gradients
+        # take bf16, as the kernel's do.
+        probs = stacked.float() @ key.float().transpose(-1, -2)
+        probs.mul_(ctx.scale).sub_(log_sums.reshape(*shape[:3], 1)).exp_()
+        probs.unflatten(2, (-1, key.size(2))).tril_()
+        grad_value = probs.to(grad.dtype).transpose(-1, -2) @ grad_stacked
+        grad_scores = (grad_stacked @ value.transpose(-1, -2)).float()
+        grad_scores.sub_((grad * attended.float()).sum(-1).reshape(*shape[:3], 1))
+        grad_scores = grad_scores.mul_(probs).mul_(ctx.scale).to(grad.dtype)
+        grad_query = (grad_scores @ key).view_as(query)
+        return grad_query, grad_scores.transpose(-1, -2) @ stacked, grad_value, None
+
+
 class PackedAttention(MegatronModule):  # type: ignore[misc]
     """Takes the place of `DotProductAttention` in a layer spec.
 
@@ -232,6 +276,10 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         """
         queries, keys = query.size(2), key.size(2)
         is_plain = queries in (1, keys) and (self.window is None or keys <= self.window)
+        if is_plain and 1 < queries <= _SHORT_ROW and _is_bf16_on_cpu(query):
+            scale = self.softmax_scale or query.size(-1) ** -0.5
+            short: Tensor = _ShortRows.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+            return short
         return F.scaled_dot_product_attention(
             query,
             key,

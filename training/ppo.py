@@ -34,7 +34,6 @@ from alignflow.training.experience import (
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.forward import stop_if_asked
 from alignflow.training.losses import SummedLoss, kl_per_token, policy_loss, value_loss
-from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, Items, pack
 from alignflow.training.rl_metrics import (
@@ -82,7 +81,9 @@ class Models:
     """All that is in memory at once."""
 
     actor: Run
-    reference: LanguageModel
+    reference: Callable[[Sequence[PackedBatch]], list[Tensor]]
+    """From microbatches to the log-probabilities, in nats, of what each scores, under the policy as
+    it was before training."""
     critic: Critic | None
 
 
@@ -224,16 +225,11 @@ class PPOTrainer:
         Equal microbatches give equal rounding, so that the first ratio is 1 to the last bit.
         """
         batches = self._minibatches(rollout, epoch=0)
-        actor, critic, reference = self._actor, self._models.critic, self._models.reference
+        actor, critic = self._actor, self._models.critic
         policy_feed = self._feed(actor, rollout.rows, pack)
         return TokenModels(
             old_logps_N=token_values(rollout, policy_feed, batches, actor.forward),
-            reference_logps_N=token_values(
-                rollout,
-                policy_feed,
-                batches,
-                lambda parts: [reference.token_logps(part) for part in parts],
-            ),
+            reference_logps_N=token_values(rollout, policy_feed, batches, self._models.reference),
             values_N=None
             if critic is None
             else token_values(

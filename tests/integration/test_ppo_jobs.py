@@ -234,6 +234,17 @@ def test_responses_to_a_prompt_are_learnt_from_without_a_critic(
     assert not any((folder.checkpoints / "step-00000001").glob("critic*"))
 
 
+def test_with_adapters_the_policy_without_them_is_the_reference(make_run: MakeRun) -> None:
+    lora = {"rank": 4, "alpha": 8}
+    folder = make_run("lora", lora=lora, max_steps=2)
+    result = run_here(folder)
+    # Actor, critic and reward model: no copy of the initial policy.
+    assert result.details["num_models"] == 3
+    first, second = steps(folder)
+    assert first["ppo/kl_nats"] == 0
+    assert second["ppo/kl_nats"] != 0
+
+
 def test_the_invariants_hold_in_bf16_too(make_run: MakeRun) -> None:
     folder = make_run("job", precision="bf16", max_steps=2)
     run_here(folder)

@@ -28,7 +28,7 @@ from alignflow.training.megatron.core import (
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.export import export_model
 from alignflow.training.megatron.inference import LanguageModel
-from alignflow.training.megatron.lora import add_adapters
+from alignflow.training.megatron.lora import adapters_off, add_adapters
 from alignflow.training.megatron.model import Head, build_model, load_weights
 from alignflow.training.megatron.optimizer import build_optimizer, build_scheduler
 from alignflow.training.megatron.setup import initialize, shut_down
@@ -146,6 +146,15 @@ class Run:
             self._from_last_stage(outputs[i] if outputs else None, batch)
             for i, batch in enumerate(microbatches)
         ]
+
+    def forward_without_adapters(self, microbatches: Sequence[PackedBatch]) -> list[Tensor]:
+        """Return what `forward` would have before training: the reference without a copy of it.
+
+        Raises:
+            ValueError: The model has no adapters.
+        """
+        with adapters_off(self.model.module):
+            return self.forward(microbatches)
 
     def language_model(self) -> LanguageModel:
         """Return the model as one that is asked for answers; it shares the weights in training.

@@ -1,19 +1,23 @@
 """Reinforcement learning from a reward model: PPO, and REINFORCE and GRPO without a critic."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from alignflow.errors import ConfigError
 from alignflow.fingerprints import check_same, folder_fingerprints
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
+from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import Checkpoints, model_digest
 from alignflow.training.config import PPOConfig, TrainingJob
 from alignflow.training.data import PROMPTS
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import LanguageModel, RewardModel
-from alignflow.training.megatron.run import build_run
+from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import DataOrder
 from alignflow.training.ppo import Critic, Models, PPOTrainer
 from alignflow.training.rollout import Prompts, Sampler
@@ -62,11 +66,12 @@ def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     ) as actor:
         precision, parallel = config.precision, config.parallel
         reward = RewardModel.load(reward_dir, precision=precision, parallel=parallel)
-        reference = LanguageModel.load(
-            job.model, precision=precision, parallel=parallel, temperature=config.temperature
-        )
         trainer = PPOTrainer(
-            Models(actor, reference, _critic(config, reward_dir, reward, order)),
+            Models(
+                actor,
+                _reference(config, job, actor),
+                _critic(config, reward_dir, reward, order),
+            ),
             Sampler(actor, reward, chat, config),
             folder,
             config,
@@ -78,8 +83,8 @@ def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
         metrics = trainer.train()
         actor.export(folder.output)
     details = data.details(trainer.tokens_processed)
-    # Actor, reference and reward model, and the critic where there is one.
-    details["num_models"] = 3 if config.critic is None else 4
+    # Actor and reward model; adapters spare the reference, and some estimators the critic.
+    details["num_models"] = 2 + (config.lora is None) + (config.critic is not None)
     details["num_repeated_prompts"] = len(data.train) - len(train.items)
     return JobResult(metrics=metrics, details=details)
 
@@ -88,6 +93,21 @@ def num_updates(config: PPOConfig, order: DataOrder, *, start: int = 0) -> int:
     """Return the optimizer steps of all rollouts from `start` on; an epoch's last may be small."""
     sizes = (len(order.items(step)) for step in range(start, order.num_steps))
     return config.ppo_epochs * sum(math.ceil(size / config.global_batch_size) for size in sizes)
+
+
+def _reference(
+    config: PPOConfig, job: TrainingJob, actor: Run
+) -> Callable[[Sequence[PackedBatch]], list[Tensor]]:
+    """Return what gives log-probabilities under the policy as it was before training."""
+    if config.lora is not None:
+        return actor.forward_without_adapters
+    model = LanguageModel.load(
+        job.model,
+        precision=config.precision,
+        parallel=config.parallel,
+        temperature=config.temperature,
+    )
+    return lambda batches: [model.token_logps(batch) for batch in batches]
 
 
 def _critic(

@@ -1,0 +1,29 @@
+"""What the documentation names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMED_TESTS = sorted(
+    set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?", (ROOT / "docs/pitfalls.md").read_text()))
+)
+COMMANDS = re.findall(
+    r"^alignflow (?:run|config show) (\S+\.yaml)", (ROOT / "README.md").read_text(), re.MULTILINE
+)
+
+
+def test_pitfalls_name_tests() -> None:
+    assert len(NAMED_TESTS) > 10
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED_TESTS)
+def test_a_named_test_is_there(path: str, name: str) -> None:
+    text = (ROOT / path).read_text()
+    assert not name or re.search(rf"^(?:    )?(?:def|class) {name}\b", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("recipe", [path for path in COMMANDS if "/" in path])
+def test_a_recipe_of_the_readme_is_there(recipe: str) -> None:
+    assert (ROOT / recipe).is_file()

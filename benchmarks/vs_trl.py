@@ -19,7 +19,6 @@ import tempfile
 from pathlib import Path
 
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
 from sides import RunReport, TrlOptions, our_side, trl_side
 from trl_environment import TRL
 from workload import EXAMPLES, SAMPLES, Workload, make_model, make_workload
@@ -63,7 +62,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_model(args.model, scratch / "model")
-        round_to_bf16(scratch / "model")
         workload = make_workload(
             config,
             sources,
@@ -108,19 +106,6 @@ def main() -> None:
         print(json.dumps(summary))
     # Written so that NaN fails too.
     sys.exit(0 if apart <= TOLERANCE else 1)
-
-
-def round_to_bf16(model: Path) -> None:
-    """Round the weights: fp32 master weights are made of bf16 ones here, but of fp32 ones by TRL.
-
-    An update that is smaller than a step of bf16 would show at once there, later here.
-    """
-    for file in model.glob("model*.safetensors"):
-        save_file(
-            {name: tensor.bfloat16() for name, tensor in load_file(file).items()},
-            file,
-            metadata={"format": "pt"},
-        )
 
 
 def tuned(config: StageConfig, workload: Workload, scratch: Path) -> TrlOptions:

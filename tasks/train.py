@@ -19,9 +19,9 @@ from alignflow.training.config import StageConfig, TrainingJob
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
 _REVISIONS = {
-    "sft": 1,
-    "reward_model": 1,
-    "dpo": 1,
+    "sft": 2,
+    "reward_model": 2,
+    "dpo": 2,
     "ppo": 1,
     "attribute_model": 1,
     "steerlm": 1,

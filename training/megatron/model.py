@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -366,20 +367,28 @@ def load_weights(model: PackedModel, model_dir: Path, *, seed: int) -> None:
     Raises:
         DataError: The folder's weights don't fit the model exactly.
     """
+    check_names(Weights.of_folder(model_dir), model.architecture)
+    rules = conversion_rules(model.architecture)
+    parameters = trunk_parameters(model)
+    for name, weight in stored_weights(model, model_dir):
+        parameters[name].copy_(weight)
+        # Megatron counts a parameter in the gradient norm on every rank only where this is set,
+        # and sets it in an initialization that is skipped here.
+        parameters[name].tensor_model_parallel = not isinstance(rules[name], Whole)  # type: ignore[attr-defined]
+    if isinstance(getattr(model, "output_layer", None), RewardHead):
+        model.output_layer.initialize(model_dir, seed=seed)
+
+
+def stored_weights(model: PackedModel, model_dir: Path) -> Iterator[tuple[str, Tensor]]:
+    """Yield this rank's part of each weight of the trunk by name, in the type that its file has."""
     weights = Weights.of_folder(model_dir)
-    check_names(weights, model.architecture)
     rules = conversion_rules(model.architecture)
     shard = Shard(
         parallel_state.get_tensor_model_parallel_rank(),
         parallel_state.get_tensor_model_parallel_world_size(),
     )
-    for name, parameter in trunk_parameters(model).items():
-        parameter.copy_(rules[name].read(weights, shard))
-        # Megatron counts a parameter in the gradient norm on every rank only where this is set,
-        # and sets it in an initialization that is skipped here.
-        parameter.tensor_model_parallel = not isinstance(rules[name], Whole)  # type: ignore[attr-defined]
-    if isinstance(getattr(model, "output_layer", None), RewardHead):
-        model.output_layer.initialize(model_dir, seed=seed)
+    for name in trunk_parameters(model):
+        yield name, rules[name].read(weights, shard)
 
 
 def trunk_parameters(model: PackedModel) -> dict[str, nn.Parameter]:

@@ -1,5 +1,7 @@
 """Optimizer and learning-rate schedule of a run, both Megatron's."""
 
+from collections.abc import Iterable
+
 import torch
 
 from alignflow.training.config import TrainerConfig
@@ -49,6 +51,32 @@ def build_optimizer(
         _fuse(adam)
         _allocate_state(adam)
     return optimizer
+
+
+@torch.no_grad()
+def set_master_weights(
+    optimizer: MegatronOptimizer, weights: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]
+) -> None:
+    """Give the fp32 master weights of bf16 parameters the bits that rounding took.
+
+    Megatron makes them of the rounded parameters: a step that is small beside a bit of bf16 would
+    first have to make good for that. Frozen parameters have none, and of a sharded optimizer's each
+    rank has its part.
+
+    Args:
+        optimizer: Made of the parameters.
+        weights: Each parameter and the weight that it was set from.
+    """
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    for parameter, weight in weights:
+        master = getattr(parameter, "main_param", None)
+        if master is None:
+            continue
+        if getattr(parameter, "main_param_sharded", False):
+            (part,) = (part for part in parts if parameter in part.model_param_gbuf_map)
+            own = part._get_model_param_range_map(parameter)["param"]
+            weight = weight.reshape(-1)[own.start : own.end]
+        master.copy_(weight)
 
 
 def torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Adam]:

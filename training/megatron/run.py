@@ -29,8 +29,18 @@ from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.export import export_model
 from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.lora import adapters_off, add_adapters
-from alignflow.training.megatron.model import Head, build_model, load_weights
-from alignflow.training.megatron.optimizer import build_optimizer, build_scheduler
+from alignflow.training.megatron.model import (
+    Head,
+    build_model,
+    load_weights,
+    stored_weights,
+    trunk_parameters,
+)
+from alignflow.training.megatron.optimizer import (
+    build_optimizer,
+    build_scheduler,
+    set_master_weights,
+)
 from alignflow.training.megatron.setup import initialize, shut_down
 
 ComputeLoss = Callable[[Tensor, Any], SummedLoss]
@@ -296,6 +306,10 @@ def build_run(
         module,
     )
     optimizer = build_optimizer(config, model, is_sharded=is_sharded)
+    if config.precision == "bf16":
+        parameters = trunk_parameters(module)
+        stored = stored_weights(module, model_dir)
+        set_master_weights(optimizer, ((parameters[name], weight) for name, weight in stored))
     module.config.finalize_model_grads_func = finalize_model_grads
     module.config.grad_scale_func = optimizer.scale_loss
     scheduler = build_scheduler(config, optimizer, num_steps=num_steps)

@@ -2,6 +2,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from alignflow.training.batch import PackedBatch
 from alignflow.training.config import ParallelConfig, SFTConfig
 from alignflow.training.errors import DivergedError
 from alignflow.training.losses import SummedLoss
-from alignflow.training.megatron.model import Head
+from alignflow.training.megatron.model import Head, stored_weights, trunk_parameters
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.sampling import Sampling
 
@@ -133,6 +134,24 @@ def test_a_checkpoint_continues_bit_for_bit(
     assert fresh.load_checkpoint(tmp_path) == {"rows": 7}
     assert [fresh.train_step(microbatches, loss) for _ in range(2)] == expected
     assert torch.equal(torch.rand(3), drawn)
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+@pytest.mark.parametrize("family", ["llama3-tied", "qwen2"])
+def test_master_weights_keep_what_bf16_rounds_off(
+    model_folder: ModelFolder, family: str, is_sharded: bool
+) -> None:
+    folder, _ = model_folder(family)
+    parallel = ParallelConfig(use_distributed_optimizer=is_sharded)
+    run = start(folder, CONFIG.replaced(precision="bf16", parallel=parallel))
+    parameters = trunk_parameters(run.model.module)
+    has_low_bits = False
+    for name, stored in stored_weights(run.model.module, folder):
+        master: Any = parameters[name].main_param  # type: ignore[attr-defined]
+        assert torch.equal(master.view(-1), stored.view(-1)), name
+        assert torch.equal(parameters[name], stored.bfloat16()), name
+        has_low_bits |= not torch.equal(stored, stored.bfloat16().float())
+    assert has_low_bits
 
 
 @pytest.mark.parametrize("recompute", ["selective", "full"])

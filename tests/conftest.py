@@ -20,6 +20,9 @@ import pytest
 # with fewer GPUs than a test has processes must not make a difference.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# A shell starts what runs in the background with Ctrl-C ignored, and so would every test process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ADMIN = {"accessKey": "labadmin", "secretKey": "labadminsecret"}
 READER = {"accessKey": "labreader", "secretKey": "labreadersecret"}
 

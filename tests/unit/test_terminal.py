@@ -1,11 +1,13 @@
 import io
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from alignflow.reporting.comparison import Comparison, MethodTrials, TrialResult
 from alignflow.reporting.model import ReportData
 from alignflow.terminal import (
     Display,
@@ -14,6 +16,7 @@ from alignflow.terminal import (
     RichDisplay,
     current_display,
     make_display,
+    print_comparison,
     print_summary,
 )
 from alignflow.terminal.stages import StageState, stage_table, stages_in_view
@@ -315,3 +318,27 @@ def test_summary_fits_80_columns_and_keeps_paths_whole(passed: bool) -> None:
     assert "- [red]hostile[U+001B][2J" in printed(terminal)
     (row,) = [line.split() for line in lines if line.startswith("Truthfulness, MC2")]
     assert row[2:] == ["43.1", "%", "44.8", "%", "51.2", "%", "+8.1", "pts", "better"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_comparison_shows_every_number_whole(width: int) -> None:
+    trials = [
+        TrialResult(seed=seed, scores={"preference/per_token_accuracy": 0.5 + seed / 10}, seconds=9)
+        for seed in (1, 2)
+    ]
+    comparison = Comparison(
+        pipeline="tiny",
+        run_id="tiny-1",
+        finished_at=datetime(2026, 1, 2, tzinfo=UTC),
+        before={"base": {"preference/per_token_accuracy": 0.4773}, "sft": {}},
+        methods=[MethodTrials(method=name, trials=trials) for name in ("dpo", "ppo", "steerlm")],
+        machine="",
+        versions={},
+        recipe="",
+    )
+    lines = console(width=width)
+    print_comparison(lines, comparison, {"report": "/a/page.html"})
+    text = printed(lines)
+    assert text.count("65.0 ± 7.1 %") == 3
+    assert "47.7 %" in text
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())

@@ -81,7 +81,9 @@ def _score(data: Comparison, name: str) -> Row:
         values = [value for value in found if value is not None]
         after.append(_mean_and_spread(words, values))
     better = {True: "higher is better", False: "lower is better", None: ""}
-    meaning = "; ".join(part for part in (words.meaning, better[words.higher_is_better]) if part)
+    unit = f"in {words.unit}" if words.unit else ""
+    parts = (words.meaning, unit, better[words.higher_is_better])
+    meaning = "; ".join(part for part in parts if part)
     return Row(label=words.label, meaning=meaning, cells=[*before, *after])
 
 
@@ -92,7 +94,9 @@ def _mean_and_spread(words: ScoreWords, values: Sequence[float]) -> str:
     mean = format_score(words, statistics.fmean(values))
     if len(values) == 1:
         return mean
-    return f"{mean} \N{PLUS-MINUS SIGN} {format_score(words, statistics.stdev(values))}"
+    number, unit, _ = mean.partition(" %")
+    spread = format_score(words, statistics.stdev(values)).removesuffix(" %")
+    return f"{number} \N{PLUS-MINUS SIGN} {spread}{unit}"
 
 
 def _costs(data: Comparison) -> list[Row]:

@@ -55,11 +55,17 @@ def print_comparison(console: Console, comparison: Comparison, places: Mapping[s
         places: As in `print_summary`.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("", no_wrap=True, overflow="ellipsis")
-    for heading in columns(comparison):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows(comparison):
-        table.add_row(row.label, *row.cells)
+    headings, lines = columns(comparison), rows(comparison)
+    widths = [
+        max(map(len, column))
+        for column in zip(headings, *(line.cells for line in lines), strict=True)
+    ]
+    room = max(console.width - sum(widths) - 2 * len(widths), 12)
+    table.add_column("", no_wrap=True, overflow="ellipsis", max_width=room)
+    for heading, width in zip(headings, widths, strict=True):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for line in lines:
+        table.add_row(line.label, *line.cells)
     console.print()
     console.print(table)
     _print_places(console, places)

@@ -44,7 +44,7 @@ def test_scores_are_means_with_the_spread_of_the_seeds() -> None:
     table = {row.label: row.cells for row in rows(data)}
     assert columns(data) == ["Base", "SFT", "DPO", "PPO"]
     cells = table["Prefers the chosen response, per token"]
-    assert cells == ["50.0 %", "\N{EN DASH}", "70.0 % \N{PLUS-MINUS SIGN} 14.1 %", "70.0 %"]
+    assert cells == ["50.0 %", "\N{EN DASH}", "70.0 \N{PLUS-MINUS SIGN} 14.1 %", "70.0 %"]
 
 
 def test_costs_are_mean_time_and_the_most_of_memory_and_models() -> None:

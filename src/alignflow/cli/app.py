@@ -1,5 +1,6 @@
 """The application: its commands, and how errors become exit codes."""
 
+import errno
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ from alignflow.cli import configs, data, doctor, models, runs
 from alignflow.errors import AlignflowError
 
 INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _ExitCodes(TyperGroup):
@@ -21,6 +23,15 @@ class _ExitCodes(TyperGroup):
         except AlignflowError as error:
             print(f"alignflow: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            print(
+                f"alignflow: the disk is full{where}; make room and run it again to go on.",
+                file=sys.stderr,
+            )
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("alignflow: interrupted; run it again to go on.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None

@@ -2,8 +2,12 @@
 
 import csv
 import math
+import shutil
 from collections.abc import Iterable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,20 +144,31 @@ def read_parquet(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
         DataError: The file is no Parquet, or can't be read to its end.
     """
     del limits  # Parquet has no lines; the row checks bound its fields.
-    if file.compression:
-        refuse_file(file, "not_parquet", "decompress it, for Parquet compresses by itself")
     with open_stream(file) as stream:
         if stream.read(4) != b"PAR1":
             refuse_file(file, "not_parquet", "look at what was downloaded")
     number = 0
     try:
-        with pq.ParquetFile(file.path) as parquet:
+        with _seekable(file) as whole, pq.ParquetFile(whole) as parquet:
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 for index in range(batch.num_rows):
                     number += 1
                     yield _parquet_row(number, batch, index)
     except (pa.ArrowException, OSError):
         refuse_file(file, "corrupt_archive", "fetch it again")
+
+
+@contextmanager
+def _seekable(file: NamedFile) -> Iterator[Path | IO[bytes]]:
+    """The file where it lies or, since Parquet is read from its end, decompressed to disk."""
+    if not file.compression:
+        yield file.path
+        return
+    with TemporaryFile() as whole:
+        with open_stream(file) as stream:
+            shutil.copyfileobj(stream, whole)
+        whole.seek(0)
+        yield whole
 
 
 def _parquet_row(number: int, batch: pa.RecordBatch, index: int) -> SourceRow:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from alignflow.data_validation import json_array
 from alignflow.data_validation.config import RowLimits
@@ -66,7 +67,8 @@ def test_a_cut_last_line_is_told_from_bad_json(make_file: MakeFile) -> None:
         ("a.json", b"[" + b"1" * 1001 + b"]", "line_too_long"),
         ("a.parquet", b"PAR1 and nothing else", "corrupt_archive"),
         ("a.parquet", b"no parquet", "not_parquet"),
-        ("a.parquet.gz", gzip.compress(b"PAR1"), "not_parquet"),
+        ("a.parquet.gz", gzip.compress(b"no parquet"), "not_parquet"),
+        ("a.parquet.gz", gzip.compress(b"PAR1"), "corrupt_archive"),
         ("a.txt", b"text", None),
     ],
 )
@@ -168,3 +170,16 @@ def test_parquet_rows_come_with_nested_values(make_file: MakeFile) -> None:
 def test_a_row_shows_the_start_of_what_it_was(make_file: MakeFile) -> None:
     (row,) = read_rows(make_file("a.jsonl", '{"a": "ééé"}'.encode()), LIMITS)
     assert row.excerpt(9) == '{"a": "éé'
+
+
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [("gz", gzip.compress), ("zst", zstandard.ZstdCompressor().compress)],
+)
+def test_parquet_may_be_compressed_once_more(
+    make_file: MakeFile, ending: str, compress: Callable[[bytes], bytes]
+) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([{"a": 1}, {"a": 2}]), buffer)
+    file = make_file(f"a.parquet.{ending}", compress(buffer.getvalue()))
+    assert outcomes(file) == [(1, {"a": 1}), (2, {"a": 2})]

@@ -251,14 +251,14 @@ def test_each_stage_learns_by_adapters(make_run: MakeRun) -> None:
     metrics = run_here(sft).metrics
     assert metrics["sft/held_out_loss"] < metrics["sft/held_out_loss_first"] - 0.3
 
-    gentle = {**lora, "learning_rate": 1e-2, "num_epochs": 4}
+    gentle = {**lora, "learning_rate": 1e-2, "num_epochs": 8}
     reward = make_run("reward", "reward_model", model=sft.output, **gentle)
     assert run_here(reward).metrics["reward_model/held_out_accuracy"] == 1
 
     dpo = make_run("dpo", "dpo", model=sft.output, **gentle)
     metrics = run_here(dpo).metrics
     assert metrics["dpo/loss_first"] == pytest.approx(math.log(2), abs=1e-5)
-    assert metrics["dpo/held_out_accuracy"] > 0.8
+    assert metrics["dpo/held_out_accuracy"] == 1
     # The merged model differs from its parent by the adapters beside it, and by nothing else.
     (adapters,) = (load_file(file) for file in dpo.output.glob("adapter/*.safetensors"))
     before, after = exported(sft), exported(dpo)

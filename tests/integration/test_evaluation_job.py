@@ -188,7 +188,7 @@ class Plain:
     def logps(self, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
         """[response tokens, vocabulary]."""
         logits = self.model(torch.tensor([[*prompt, *response]])).logits[0]
-        logps: Tensor = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        logps: Tensor = logits.double().log_softmax(-1)[len(prompt) - 1 : -1]
         return logps
 
     def response(self, question: str, words: str) -> tuple[list[int], Tensor]:
@@ -253,7 +253,7 @@ def test_choices_have_the_log_probabilities_of_whole_texts(
         for answer in item["answers"]:
             tokens = plain.tokenizer.encode(f" {answer['text']}")
             logps = plain.logps(context, tokens)[torch.arange(len(tokens)), tokens]
-            assert answer["logprob"] == pytest.approx(float(logps.sum()), rel=1e-5)
+            assert answer["logprob"] == pytest.approx(float(logps.sum()), abs=2e-3)
 
 
 def test_pairs_are_judged_as_in_a_plain_computation(

@@ -26,7 +26,7 @@ from workload import EXAMPLES, SAMPLES, Workload, make_model, make_workload
 from alignflow.training.config import StageConfig
 
 STAGES = {"sft": "sft", "rm": "reward_model", "dpo": "dpo"}
-TOLERANCE = 0.05
+TOLERANCE = 0.02
 """How far the losses of a step may be apart in nats a token (SFT) or a pair: rounded to bf16, the
 log-probability of an answer is off by tenths of a nat, of which DPO takes beta, a tenth."""
 

@@ -52,7 +52,6 @@ class Side:
     def __init__(self, command: Sequence[str], log: Path) -> None:
         environment = {
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-            "OMP_WAIT_POLICY": "PASSIVE",
             "HF_HUB_OFFLINE": "1",
         }
         self._command, self._log = " ".join(command), log

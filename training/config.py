@@ -29,12 +29,14 @@ SURVIVAL_FIELDS = frozenset(
         "max_accuracy_drop",
         "accuracy_drop_validations",
         "recompute",
+        "compile",
         "max_kl_nats",
         "max_length_ratio",
         "max_sampler_delta",
     }
 )
-"""Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
+"""Fields that decide how a job survives and is computed, not what: no part of keys and
+checkpoints."""
 
 LAYOUT_FIELDS = frozenset(
     {
@@ -129,6 +131,9 @@ class TrainerConfig(Config):
     recompute: Recompute = "none"
     """Activations that the backward pass computes again instead of keeping them: those of attention
     (selective) or of whole layers (full). Less memory and more time, the same gradients."""
+    compile: bool = False
+    """Compile the element-wise parts of the model, which on a CPU take most of a step. Needs a C++
+    compiler; the first job on a machine spends some 20 seconds at it."""
 
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""

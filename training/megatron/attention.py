@@ -169,7 +169,9 @@ class _PadRotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor, plan: PackedRows, rotate: RotateRows) -> Tensor:
         ctx.plan, ctx.rotate = plan, rotate
-        return rotate(packed, plan.source_P, plan.cos_TF[plan.source_P], plan.sin_TF[plan.source_P])
+        return rotate(
+            packed.detach(), plan.source_P, plan.cos_TF[plan.source_P], plan.sin_TF[plan.source_P]
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -228,20 +230,25 @@ class _ShortRows(torch.autograd.Function):
         (grad,) = grads
         # The query heads of a key-value head one under another: one product serves them all.
         shape = (query.size(0), key.size(1), -1, query.size(-1))
-        heads = (query.size(0), query.size(1), query.size(2), key.size(2))
         stacked, grad_stacked = query.reshape(shape), grad.reshape(shape)
+        # Of shapes that compiled functions needn't tell apart: one axis for all heads of all rows.
+        length = key.size(2)
+        by_head = (-1, length, length)
         # In float32 up to the probabilities, as in the forward; the products of their gradients
         # take bf16, as the kernel's do.
         scores = stacked.float() @ key.float().transpose(-1, -2)
-        probs = kernels.attention_probabilities(scores.view(heads), log_sums, scale)
-        grad_probs = (grad_stacked @ value.transpose(-1, -2)).view(heads)
-        grad_scores = kernels.score_gradients(probs, grad_probs, attended, grad, scale)
-        stacked_heads = (*shape[:3], key.size(2))
-        probs, grad_scores = (
-            probs.to(grad.dtype).view(stacked_heads),
-            grad_scores.view(stacked_heads),
+        probs = kernels.attention_probabilities(
+            scores.view(by_head), log_sums.reshape(-1, length), scale
         )
-        grad_value = probs.transpose(-1, -2) @ grad_stacked
+        grad_probs = grad_stacked @ value.transpose(-1, -2)
+        grad_scores = kernels.score_gradients(
+            probs,
+            grad_probs.view(by_head),
+            attended.reshape(-1, length, query.size(-1)),
+            grad_stacked.view(-1, length, query.size(-1)),
+            scale,
+        ).view_as(scores)
+        grad_value = probs.to(grad.dtype).view_as(scores).transpose(-1, -2) @ grad_stacked
         grad_query = (grad_scores @ key).view_as(query)
         return grad_query, grad_scores.transpose(-1, -2) @ stacked, grad_value, None, None
 

@@ -53,8 +53,8 @@ def attention_probabilities(scores: Tensor, log_sums: Tensor, scale: float) -> T
     """Return causal softmax probabilities from scores, in the scores' shape and type.
 
     Args:
-        scores: [..., heads, L, L], products of queries and keys.
-        log_sums: [..., heads, L], logarithm of each query's sum of exponentials of scaled scores.
+        scores: [M, L, L], products of queries and keys of M heads.
+        log_sums: [M, L], logarithm of each query's sum of exponentials of scaled scores.
         scale: Of the scores.
     """
     length = scores.size(-1)
@@ -69,9 +69,9 @@ def score_gradients(
     """Return the gradient of attention scores, in the type of `grad` (arXiv:2205.14135, B.2).
 
     Args:
-        probs: [..., L, L] float32.
+        probs: [M, L, L] float32, of M heads.
         grad_probs: Their gradient, in any type.
-        attended: [..., L, D], what attention returned.
+        attended: [M, L, D], what attention returned.
         grad: Its gradient.
         scale: Of the scores.
     """
@@ -130,4 +130,4 @@ def compiled_kernels() -> Kernels:
     """
     if not torch.cuda.is_available() and shutil.which("g++") is None:
         raise ConfigError("compile: there is no C++ compiler; install g++ or leave compile out.")
-    return Kernels(*(torch.compile(k, dynamic=True, fullgraph=True) for k in astuple(EAGER)))
+    return Kernels(*(torch.compile(k, dynamic=True) for k in astuple(EAGER)))

@@ -277,7 +277,9 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the hidden states at unit root mean square, times the weight."""
         assert self.eps is not None
-        return self._compute(hidden, self.weight, self.eps)
+        # Of two axes, whatever is normalized: a compiled function tells other strides apart.
+        rows = self._compute(hidden.reshape(-1, hidden.size(-1)), self.weight, self.eps)
+        return rows.view(hidden.shape)
 
 
 class SwiGLU(MegatronModule):  # type: ignore[misc]
@@ -289,8 +291,8 @@ class SwiGLU(MegatronModule):  # type: ignore[misc]
 
     def forward(self, gate_and_up: Tensor) -> Tensor:
         """Return [..., F] of [..., 2 F]."""
-        activated: Tensor = self._compute(gate_and_up)
-        return activated
+        activated: Tensor = self._compute(gate_and_up.flatten(0, -2))
+        return activated.view(*gate_and_up.shape[:-1], -1)
 
 
 class RewardHead(nn.Module):

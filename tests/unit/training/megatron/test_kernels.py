@@ -20,8 +20,8 @@ def arguments(name: str, length: int) -> tuple[object, ...]:
 
     angles = drawn(length, 4, dtype=torch.float32)
     return {
-        "rms_norm": (drawn(length, 1, 16), drawn(16), 1e-5),
-        "swiglu": (drawn(length, 1, 32),),
+        "rms_norm": (drawn(length, 16), drawn(16), 1e-5),
+        "swiglu": (drawn(length, 32),),
         "rotated_rows": (
             drawn(9, 3, 8),
             torch.randint(9, (length,), generator=generator),
@@ -29,15 +29,15 @@ def arguments(name: str, length: int) -> tuple[object, ...]:
             angles.sin().bfloat16(),
         ),
         "attention_probabilities": (
-            drawn(2, 3, length, length, dtype=torch.float32),
-            drawn(2, 3, length, dtype=torch.float32) + 5,
+            drawn(6, length, length, dtype=torch.float32),
+            drawn(6, length, dtype=torch.float32) + 5,
             0.125,
         ),
         "score_gradients": (
-            drawn(2, 3, length, length, dtype=torch.float32).exp(),
-            drawn(2, 3, length, length),
-            drawn(2, 3, length, 8),
-            drawn(2, 3, length, 8),
+            drawn(6, length, length, dtype=torch.float32).exp(),
+            drawn(6, length, length),
+            drawn(6, length, 8),
+            drawn(6, length, 8),
             0.125,
         ),
         "log_sums_exp": (drawn(length, 33), 0.7),

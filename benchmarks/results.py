@@ -1,10 +1,16 @@
 """The results files: what a benchmark measured, on which machine and day, with which versions.
 
 Every file in `results/` is written by a benchmark that was run with `--write`, never by hand.
+`python benchmarks/results.py` then puts their tables into the README, each between two comments:
+
+    <!-- table 1 of cost.md -->
+    <!-- end of table -->
 """
 
 import argparse
+import itertools
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +19,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
 
 _PACKAGES = ("torch", "megatron-core", "transformers")
 _DATE = "measured"
+_QUOTE = re.compile(
+    r"(?P<begin><!-- table (?P<number>\d+) of (?P<name>\w+\.md) -->\n)"
+    r".*?(?P<end><!-- end of table -->)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +43,15 @@ class Table:
         return "\n".join(f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows))
 
     @classmethod
-    def read(cls, markdown: str) -> "Table":
-        """Return the first table of a text, one without columns where there is none."""
-        lines = [line for line in markdown.splitlines() if line.startswith("| ")]
-        cells = [tuple(cell.strip() for cell in line[1:-1].split("|")) for line in lines]
-        return cls(cells[0], tuple(cells[2:])) if cells else cls((), ())
+    def read_all(cls, markdown: str) -> "list[Table]":
+        """Return the tables of a text."""
+        blocks = itertools.groupby(markdown.splitlines(), lambda line: line.startswith("|"))
+        return [_table(list(lines)) for is_table, lines in blocks if is_table]
+
+
+def _table(lines: Sequence[str]) -> Table:
+    columns, _, *rows = (tuple(map(str.strip, line[1:-1].split("|"))) for line in lines)
+    return Table(columns, tuple(rows))
 
 
 def add_write_option(parser: argparse.ArgumentParser, name: str) -> None:
@@ -74,9 +90,9 @@ def write(
         sections: Tables, and what is said before or after them.
         also: Versions and devices besides those of `machine`.
     """
-    _write(
-        path, [f"# {title}", _filled(about), _filled(f"{_today()}; {machine(also)}."), *sections]
-    )
+    filled = [_filled(each) if isinstance(each, str) else each for each in sections]
+    facts = _filled(f"{_today()}; {machine(also)}.")
+    _write(path, [f"# {title}", _filled(about), facts, *filled])
 
 
 def update(path: Path, title: str, about: str, table: Table, *, also: Sequence[str] = ()) -> None:
@@ -96,7 +112,7 @@ def update(path: Path, title: str, about: str, table: Table, *, also: Sequence[s
     dated = Table((*table.columns, _DATE), tuple((*row, _today()) for row in table.rows))
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     if before.startswith("\n\n".join(head) + "\n"):
-        dated = _merged(Table.read(before), dated)
+        dated = _merged(Table.read_all(before)[0], dated)
     _write(path, [*head, dated])
 
 
@@ -106,6 +122,16 @@ def machine(also: Sequence[str] = ()) -> str:
     name, has_amx = _processor()
     cores = f"{len(os.sched_getaffinity(0))} cores of {name}{' with AMX' if has_amx else ''}"
     return f"{cores}; {', '.join([*versions, *also])}"
+
+
+def with_quotes(text: str) -> str:
+    """Return a text with the tables that its comments ask for, as the results files have them."""
+
+    def quoted(match: re.Match[str]) -> str:
+        tables = Table.read_all((RESULTS / match["name"]).read_text(encoding="utf-8"))
+        return f"{match['begin']}\n{tables[int(match['number']) - 1]}\n\n{match['end']}"
+
+    return _QUOTE.sub(quoted, text)
 
 
 def _merged(old: Table, new: Table) -> Table:
@@ -119,8 +145,8 @@ def _merged(old: Table, new: Table) -> Table:
 def _processor() -> tuple[str, bool]:
     """Return the name of the processor, and whether it multiplies matrices in bf16 by tiles."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    facts = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    name = facts.get("model name", "an unnamed processor")
+    facts = {name.strip(): value for name, _, value in (line.partition(":") for line in lines)}
+    name = facts.get("model name", "an unnamed processor").strip()
     return name, "amx_bf16" in facts.get("flags", "").split()
 
 
@@ -140,3 +166,7 @@ def _write(path: Path, blocks: Sequence[str | Table]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join(str(block) for block in blocks) + "\n", encoding="utf-8")
     print(f"Wrote {path}.")
+
+
+if __name__ == "__main__":
+    README.write_text(with_quotes(README.read_text(encoding="utf-8")), encoding="utf-8")

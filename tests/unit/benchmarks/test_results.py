@@ -23,7 +23,8 @@ def update(
 
 
 def rows_of(path: Path) -> list[tuple[str, ...]]:
-    rows = Table.read(path.read_text()).rows
+    (table,) = Table.read_all(path.read_text())
+    rows = table.rows
     assert all(re.fullmatch(r"\d+ [A-Z][a-z]+ 20\d\d", row[-1]) for row in rows)
     return [row[:2] for row in rows]
 
@@ -31,8 +32,8 @@ def rows_of(path: Path) -> list[tuple[str, ...]]:
 def test_a_table_is_read_as_it_was_written() -> None:
     table = Table(("model", "tokens/s"), (("tiny", "1,000"), ("135M", "-")))
     assert str(table).splitlines()[1] == "| --- | ---: |"
-    assert Table.read(f"# Title\n\n{table}\n") == table
-    assert Table.read("# Title\n") == Table((), ())
+    assert Table.read_all(f"# Title\n\n{table}\n\nText.\n\n{table}\n") == [table, table]
+    assert Table.read_all("# Title\n") == []
 
 
 def test_a_file_says_when_and_on_what_it_was_measured(tmp_path: Path) -> None:
@@ -87,3 +88,9 @@ def test_options_are_told_where_they_differ_from_their_defaults() -> None:
     assert given("--models", "30M", "1B", "--max-length", "64") == (
         "`--max-length 64 --models 30M 1B`"
     )
+
+
+def test_the_readme_has_the_tables_of_the_files() -> None:
+    text = results.README.read_text()
+    assert results.with_quotes(text) == text
+    assert "<!-- table 1 of vs_trl.md -->" in text

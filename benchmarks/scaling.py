@@ -101,7 +101,7 @@ def main() -> None:
         done = []
         for number, layout in enumerate(layouts(cores, num_heads)):
             done.append(run(config, workload, layout, scratch / f"job-{number}"))
-            print(f"{layout.name}, {len(layout.cores)} cores: {done[-1].seconds:.3f} s a step")
+            print(f"{layout.name}, {len(layout.cores)} cores: {done[-1].seconds:.3f} s", flush=True)
     steps = zip(*(each.losses for each in done), strict=True)
     apart = max(max(losses) - min(losses) for losses in steps)
     table = scaling_table(done)

@@ -62,6 +62,8 @@ _TEMPLATE_TOKENS = 16
 _STATE_BYTES = 18
 """Of a trained weight: bf16 itself, and in fp32 gradient, master weight and two moments."""
 _FROZEN_BYTES = 2
+_STATE_SHARE = 0.95
+"""Most of a device's memory that weights may take with their state, to leave activations room."""
 
 TITLE = "Training on CUDA"
 ABOUT = (
@@ -124,13 +126,14 @@ def main() -> None:
         )
         sys.exit(2)
     device = torch.device("cuda")
+    held = torch.cuda.get_device_properties(device).total_memory
     peak = matrix_peak(device, size=8192)
     print(f"{torch.cuda.get_device_name()}: {peak / 1e12:.0f} TFLOP/s in bf16 products", flush=True)
     also = [torch.cuda.get_device_name(), f"CUDA {torch.version.cuda}", TRL.replace("==", " ")]
     options = options_given(parser, args, but=("stages", "sizes"))
     for size in args.sizes:
         for stage in args.stages:
-            point = fitting(Point(stage, size, args.length, args.tokens), device)
+            point = fitting(Point(stage, size, args.length, args.tokens), held)
             with tempfile.TemporaryDirectory() as scratch:
                 table = measured(point, peak, Path(scratch), with_trl=not args.without_trl)
             print(table, flush=True)
@@ -151,10 +154,10 @@ def matrix_peak(device: torch.device, *, size: int, repeats: int = 20) -> float:
     return float(2 * size**3 / min(seconds))
 
 
-def fitting(point: Point, device: torch.device) -> Point:
-    """Return the point, with adapters if its weights don't fit the device in training."""
-    held = torch.cuda.get_device_properties(device).total_memory
-    return point if state_bytes(point) < 0.9 * held else replace(point, lora=LoRAConfig())
+def fitting(point: Point, held_bytes: int) -> Point:
+    """Return the point, with adapters if a device of so much memory can't train its weights."""
+    fits = state_bytes(point) < _STATE_SHARE * held_bytes
+    return point if fits else replace(point, lora=LoRAConfig())
 
 
 def state_bytes(point: Point) -> int:

@@ -5,7 +5,7 @@ response follow from a key of its own, such as (seed, step, prompt, sample): wha
 on nothing else, whichever rank samples it and beside whatever other responses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,13 @@ def uniforms(key: Sequence[int], number: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(list(key)).random(number))
 
 
-def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def draw(
+    logits_BV: Tensor,
+    uniforms_B: Tensor,
+    sampling: Sampling,
+    *,
+    excluded: Collection[int] = (),
+) -> tuple[Tensor, Tensor]:
     """Return B tokens, [B] int64, and their log-probabilities in nats, [B] float32.
 
     The log-probabilities are those at the temperature, before any token is left out: what a
@@ -40,12 +46,18 @@ def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Ten
         logits_BV: [B, V] float32.
         uniforms_B: [B] float64 in [0, 1).
         sampling: How to draw.
+        excluded: Tokens that are not drawn, as if they had no probability.
     """
     logps_BV = (logits_BV / sampling.temperature).log_softmax(-1)
+    drawn_BV = logps_BV
+    if excluded:
+        drawn_BV = logps_BV.index_fill(
+            1, torch.tensor(sorted(excluded), device=logps_BV.device), -torch.inf
+        )
     if sampling.top_k is None and sampling.top_p == 1:
-        tokens_B = _invert(logps_BV.double().exp(), uniforms_B)
+        tokens_B = _invert(drawn_BV.double().exp(), uniforms_B)
     else:
-        sorted_BV, order_BV = logps_BV.sort(dim=-1, descending=True, stable=True)
+        sorted_BV, order_BV = drawn_BV.sort(dim=-1, descending=True, stable=True)
         places_B = _invert(_likeliest(sorted_BV.double().exp(), sampling), uniforms_B)
         tokens_B = order_BV.gather(1, places_B[:, None])[:, 0]
     return tokens_B, logps_BV.gather(1, tokens_B[:, None])[:, 0]

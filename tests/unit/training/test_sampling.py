@@ -68,6 +68,20 @@ def test_an_excluded_token_is_not_drawn_and_keeps_its_share_of_the_log_probabili
     torch.testing.assert_close(logps_B, PROBABILITIES.log()[tokens_B])
 
 
+def test_draws_from_a_large_vocabulary_are_those_of_the_plain_inverse() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_BV = 3 * torch.randn(64, 5003, generator=generator)
+    points_B = torch.rand(64, generator=generator, dtype=torch.float64)
+    tokens_B, _ = draw(logits_BV, points_B, Sampling())
+    cumulated_BV = logits_BV.double().softmax(-1).cumsum(-1)
+    rows_B = torch.arange(64)
+    # Within the rounding of probabilities in float32.
+    assert (cumulated_BV[rows_B, tokens_B] > points_B - 1e-6).all()
+    before_B = torch.where(tokens_B > 0, cumulated_BV[rows_B, tokens_B - 1], 0.0)
+    assert (before_B < points_B + 1e-6).all()
+    assert (before_B - cumulated_BV[rows_B, tokens_B] < 0).all()
+
+
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits_BV = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
     points_B = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)

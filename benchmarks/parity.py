@@ -12,9 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+from models import make_model
 from pydantic import TypeAdapter
-from sides import TrlOptions, our_side, trl_side
-from workload import EXAMPLES, SAMPLES, StageName, make_model, make_workload
+from sides import our_side, trl_side
+from trl_settings import TrlOptions
+from workload import EXAMPLES, SAMPLES, StageName, make_workload
 
 from alignflow.training.config import StageConfig
 

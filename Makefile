@@ -42,7 +42,7 @@ demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 	$(BIN)/alignflow run deployments/recipes/demo.yaml
 
 bench: $(INSTALLED)  ## all measurements, into benchmarks/results/ and the README
-	for stage in sft rm dpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage --write || exit; done
+	for stage in sft rm dpo ppo grpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage --write || exit; done
 	for stage in sft reward_model dpo; do $(BIN)/python benchmarks/parity.py --stage $$stage --model tiny \
 		--learning-rate 1e-3 --write || exit; done
 	for script in truthfulqa cost scaling; do $(BIN)/python benchmarks/$$script.py --write || exit; done

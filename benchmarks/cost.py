@@ -15,12 +15,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import make_model
 from profiled_side import CATEGORIES, PROFILE
 from results import Table, add_write_option, options_given, write
 from shapes import SHAPES
 from sides import our_side
 from synthetic import write_demonstrations
-from workload import make_model, make_workload
+from workload import make_workload
 
 from alignflow.training.config import SFTConfig
 

@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 from flops import Work, num_parameters, rollout_flops, training_flops
+from models import make_model
 from pydantic import TypeAdapter
 from results import Table, add_write_option, options_given, update
 from shapes import SHAPES
-from sides import RunReport, Side, TrlOptions, our_side, trl_side
+from sides import RunReport, Side, our_side, trl_side
 from synthetic import write_demonstrations, write_pairs
-from trl_environment import TRL
-from workload import Workload, make_model, make_workload
+from trl_settings import TRL, TrlOptions
+from workload import Workload, make_workload
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.training.config import (

@@ -13,11 +13,12 @@ import tempfile
 from pathlib import Path
 from typing import get_args
 
+from models import make_model
 from pydantic import TypeAdapter
 from results import Table, add_write_option, options_given, update
-from sides import TrlOptions, our_side, trl_side
-from trl_environment import TRL
-from workload import EXAMPLES, SAMPLES, StageName, make_model, make_workload
+from sides import our_side, trl_side
+from trl_settings import TRL, TrlOptions
+from workload import EXAMPLES, SAMPLES, StageName, make_workload
 
 from alignflow.training.config import StageConfig
 

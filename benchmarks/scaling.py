@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from models import make_model
 from results import Table, add_write_option, options_given, write
 from synthetic import write_demonstrations
-from workload import Workload, make_model, make_workload
+from workload import Workload, make_workload
 
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder

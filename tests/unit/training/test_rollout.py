@@ -274,6 +274,17 @@ class TestConfig:
         ("changes", "says"),
         [
             ({"max_length": 256, "max_new_tokens": 256}, "to leave a prompt room"),
+            ({"max_new_tokens": 8, "min_new_tokens": 9}, "must not exceed max_new_tokens"),
+            ({"max_new_tokens": 8, "min_new_tokens": 8}, "no response ends by itself"),
+            (
+                {
+                    "max_new_tokens": 8,
+                    "min_new_tokens": 8,
+                    "missing_end_reward": None,
+                    "learns_unended": False,
+                },
+                "no response ends by itself",
+            ),
             ({"rollout_prompts": 8, "global_batch_size": 9}, "must not exceed rollout_prompts"),
             (
                 {"estimator": {"name": "grpo"}, "samples_per_prompt": 1},

@@ -345,6 +345,10 @@ class GRPOConfig(Config):
     name: Literal["grpo"] = "grpo"
     divide_by_std: bool = True
     """False only subtracts the mean (Dr. GRPO, arXiv:2503.20783)."""
+    mean_over: Literal["tokens", "responses"] = "tokens"
+    """What counts alike in the policy loss: every token of an update (DAPO, arXiv:2503.14476, and
+    TRL), or every response, whose tokens then weigh less the more they are: the paper's own eq. 3,
+    under which long responses that fail lose less by the token."""
 
 
 class AdaptiveKLConfig(Config):

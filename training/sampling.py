@@ -5,6 +5,7 @@ response follow from a key of its own, such as (seed, step, prompt, sample): wha
 on nothing else, whichever rank samples it and beside whatever other responses.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -82,13 +83,15 @@ def _invert(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     Only block sums are cumulated over the whole vocabulary, and the weights of one block: on a CPU
     a sum takes a fraction of the time of a cumulated one, or of a copy in float64.
     """
-    num_filled = -weights_BV.size(1) % _BLOCK
-    blocks_BKW = F.pad(weights_BV, (0, num_filled)).unflatten(1, (-1, _BLOCK))
+    num_rows, num_weights = weights_BV.shape
+    num_blocks = math.ceil(num_weights / _BLOCK)
+    filled_BV = F.pad(weights_BV, (0, num_blocks * _BLOCK - num_weights))
+    blocks_BKW = filled_BV.view(num_rows, num_blocks, _BLOCK)
     until_BK1 = F.pad(blocks_BKW.sum(-1, dtype=torch.float64).cumsum(-1), (1, 0))
     points_B1 = uniforms_B[:, None] * until_BK1[:, -1:]
     # Past the point, not at it: a place of weight 0 is never returned.
     block_B1 = torch.searchsorted(until_BK1, points_B1, right=True) - 1
-    rows_B = torch.arange(len(weights_BV), device=weights_BV.device)
+    rows_B = torch.arange(num_rows, device=weights_BV.device)
     within_BW = blocks_BKW[rows_B, block_B1[:, 0]].double().cumsum(-1)
     rest_B1 = points_B1 - until_BK1.gather(1, block_B1)
     place_B1 = torch.searchsorted(within_BW, rest_B1, right=True)

@@ -115,8 +115,8 @@ def main() -> None:
     )
     print(f"losses differ by at most {apart:.4f}, bound {TOLERANCE:g}")
     if args.write:
-        options = options_given(parser, args, but=("stage", "json"))
-        update(args.write, TITLE, ABOUT, table(summary, apart, options))
+        given = options_given(parser, args, but=("stage", "json"))
+        update(args.write, TITLE, ABOUT, table(summary, apart, given))
     if args.json:
         print(json.dumps(summary))
     # Written so that NaN fails too.

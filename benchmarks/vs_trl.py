@@ -125,8 +125,8 @@ def table(summary: dict[str, Any], found: Sequence[Agreement], *, trl: str, opti
     name, ratios = summary["unit"], summary["ratios"]
     row = {
         "stage": summary["stage"],
-        "alignflow": f"{summary['ours']:.4g} {name}",
-        "TRL": f"{summary['trl']:.4g} {name}",
+        "alignflow": f"{summary['ours']:,.2f} {name}",
+        "TRL": f"{summary['trl']:,.2f} {name}",
         "ratio": f"{summary['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         "of CPU time": f"{summary['cpu_ratio']:.2f}",
         "peak memory": f"{summary['ours_peak_bytes'] / 2**30:.2f} GiB",

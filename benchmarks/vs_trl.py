@@ -128,8 +128,8 @@ def table(summary: dict[str, Any], apart: float, options: str) -> Table:
     unit, ratios = summary["unit"], summary["ratios"]
     row = {
         "stage": summary["stage"],
-        "alignflow": f"{summary['ours']:.4g} {unit}",
-        "TRL": f"{summary['trl']:.4g} {unit}",
+        "alignflow": f"{summary['ours']:,.2f} {unit}",
+        "TRL": f"{summary['trl']:,.2f} {unit}",
         "ratio": f"{summary['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
         "of CPU time": f"{summary['cpu_ratio']:.2f}",
         "peak memory": f"{summary['ours_peak_bytes'] / 2**30:.2f} GiB",

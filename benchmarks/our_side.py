@@ -22,8 +22,9 @@ class PacedFolder(RunFolder):
         """Log a row, and after a training step see whether the run is over."""
         super().append_metrics(row)
         if row["phase"] == "train":
-            (loss,) = (value for name, value in row.items() if name.endswith("/loss"))
-            self._pacer.step_done(loss)
+            self._pacer.step_done(
+                {name.split("/")[1]: value for name, value in row.items() if "/" in name}
+            )
 
 
 if __name__ == "__main__":

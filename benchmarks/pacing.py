@@ -2,13 +2,14 @@
 
 The two sides of a comparison are processes that take turns on the same cores. Each reports on the
 standard output that it was started with; whatever else it prints goes to the standard error. It
-imports nothing but the standard library: both virtual environments load it.
+imports nothing but the standard library: every virtual environment loads it.
 """
 
 import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -20,21 +21,24 @@ class Pacer:
         self._reports = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self._steps_per_run = steps_per_run
-        self._losses: list[float] = []
+        self._steps: list[dict[str, float]] = []
         self._began = _now()
 
-    def step_done(self, loss: float) -> None:
+    def step_done(self, metrics: Mapping[str, float]) -> None:
         """Note a step; after the last one of a run, return when the next may begin.
+
+        Args:
+            metrics: What the side says of the step, `loss` among it.
 
         Raises:
             SystemExit: There is no next run.
         """
-        self._losses.append(loss)
-        if len(self._losses) < self._steps_per_run:
+        self._steps.append(dict(metrics))
+        if len(self._steps) < self._steps_per_run:
             return
         seconds, cpu_seconds = (now - then for now, then in zip(_now(), self._began, strict=True))
         report = {
-            "losses": self._losses,
+            "steps": self._steps,
             "seconds": seconds,
             "cpu_seconds": cpu_seconds,
             "peak_bytes": _peak_bytes(),
@@ -42,7 +46,7 @@ class Pacer:
         print(json.dumps(report), file=self._reports, flush=True)
         if not sys.stdin.readline():
             raise SystemExit
-        self._losses = []
+        self._steps = []
         self._began = _now()
 
 
@@ -51,7 +55,12 @@ def _now() -> tuple[float, float]:
 
 
 def _peak_bytes() -> int:
-    """Return the most memory that this program has held; `ru_maxrss` starts at the parent's."""
+    """Return the most memory that this program has held, that of the GPU if it computes on one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        allocated: int = torch.cuda.max_memory_allocated()
+        return allocated
+    # `ru_maxrss` starts at the parent's.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from trl_environment import trl_python
+from trl_settings import TrlOptions, requirement, trl_row, trl_script, trl_settings
 from workload import Workload
 
 from alignflow.config import Config
@@ -23,8 +24,8 @@ _HERE = Path(__file__).parent
 class RunReport(Config):
     """What a side says of a run."""
 
-    losses: list[float]
-    """Of each step, a mean over the global batch."""
+    steps: list[dict[str, float]]
+    """Of each step what the side says of it, `loss` among it: means over the global batch."""
     seconds: float
     """By the clock."""
     cpu_seconds: float
@@ -32,18 +33,10 @@ class RunReport(Config):
     peak_bytes: int
     """The most memory that the process has held since it was started."""
 
-
-class TrlOptions(Config):
-    """How TRL is to compute a step; what it computes is the stage's config."""
-
-    batch: int
-    """Rows (SFT) or pairs at a time; a step takes as many parts as it needs."""
-    padding_free: bool = False
-    """Flatten the rows of a part into one, SFT only."""
-
-    def __str__(self) -> str:
-        """Name the options in a table."""
-        return f"{self.batch} at a time" + (", padding-free" if self.padding_free else "")
+    @property
+    def losses(self) -> list[float]:
+        """Of each step."""
+        return [step["loss"] for step in self.steps]
 
 
 class Side:
@@ -99,17 +92,28 @@ class Side:
         self._process.communicate()
 
 
-def our_side(config: StageConfig, workload: Workload, folder: Path, *, steps_per_run: int) -> Side:
-    """Start our training job on the workload."""
+def our_side(
+    config: StageConfig,
+    workload: Workload,
+    folder: Path,
+    *,
+    steps_per_run: int,
+    script: str = "our_side.py",
+) -> Side:
+    """Start our training job on the workload, by a script that holds it up between runs."""
     run_folder = RunFolder(folder)
     run_folder.create()
     job = TrainingJob(
-        stage=_repeated(config, workload), model=workload.model, dataset=workload.dataset
+        stage=_repeated(config, workload),
+        model=workload.model,
+        dataset=workload.dataset,
+        # Its head and scale lie beside the weights.
+        reward_model=workload.model if config.stage == "ppo" else None,
     )
     run_folder.begin_attempt(
         JobSpec(name="comparison", module="alignflow.training", config=job.model_dump(mode="json"))
     )
-    command = [sys.executable, str(_HERE / "our_side.py"), str(folder), str(steps_per_run)]
+    command = [sys.executable, str(_HERE / script), str(folder), str(steps_per_run)]
     return Side(command, folder / "log.txt")
 
 
@@ -126,69 +130,20 @@ def trl_side(
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         for step in workload.steps:
             for record in step:
-                print(json.dumps(_as_trl_takes_it(record)), file=file)
+                print(json.dumps(trl_row(config, record)), file=file)
     settings = {
         "stage": config.stage,
         "model": str(workload.model),
         "rows": str(folder / "rows.jsonl"),
         "steps_per_run": steps_per_run,
-        "config": _trl_config(config, options, folder),
+        "config": trl_settings(config, options, folder),
     }
     (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    command = [str(trl_python()), str(_HERE / "trl_side.py"), str(folder / "settings.json")]
+    python = trl_python(requirement(config))
+    command = [str(python), str(_HERE / trl_script(config)), str(folder / "settings.json")]
     return Side(command, folder / "log.txt")
 
 
 def _repeated(config: StageConfig, workload: Workload) -> StageConfig:
     """Return the config with as many steps as the workload has."""
     return config.replaced(num_epochs=len(workload.steps), max_steps=len(workload.steps))
-
-
-def _trl_config(config: StageConfig, options: TrlOptions, folder: Path) -> dict[str, Any]:
-    """Return TRL's name for everything in the config of a stage."""
-    common = {
-        "output_dir": str(folder),
-        "max_length": config.max_length,
-        "per_device_train_batch_size": options.batch,
-        "gradient_accumulation_steps": config.global_batch_size // options.batch,
-        "num_train_epochs": 1,
-        "train_sampling_strategy": "sequential",
-        "seed": config.seed,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.schedule,
-        "warmup_steps": 0,
-        "weight_decay": config.weight_decay,
-        "adam_beta1": config.adam_beta1,
-        "adam_beta2": config.adam_beta2,
-        "adam_epsilon": config.adam_eps,
-        "max_grad_norm": config.clip_grad,
-        "optim": "adamw_torch_fused",
-        "bf16": config.precision == "bf16",
-        "use_cpu": True,
-        "gradient_checkpointing": False,
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": False,
-        "logging_strategy": "no",
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    if config.stage == "sft":
-        return {**common, "assistant_only_loss": True, **_flattened(options)}
-    if config.stage == "dpo":
-        return {**common, "beta": config.beta, "precompute_ref_log_probs": True}
-    return common
-
-
-def _flattened(options: TrlOptions) -> dict[str, Any]:
-    # Without packing TRL takes padding-free rows only if nothing has to be cut.
-    return {"padding_free": True, "max_length": None} if options.padding_free else {}
-
-
-def _as_trl_takes_it(record: dict[str, Any]) -> dict[str, Any]:
-    if "messages" in record:
-        return {"messages": record["messages"]}
-    answers = {
-        name: [{"role": "assistant", "content": record[name]}] for name in ("chosen", "rejected")
-    }
-    return {"prompt": record["prompt"], **answers}

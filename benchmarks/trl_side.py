@@ -1,7 +1,7 @@
-"""`python trl_side.py SETTINGS`: TRL's trainer of a stage, held up between runs.
+"""`python trl_side.py SETTINGS`: TRL's trainer for rows or pairs, held up between runs.
 
 Runs in the environment of `trl_environment`, where alignflow is not imported. The settings are the
-JSON object that `sides.trl_settings` writes.
+JSON object that `sides.trl_side` writes.
 """
 
 import json
@@ -12,14 +12,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from pacing import Pacer
-from safetensors.torch import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    TrainerCallback,
-)
+from transformers import AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl_models import language_model, value_model
 
 STAGES = {
     "sft": (SFTTrainer, SFTConfig),
@@ -38,7 +33,7 @@ class PaceSteps(TrainerCallback):
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Report the step."""
         loss, self.loss = self.loss, 0.0
-        self._pacer.step_done(loss)
+        self._pacer.step_done({"loss": loss})
 
 
 def main() -> None:
@@ -55,10 +50,11 @@ def main() -> None:
             paced.loss += float(loss)
             return loss
 
+    load = value_model if settings["stage"] == "reward_model" else language_model
     with Path(settings["rows"]).open(encoding="utf-8") as file:
         rows = Dataset.from_list([json.loads(line) for line in file])
     trainer = Trainer(
-        model=load_model(settings),
+        model=load(Path(settings["model"]), torch.float32),
         args=config_class(**settings["config"]),
         train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(settings["model"]),
@@ -67,19 +63,6 @@ def main() -> None:
     if len(trainer.train_dataset) != len(rows):
         raise SystemExit(f"TRL dropped rows: {len(trainer.train_dataset)} of {len(rows)} are left.")
     trainer.train()
-
-
-def load_model(settings: dict[str, Any]) -> Any:
-    """Return the model with weights in float32, which bf16 training casts as it computes."""
-    folder = Path(settings["model"])
-    if settings["stage"] != "reward_model":
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=torch.float32
-    )
-    with torch.no_grad():
-        model.score.weight.copy_(load_file(folder / "reward_head.safetensors")["weight"])
-    return model
 
 
 if __name__ == "__main__":

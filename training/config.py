@@ -350,6 +350,10 @@ class GRPOConfig(Config):
     name: Literal["grpo"] = "grpo"
     divide_by_std: bool = True
     """False only subtracts the mean (Dr. GRPO, arXiv:2503.20783)."""
+    mean_over: Literal["tokens", "responses"] = "tokens"
+    """What counts alike in the policy loss: every token of an update (DAPO, arXiv:2503.14476, and
+    TRL), or every response, whose tokens then weigh less the more they are: the paper's own eq. 3,
+    under which long responses that fail lose less by the token."""
 
 
 class AdaptiveKLConfig(Config):
@@ -387,6 +391,9 @@ class PPOConfig(TrainerConfig):
     NeMo-Aligner, OpenRLHF and torchtune."""
     max_new_tokens: PositiveInt = 256
     """Most tokens of a response; a prompt has at most `max_length` less this."""
+    min_new_tokens: NonNegativeInt = 0
+    """Tokens of a response among which none may end it. Log-probabilities stay those of all
+    tokens, as with top_k."""
     generation_tokens: PositiveInt = 65536
     """Tokens of prompts and of room for responses that are decoded together on a rank; bounds the
     memory of keys and values."""
@@ -442,6 +449,18 @@ class PPOConfig(TrainerConfig):
     def _a_prompt_fits(self) -> Self:
         if self.max_prompt_tokens < 1:
             raise ValueError("max_new_tokens must be less than max_length, to leave a prompt room")
+        return self
+
+    @model_validator(mode="after")
+    def _a_response_can_end(self) -> Self:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens must not exceed max_new_tokens")
+        judges_ends = self.missing_end_reward is not None or not self.learns_unended
+        if self.min_new_tokens == self.max_new_tokens and judges_ends:
+            raise ValueError(
+                "with min_new_tokens equal to max_new_tokens no response ends by itself: "
+                "missing_end_reward must be null and learns_unended true"
+            )
         return self
 
     @model_validator(mode="after")

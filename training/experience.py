@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from alignflow.training.advantages import (
@@ -46,6 +47,9 @@ class Experience:
     """float64."""
     returns_N: Tensor | None
     """float64, what the values should have been; None without a critic."""
+    weights_N: Tensor
+    """float64, what each token counts in the policy loss; those of a response add up to 1, or to
+    its tokens."""
 
     def num_trained(self, prompts: Items) -> int:
         """Return from how many tokens of these prompts' responses the actor learns."""
@@ -95,7 +99,24 @@ def judged(
             advantages_N = rollout.of_tokens(normalised_PK.view(-1))
         case _:
             raise ValueError("the estimator gae needs values")
-    return Experience(rollout, models, rewards_B, is_trained_N, advantages_N, returns_N)
+    return Experience(
+        rollout,
+        models,
+        rewards_B,
+        is_trained_N,
+        advantages_N,
+        returns_N,
+        rollout.of_tokens(_token_weights(lengths_B, config)),
+    )
+
+
+def _token_weights(lengths_B: Tensor, config: PPOConfig) -> Tensor:
+    """Return what each token of a response counts in the policy loss, [B] float64."""
+    match config.estimator:
+        case GRPOConfig(mean_over="responses"):
+            return 1 / lengths_B.double()
+        case _:
+            return torch.ones(len(lengths_B), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,8 @@ class ActorBatch(PackedBatch):
     """[N]."""
     is_trained_N: Tensor
     """[N] bool."""
+    weights_N: Tensor
+    """[N]."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +155,7 @@ def pack_for_actor(rows: TokenRows, prompts: Items, experience: Experience) -> A
         reference_logps_N=models.reference_logps_N[places].float(),
         advantages_N=experience.advantages_N[places].float(),
         is_trained_N=experience.is_trained_N[places],
+        weights_N=experience.weights_N[places].float(),
     )
 
 

@@ -378,11 +378,12 @@ def policy_objective(
         batch.advantages_N,
         batch.is_trained_N,
         clip=config.ratio_clip,
+        weights_N=batch.weights_N,
     )
     if not kl_coef:
         return loss
     kl_N = kl_per_token(logps_N, batch.reference_logps_N, config.kl_estimator)
-    kl = kl_N[batch.is_trained_N].sum()
+    kl = (batch.weights_N * kl_N)[batch.is_trained_N].sum()
     return SummedLoss(
         total=loss.total + kl_coef * kl,
         units=loss.units,

@@ -203,6 +203,7 @@ class Sampler:
             torch.stack(draws),
             sampling=Sampling(config.temperature, config.top_k, config.top_p),
             stop_tokens=self._stop_tokens,
+            min_new_tokens=config.min_new_tokens,
         )
         return {
             item: answers[n * num_samples : (n + 1) * num_samples]

@@ -14,12 +14,14 @@ def policy_loss(
     is_trained_N: Tensor,
     *,
     clip: float,
+    weights_N: Tensor | None = None,
 ) -> SummedLoss:
     """Sum over tokens of -min(ratio * A, clip(ratio) * A), eq. 7 of arXiv:1707.06347.
 
-    The ratio is policy / old policy of the sampled token. A unit is a token that is trained. The
-    metrics are the ratio, the share of tokens whose gradient the clipping took away, and the k3
-    estimate of KL(old policy || policy), ratio - 1 - log ratio, in nats.
+    The ratio is policy / old policy of the sampled token. A unit is a token that is trained, or
+    where the weights of a response's tokens add up to 1, a response (eq. 3 of arXiv:2402.03300).
+    The metrics, weighted alike, are the ratio, the share of tokens whose gradient the clipping took
+    away, and the k3 estimate of KL(old policy || policy), ratio - 1 - log ratio, in nats.
 
     Args:
         logps_N: [N] float32, log-probabilities under the policy in nats, carrying gradient.
@@ -27,23 +29,28 @@ def policy_loss(
         advantages_N: [N] float32.
         is_trained_N: [N] bool, False at tokens that count for nothing.
         clip: The ratio is held within 1 - clip and 1 + clip.
+        weights_N: [N] float32, what each token counts; None counts each as 1. Those of a batch add
+            up to a whole number.
 
     Raises:
         ValueError: The tensors differ in shape.
     """
-    _check_shapes(logps_N, old_logps_N, advantages_N, is_trained_N)
+    if weights_N is None:
+        weights_N = torch.ones_like(advantages_N)
+    _check_shapes(logps_N, old_logps_N, advantages_N, is_trained_N, weights_N)
+    weights_N = weights_N[is_trained_N]
     logps_N, old_logps_N = logps_N[is_trained_N], old_logps_N[is_trained_N]
     advantages_N = advantages_N[is_trained_N]
     ratio_N = (logps_N - old_logps_N).exp()
     plain_N = -ratio_N * advantages_N
     clipped_N = -ratio_N.clamp(1 - clip, 1 + clip) * advantages_N
     return SummedLoss(
-        total=torch.maximum(plain_N, clipped_N).sum(),
-        units=is_trained_N.sum(),
+        total=(weights_N * torch.maximum(plain_N, clipped_N)).sum(),
+        units=weights_N.sum().round().long(),
         metrics={
-            "ratio": ratio_N.detach().sum(),
-            "clip_fraction": (clipped_N > plain_N).sum(),
-            "approx_kl": kl_per_token(old_logps_N, logps_N.detach(), "k3").sum(),
+            "ratio": (weights_N * ratio_N.detach()).sum(),
+            "clip_fraction": weights_N[clipped_N > plain_N].sum(),
+            "approx_kl": (weights_N * kl_per_token(old_logps_N, logps_N.detach(), "k3")).sum(),
         },
     )
 

@@ -264,6 +264,7 @@ class LanguageModel(FrozenModel):
         *,
         sampling: Sampling,
         stop_tokens: Collection[int],
+        min_new_tokens: int = 0,
     ) -> list[SampledAnswer]:
         """Return drawn continuations of each prompt, the prompts' first, second … side by side.
 
@@ -274,13 +275,19 @@ class LanguageModel(FrozenModel):
                 most T of them: `sampling.uniforms`.
             sampling: How to draw.
             stop_tokens: Tokens that end an answer.
+            min_new_tokens: So many tokens of an answer none of them may be among.
         """
         num_answers, max_new_tokens = uniforms_BT.shape
         logps: list[list[float]] = [[] for _ in range(num_answers)]
         uniforms_BT = uniforms_BT.to(self.device)
 
         def drawn(logits_BV: Tensor, rows: list[int], step: int) -> Tensor:
-            tokens_B, logps_B = draw(logits_BV, uniforms_BT[rows, step - 1], sampling)
+            tokens_B, logps_B = draw(
+                logits_BV,
+                uniforms_BT[rows, step - 1],
+                sampling,
+                excluded=stop_tokens if step <= min_new_tokens else (),
+            )
             for row, logp in zip(rows, logps_B.tolist(), strict=True):
                 logps[row].append(logp)
             return tokens_B

@@ -234,5 +234,17 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(policy: LanguageM
         assert ends == [len(answer) - 1] or (not ends and len(answer) == 12)
 
 
+def test_nothing_ends_a_sample_before_its_fewest_tokens(policy: LanguageModel) -> None:
+    stops = set(range(0, 96, 7))
+    answers = policy.sample(
+        PROMPTS, noise(8, 12), sampling=Sampling(), stop_tokens=stops, min_new_tokens=6
+    )
+    for answer in answers:
+        ends = [n for n, token in enumerate(answer.tokens) if token in stops]
+        assert ends == [len(answer.tokens) - 1] or (not ends and len(answer.tokens) == 12)
+        assert not ends or ends[0] >= 6
+    assert any(6 < len(answer.tokens) < 12 for answer in answers)
+
+
 def test_nothing_is_sampled_without_prompts(policy: LanguageModel) -> None:
     assert policy.sample([], noise(1, 3)[:0], sampling=Sampling(), stop_tokens=()) == []

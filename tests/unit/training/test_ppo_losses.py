@@ -84,6 +84,25 @@ class TestPolicy:
         assert logps_N.grad is not None
         assert logps_N.grad[2] == 0
 
+    def test_responses_count_alike_under_weights_that_add_up_to_1(self) -> None:
+        # Responses of 3, 1 and 2 tokens, the last not trained: the mean of two means.
+        logps_N, old_N, advantages_N = random_tokens(6)
+        weights_N = torch.tensor([1 / 3, 1 / 3, 1 / 3, 1, 1 / 2, 1 / 2])
+        is_trained_N = torch.tensor([True, True, True, True, False, False])
+        found = policy_loss(
+            logps_N, old_N, advantages_N, is_trained_N, clip=0.2, weights_N=weights_N
+        )
+        rows = [slice(0, 3), slice(3, 4)]
+        parts = [
+            policy_loss(logps_N[s], old_N[s], advantages_N[s], is_trained_N[s], clip=0.2)
+            for s in rows
+        ]
+        assert found.units == 2
+        torch.testing.assert_close(found.total, sum(p.total / p.units for p in parts))
+        for name, total in found.metrics.items():
+            expected = sum(p.metrics[name] / p.units for p in parts)
+            torch.testing.assert_close(total, expected, check_dtype=False)
+
     def test_gradient(self) -> None:
         logps_N, old_N, advantages_N = random_tokens(12)
 

@@ -212,6 +212,28 @@ def test_a_price_in_the_loss_is_paid_for_trained_tokens_alone() -> None:
     assert policy_objective(changed_N, batch, config=grpo, kl_coef=0.2).total == priced.total
 
 
+def test_a_mean_over_responses_weighs_each_of_them_alike() -> None:
+    grpo = config(
+        estimator={"name": "grpo", "mean_over": "responses"},
+        kl_placement="loss",
+        kl_estimator="k2",
+        learns_unended=False,
+    )
+    experience = judged(pairs(), models(), grpo, kl_coef=0.2)
+    batch = pack_for_actor(experience.rollout.rows, np.array([0, 1]), experience)
+    thirds = [1 / 3] * 3
+    torch.testing.assert_close(batch.weights_N, torch.tensor([0.5, 0.5, 1, *thirds, 1]))
+    loss = policy_objective(batch.old_logps_N, batch, config=grpo, kl_coef=0.2)
+    # At a ratio of 1 a response adds minus its advantage: those of the first pair cancel out, and
+    # of the second pair the one that was cut is not learnt from. The first of two tokens is 0.5
+    # nats from the reference.
+    assert loss.units == 3
+    price = 0.2 * 0.5**2 / 2 / 2
+    advantage = float(experience.advantages_N[-1])
+    torch.testing.assert_close(loss.total, torch.tensor(price - advantage), check_dtype=False)
+    torch.testing.assert_close(loss.metrics["kl_loss"], torch.tensor(price))
+
+
 class TestBounds:
     def experience(self) -> Experience:
         return judged(pairs(), models(values=True), config(), kl_coef=0.2)
@@ -274,6 +296,17 @@ class TestConfig:
         ("changes", "says"),
         [
             ({"max_length": 256, "max_new_tokens": 256}, "to leave a prompt room"),
+            ({"max_new_tokens": 8, "min_new_tokens": 9}, "must not exceed max_new_tokens"),
+            ({"max_new_tokens": 8, "min_new_tokens": 8}, "no response ends by itself"),
+            (
+                {
+                    "max_new_tokens": 8,
+                    "min_new_tokens": 8,
+                    "missing_end_reward": None,
+                    "learns_unended": False,
+                },
+                "no response ends by itself",
+            ),
             ({"rollout_prompts": 8, "global_batch_size": 9}, "must not exceed rollout_prompts"),
             (
                 {"estimator": {"name": "grpo"}, "samples_per_prompt": 1},

@@ -55,6 +55,33 @@ def test_shares_of_the_draws_are_the_probabilities_of_what_is_kept(
     torch.testing.assert_close(logps_B, (whole_V / whole_V.sum()).log()[tokens_B])
 
 
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=2)])
+def test_an_excluded_token_is_not_drawn_and_keeps_its_share_of_the_log_probability(
+    sampling: Sampling,
+) -> None:
+    points_B = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    logits_BV = PROBABILITIES.log().expand(10_000, 4)
+    tokens_B, logps_B = draw(logits_BV, points_B, sampling, excluded={1, 0})
+    # Of the tokens 2 and 3, with 0.2 and 0.3, which are the two likeliest of those left.
+    shares_V = torch.bincount(tokens_B, minlength=4) / 10_000
+    torch.testing.assert_close(shares_V, torch.tensor([0.0, 0.0, 0.4, 0.6]), rtol=0, atol=2e-4)
+    torch.testing.assert_close(logps_B, PROBABILITIES.log()[tokens_B])
+
+
+def test_draws_from_a_large_vocabulary_are_those_of_the_plain_inverse() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_BV = 3 * torch.randn(64, 5003, generator=generator)
+    points_B = torch.rand(64, generator=generator, dtype=torch.float64)
+    tokens_B, _ = draw(logits_BV, points_B, Sampling())
+    cumulated_BV = logits_BV.double().softmax(-1).cumsum(-1)
+    rows_B = torch.arange(64)
+    # Within the rounding of probabilities in float32.
+    assert (cumulated_BV[rows_B, tokens_B] > points_B - 1e-6).all()
+    before_B = torch.where(tokens_B > 0, cumulated_BV[rows_B, tokens_B - 1], 0.0)
+    assert (before_B < points_B + 1e-6).all()
+    assert (before_B - cumulated_BV[rows_B, tokens_B] < 0).all()
+
+
 def test_a_token_without_probability_is_never_drawn() -> None:
     logits_BV = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, 5)
     points_B = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)

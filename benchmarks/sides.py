@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from workload import Workload
 from alignflow.config import Config
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
+from alignflow.jobs.supervisor import CPU_ENVIRONMENT
 from alignflow.training.config import StageConfig, TrainingJob
 
 _HERE = Path(__file__).parent
@@ -42,10 +43,13 @@ class RunReport(Config):
 class Side:
     """A process that trains, a run at a time."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         environment = {
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
             "HF_HUB_OFFLINE": "1",
+            **(environment or {}),
         }
         self._command, self._log = " ".join(command), log
         with log.open("wb") as errors:
@@ -114,7 +118,10 @@ def our_side(
         JobSpec(name="comparison", module="alignflow.training", config=job.model_dump(mode="json"))
     )
     command = [sys.executable, str(_HERE / script), str(folder), str(steps_per_run)]
-    return Side(command, folder / "log.txt")
+    # As a job starts, but that threads wait as long as OpenMP has them by itself, as TRL's do: the
+    # cores are for nothing else.
+    environment = {k: v for k, v in CPU_ENVIRONMENT.items() if k != "GOMP_SPINCOUNT"}
+    return Side(command, folder / "log.txt", environment)
 
 
 def trl_side(

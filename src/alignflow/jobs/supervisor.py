@@ -152,7 +152,7 @@ def job_command(spec: JobSpec, folder: RunFolder) -> list[str]:
     return [*torchrun, f"--nproc-per-node={spec.processes_per_node}", "--max-restarts=0", *target]
 
 
-_CPU_ENVIRONMENT = {
+CPU_ENVIRONMENT = {
     # Threads of GNU's OpenMP spin for some 15 ms before they sleep, which takes the cores from
     # whatever else runs: training steps of 1.6 s took 20 s beside one busy process on two cores.
     # Threads that sleep at once are woken thousands of times a step: 1.9 s. This many turns, a
@@ -184,7 +184,7 @@ def job_environment(
         sharers = spec.processes_per_node * num_cpu_slots()
         num_threads = max(1, len(os.sched_getaffinity(0)) // sharers)
         environment.setdefault("OMP_NUM_THREADS", str(num_threads))
-        environment = {**_CPU_ENVIRONMENT, **environment}
+        environment = {**CPU_ENVIRONMENT, **environment}
         if "OMP_WAIT_POLICY" in environment and "GOMP_SPINCOUNT" not in os.environ:
             del environment["GOMP_SPINCOUNT"]  # which would win over what the user said
     if spec.processes_per_node == 1:

@@ -30,7 +30,7 @@ def test_a_policy_that_is_the_sampler_weighs_all_responses_alike() -> None:
     loss = steerlm2_loss(sampler, sampler, target)
     torch.testing.assert_close(loss.total, loss.metrics["uniform_kl"])
     policy = sampler.clone().requires_grad_()
-    steerlm2_loss(policy, sampler, target).total.backward()
+    steerlm2_loss(policy, sampler, target).total.backward()  # type: ignore[no-untyped-call]
     assert policy.grad is not None
     # b = 1/K, so the gradient is 1/K - w.
     torch.testing.assert_close(policy.grad, 0.25 - (target - sampler).softmax(1))
@@ -38,7 +38,7 @@ def test_a_policy_that_is_the_sampler_weighs_all_responses_alike() -> None:
 
 def test_gradient_is_that_of_the_paper() -> None:
     policy, sampler, target = logps(seed=0).requires_grad_(), logps(seed=1), logps(seed=2)
-    steerlm2_loss(policy, sampler, target).total.backward()
+    steerlm2_loss(policy, sampler, target).total.backward()  # type: ignore[no-untyped-call]
     w, b = (target - sampler).softmax(1), (policy - sampler).softmax(1).detach()
     torch.testing.assert_close(policy.grad, -(w - b))
 
@@ -46,7 +46,7 @@ def test_gradient_is_that_of_the_paper() -> None:
 def test_at_the_target_there_is_nothing_to_learn() -> None:
     target = logps(seed=0).requires_grad_()
     loss = steerlm2_loss(target, logps(seed=1), target.detach())
-    loss.total.backward()
+    loss.total.backward()  # type: ignore[no-untyped-call]
     assert target.grad is not None
     torch.testing.assert_close(loss.total.detach(), torch.tensor(0.0, dtype=torch.float64))
     torch.testing.assert_close(target.grad, torch.zeros_like(target))
@@ -118,7 +118,7 @@ def test_gradient_is_exact() -> None:
 def test_weights_that_differ_by_hundreds_of_nats_stay_finite() -> None:
     policy = torch.tensor([[-500.0, -900.0, -20.0]]).requires_grad_()
     loss = steerlm2_loss(policy, torch.tensor([[-510.0, -300.0, -30.0]]), torch.zeros(1, 3))
-    loss.total.backward()
+    loss.total.backward()  # type: ignore[no-untyped-call]
     assert policy.grad is not None
     assert loss.total.isfinite()
     assert policy.grad.isfinite().all()

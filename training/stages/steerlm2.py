@@ -23,7 +23,6 @@ from alignflow.training.attributes import AttributeScale
 from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import model_digest
-from alignflow.training.collectives import rank
 from alignflow.training.config import Precision, SteerLM2Config, TrainingJob
 from alignflow.training.data import steered_prompts
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
@@ -107,8 +106,6 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
     responses = _sample(models, config, prompts, folder)
     targets = _judge(models, config, prompts, responses, steering, scale, folder)
     data = StageData(config, job.model, responses["train"].asked, responses["held_out"].asked)
-    if rank() == 0:
-        steering.save(folder.path)  # an export of a checkpoint takes it from here
     with build_run(
         config,
         job.model,
@@ -116,6 +113,8 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
         num_steps=data.order.num_steps,
         temperature=config.temperature,
     ) as policy:
+        if policy.is_main:
+            steering.save(folder.path)  # an export of a checkpoint takes it from here
         sampler = _sampler_logps(policy, data, folder)
         found = _response_metrics(responses["train"], targets["train"], sampler["train"])
         check_sampler(found, config)
@@ -143,8 +142,8 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
         )
         metrics = trainer.train()
         policy.export(folder.output)
-    if rank() == 0:
-        steering.save(folder.output)
+        if policy.is_main:
+            steering.save(folder.output)
     refused = prompts.details(0)
     details = {
         **data.details(trainer.tokens_processed),

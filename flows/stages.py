@@ -139,7 +139,7 @@ def align_model(
     config: DPOConfig | PPOConfig | SteerLMConfig | SteerLM2Config = getattr(recipe, method)
     if seed is not None:
         config = config.replaced(seed=seed)
-    dataset, judges = {
+    of_method: dict[Method, tuple[Future | None, dict[str, Future | None]]] = {
         "dpo": (base.unpaired or base.preferences, {}),
         "ppo": (base.preferences, {"reward_model": base.reward_model}),
         "steerlm": (base.annotated, {}),
@@ -147,14 +147,20 @@ def align_model(
             base.annotated,
             {"attribute_model": base.attribute_model, "prior_model": base.sft},
         ),
-    }[method]
+    }
+    dataset, judges = of_method[method]
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
-    model = base.steerlm if method == "steerlm2" else base.sft
-    for number, stage in enumerate(training_stages(recipe, method, name or method)):
+
+    def trained(number: int, stage: str, model: Future | None) -> Future:
         # Another round asks other prompts and draws anew.
         of_round = config.replaced(seed=config.seed + number) if number else config
-        model = submit(train, pipeline, stage, of_round, model, dataset, **judges)
-    return model
+        return submit(train, pipeline, stage, of_round, model, dataset, **judges)
+
+    *earlier, last = enumerate(training_stages(recipe, method, name or method))
+    model = base.steerlm if method == "steerlm2" else base.sft
+    for number, stage in earlier:
+        model = trained(number, stage, model)
+    return trained(*last, model)
 
 
 def judge(

@@ -32,7 +32,7 @@ from alignflow.training.chat import ChatTokenizer
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
 from alignflow.training.export import export
 from alignflow.training.likelihood import rating_log_likelihood
-from alignflow.training.megatron import inference, run
+from alignflow.training.megatron import inference, model, run
 from alignflow.training.megatron.inference import AttributeModel, LanguageModel
 from alignflow.training.megatron.model import PackedModel
 from alignflow.training.rows import TokenRows
@@ -232,9 +232,9 @@ def test_weights_are_those_of_models_asked_one_by_one(
         for row in rows:
             answers = [r.row(row).tokens_T[r.row(row).is_learnt_T].tolist() for r in (asked, plain)]
             assert answers[0] == answers[1]
-            words = chat.decode(asked.row(row).tokens_T)
+            words = chat.decode(asked.row(row).tokens_T.tolist())
             assert "attributes: quality:4,humor:1" in words
-            assert "attributes" not in chat.decode(plain.row(row).tokens_T)
+            assert "attributes" not in chat.decode(plain.row(row).tokens_T.tolist())
         logs = [
             likelihood(plain.row(row)) + logp(prior, plain.row(row)) - logp(steered, asked.row(row))
             for row in rows
@@ -251,13 +251,13 @@ def test_one_model_is_in_memory_at_a_time(
 ) -> None:
     built: WeakSet[PackedModel] = WeakSet()
     others: list[int] = []
-    build = inference.build_model
+    build = model.build_model
 
     def counting(*args: Any, **kwargs: Any) -> PackedModel:
         others.append(len(built))
-        model = build(*args, **kwargs)
-        built.add(model)
-        return model
+        made = build(*args, **kwargs)
+        built.add(made)
+        return made
 
     for module in (inference, run):
         monkeypatch.setattr(module, "build_model", counting)

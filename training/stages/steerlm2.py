@@ -20,7 +20,6 @@ from alignflow.fingerprints import check_same, folder_fingerprints
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.attributes import AttributeScale
-from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import model_digest
 from alignflow.training.config import Precision, SteerLM2Config, TrainingJob
@@ -28,15 +27,13 @@ from alignflow.training.data import steered_prompts
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
 from alignflow.training.likelihood import rating_log_likelihood
 from alignflow.training.loop import Metrics, Objective, Trainer
-from alignflow.training.losses import SummedLoss, steerlm2_loss
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import AttributeModel, LanguageModel
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.megatron.setup import initialize
-from alignflow.training.packing import Items, pack
-from alignflow.training.reference import ReferencePass, answer_logps, reference_logps
+from alignflow.training.packing import pack
+from alignflow.training.reference import ReferencePass, reference_logps
 from alignflow.training.rollout import Drawing
-from alignflow.training.rows import TokenRows
 from alignflow.training.sampling import Sampling
 from alignflow.training.stages.data import StageData, load_data
 from alignflow.training.steered_responses import (
@@ -47,19 +44,10 @@ from alignflow.training.steered_responses import (
     sample_responses,
 )
 from alignflow.training.steering import Steering
+from alignflow.training.weighed import pack_weighed, weighed_loss
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 1e-3}
 """How far the first loss may be from that of equal odds, in nats."""
-
-
-@dataclass(frozen=True)
-class WeighedBatch(PackedBatch):
-    """A packed batch of P prompts with K responses each, and what their weights are made of."""
-
-    sampler_PK: Tensor
-    """[P, K] float32, log-probability of each response under the model that sampled it."""
-    target_PK: Tensor
-    """[P, K] float32, log P(a|x,y) + log P(y|x) of each response."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +122,7 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
             policy,
             folder,
             config,
-            Objective(_loss, partial(check_first_loss, precision=config.precision)),
+            Objective(weighed_loss, partial(check_first_loss, precision=config.precision)),
             order=data.order,
             train=feeds["train"],
             held_out=feeds["held_out"],
@@ -153,26 +141,6 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
     }
     named = {f"{config.stage}/{name}": value for name, value in found.items()}
     return JobResult(metrics=metrics | named, details=details)
-
-
-def pack_weighed(
-    rows: TokenRows, items: Items, *, sampler_logps: Tensor, target_PK: Tensor
-) -> WeighedBatch:
-    """Return packed prompts with their responses, and what the weights are made of.
-
-    Args:
-        rows: The responses, K rows an item.
-        items: Prompts to pack.
-        sampler_logps: [rows] float32, log-probability of each response when it was sampled.
-        target_PK: [all items, K], log P(a|x,y) + log P(y|x).
-    """
-    prompts = torch.from_numpy(items)
-    sampler_PK = sampler_logps.view(len(rows), rows.rows_per_item)
-    return WeighedBatch(
-        **vars(pack(rows, items)),
-        sampler_PK=sampler_PK[prompts],
-        target_PK=target_PK[prompts].float(),
-    )
 
 
 def check_sampler(metrics: Metrics, config: SteerLM2Config) -> None:
@@ -368,10 +336,3 @@ def _mean_ratings(steering: Steering, target: _Target) -> dict[str, float]:
     """Return the mean predicted rating of the responses by attribute."""
     means = target.ratings_PKA.double().mean((0, 1)).tolist()
     return dict(zip(steering.wanted, means, strict=True))
-
-
-def _loss(logps_N: Tensor, batch: WeighedBatch) -> SummedLoss:
-    policy_R = answer_logps(logps_N, batch)
-    # A batch without items has a row nevertheless.
-    policy_PK = policy_R[: batch.target_PK.numel()].view_as(batch.target_PK)
-    return steerlm2_loss(policy_PK, batch.sampler_PK, batch.target_PK)

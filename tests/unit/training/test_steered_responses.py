@@ -9,8 +9,8 @@ from alignflow.training.chat import TokenizedChat
 from alignflow.training.losses import steerlm2_loss
 from alignflow.training.packing import pack
 from alignflow.training.rows import RowWriter, TokenRows
-from alignflow.training.stages.steerlm2 import _loss, pack_weighed
 from alignflow.training.steered_responses import Questions, SteeredResponses
+from alignflow.training.weighed import pack_weighed, weighed_loss
 
 
 def written(folder: Path, items: list[list[tuple[list[int], list[int]]]]) -> TokenRows:
@@ -97,7 +97,7 @@ def test_weights_follow_their_prompts(tmp_path: Path) -> None:
     logps_N = -torch.arange(1.0, 9.0)
     policy_PK = torch.tensor([[-3.0, -3], [-15, -15]])
     expected = steerlm2_loss(policy_PK, batch.sampler_PK, batch.target_PK)
-    loss = _loss(logps_N, batch)
+    loss = weighed_loss(logps_N, batch)
     assert loss.units == 2
     torch.testing.assert_close(loss.total, expected.total)
 
@@ -107,7 +107,7 @@ def test_a_rank_without_prompts_adds_nothing(tmp_path: Path) -> None:
     nothing = np.array([], dtype=np.int64)
     batch = pack_weighed(rows, nothing, sampler_logps=torch.zeros(6), target_PK=torch.zeros(3, 2))
     logps_N = torch.empty(0, requires_grad=True)
-    loss = _loss(logps_N, batch)
+    loss = weighed_loss(logps_N, batch)
     assert (float(loss.total.detach()), int(loss.units)) == (0.0, 0)
     assert all(float(value) == 0 for value in loss.metrics.values())
     loss.total.backward()  # type: ignore[no-untyped-call]

@@ -19,12 +19,14 @@ from alignflow.training.megatron.core import (
     parallel_state,
     tensor_parallel,
 )
-from alignflow.training.megatron.kernels import Kernels
+from alignflow.training.megatron.kernels import EAGER, Kernels
 
 RotateRows = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
-# Up to this many tokens a backward by plain products beats that of torch's kernel on a CPU in bf16.
+# Up to this many tokens a backward by plain products beats that of torch's kernel on a CPU in bf16,
+# and where its element-wise parts are compiled.
 _SHORT_ROW = 160
+_SHORT_ROW_COMPILED = 256
 # A row joins a group if it fills at least this much of the group's padded length.
 _MIN_FILL = 0.9
 
@@ -207,8 +209,8 @@ class _ShortRows(torch.autograd.Function):
     """Causal attention of short rows; the backward holds all of a row's scores at once.
 
     The backward of torch's CPU kernel is made for long rows: on 16 rows of 64 tokens, 9 heads and 3
-    key-value heads of 64 channels it took 20 ms of one core, this one 8 ms. From some 200 tokens on
-    the half of the scores that is masked costs more than is won.
+    key-value heads of 64 channels it took 20 ms of one core, this one 8 ms. Of long rows the half
+    of the scores that is masked costs more than is won.
     """
 
     @staticmethod
@@ -276,6 +278,7 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         self.window = None if window is None else window[0] + 1
         self.splits_tokens = config.context_parallel_size > 1
         self.kernels: Kernels = config.kernels
+        self.short_row = _SHORT_ROW if self.kernels is EAGER else _SHORT_ROW_COMPILED
 
     def forward(
         self,
@@ -321,7 +324,7 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         """
         queries, keys = query.size(2), key.size(2)
         is_plain = queries in (1, keys) and (self.window is None or keys <= self.window)
-        if is_plain and 1 < queries <= _SHORT_ROW and _is_bf16_on_cpu(query):
+        if is_plain and 1 < queries <= self.short_row and _is_bf16_on_cpu(query):
             scale = self.softmax_scale or query.size(-1) ** -0.5
             short: Tensor = _ShortRows.apply(query, key, value, scale, self.kernels)  # type: ignore[no-untyped-call]
             return short

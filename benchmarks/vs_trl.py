@@ -80,7 +80,9 @@ def main() -> None:
             has_cuts=False,
         )
         if args.trl_batch:
-            options = TrlOptions(batch=args.trl_batch)
+            options = TrlOptions(
+                batch=args.trl_batch, padding_free=args.trl_padding_free, compile=args.trl_compile
+            )
         else:
             options = tuned(config, workload, scratch / "tuning")
         ours, theirs = compared(config, options, workload, scratch, args.steps)
@@ -118,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answer-tokens", type=int, default=64, help="of an answer, PPO and GRPO")
     parser.add_argument("--samples", type=int, default=4, help="answers to a prompt, GRPO")
     parser.add_argument("--epochs", type=int, default=4, help="passes over a rollout, PPO")
-    parser.add_argument("--trl-batch", type=int, help="rows, pairs or answers of TRL at a time")
+    parser.add_argument("--trl-batch", type=int, help="of TRL at a time, not tuned")
+    parser.add_argument("--trl-padding-free", action="store_true", help="with --trl-batch, SFT")
+    parser.add_argument("--trl-compile", action="store_true", help="with --trl-batch")
     parser.add_argument("--json", action="store_true")
     add_write_option(parser, "vs_trl")
     return parser

@@ -14,8 +14,8 @@ from torch import Tensor
 from alignflow.training.megatron.core import parallel_state, tensor_parallel
 from alignflow.training.megatron.kernels import Kernels
 
-# Logits of one slice: 64 MiB in bf16.
-_SLICE_ELEMENTS = 2**25
+# Logits of one slice: 128 MiB in bf16; the weight is read anew for each.
+_SLICE_ELEMENTS = 2**26
 # Logits that are kept for the backward pass; the rest is computed again.
 _KEPT_ELEMENTS = 2**27
 

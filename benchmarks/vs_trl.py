@@ -181,20 +181,26 @@ def compared(
     steps_per_run: int,
 ) -> tuple[list[RunReport], list[RunReport]]:
     """Return the runs of both sides, the warm-up of each first."""
-    with (
-        our_side(config, workload, scratch / "ours", steps_per_run=steps_per_run) as mine,
-        trl_side(config, options, workload, scratch / "trl", steps_per_run=steps_per_run) as other,
-    ):
-        ours, theirs = [mine.run()], [other.run()]
-        print(f"run   alignflow         TRL   ratio   losses of the last step   ({unit(config)})")
-        for run in range(1, len(workload.steps) // steps_per_run):
-            ours.append(mine.run())
-            theirs.append(other.run())
-            my_rate = rates(config, workload, ours)[-1]
-            their_rate = rates(config, workload, theirs)[-1]
-            ratio = my_rate / their_rate
-            losses = f"{ours[-1].losses[-1]:8.4f} {theirs[-1].losses[-1]:8.4f}"
-            print(f"{run:3} {my_rate:11.2f} {their_rate:11.2f} {ratio:7.2f} {losses}", flush=True)
+    with our_side(config, workload, scratch / "ours", steps_per_run=steps_per_run) as mine:
+        ours = [mine.run()]
+        # Not before ours waits: side by side the threads of both would wait for cores by spinning.
+        with trl_side(
+            config, options, workload, scratch / "trl", steps_per_run=steps_per_run
+        ) as other:
+            theirs = [other.run()]
+            print(
+                f"run   alignflow         TRL   ratio   losses of the last step   ({unit(config)})"
+            )
+            for run in range(1, len(workload.steps) // steps_per_run):
+                ours.append(mine.run())
+                theirs.append(other.run())
+                my_rate = rates(config, workload, ours)[-1]
+                their_rate = rates(config, workload, theirs)[-1]
+                ratio = my_rate / their_rate
+                losses = f"{ours[-1].losses[-1]:8.4f} {theirs[-1].losses[-1]:8.4f}"
+                print(
+                    f"{run:3} {my_rate:11.2f} {their_rate:11.2f} {ratio:7.2f} {losses}", flush=True
+                )
     return ours, theirs
 
 

@@ -21,6 +21,9 @@ from alignflow.training.megatron.core import (
 )
 from alignflow.training.megatron.kernels import EAGER, Kernels
 
+_Turn = tuple[Tensor, Tensor, Tensor]
+"""Places, [M] int64, and cosine and sine of the angles there, [M, F]: see `rotated_rows`."""
+
 RotateRows = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 # Up to this many tokens a backward by plain products beats that of torch's kernel on a CPU in bf16,
@@ -76,10 +79,9 @@ class PackedRows(AttentionPlan):
     """[D] int64, the packed token of each place that a further row gives it."""
     place_D: Tensor = field(default_factory=_no_indices)
     """[D] int64, that padded position."""
-    cos_TF: Tensor = field(default_factory=_no_indices)
-    """[T, F], cosine of the angle by which channels f and F + f of each token turn."""
-    sin_TF: Tensor = field(default_factory=_no_indices)
-    """As the cosine."""
+    turns: tuple[_Turn, ...] = ()
+    """How queries and keys turn on their way to padded places, back to the first place of each
+    token, and back to its further places."""
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "PackedRows":
@@ -117,7 +119,11 @@ class PackedRows(AttentionPlan):
             angles_TF: [T, F] float32, by which channels f and F + f of each token turn.
             dtype: Of the queries and keys.
         """
-        return replace(self, cos_TF=angles_TF.cos().to(dtype), sin_TF=angles_TF.sin().to(dtype))
+        cos_TF, sin_TF = angles_TF.cos().to(dtype), angles_TF.sin().to(dtype)
+        there = self.source_P, cos_TF[self.source_P], sin_TF[self.source_P]
+        back = self.place_T, cos_TF, -sin_TF
+        back_again = self.place_D, cos_TF[self.again_D], -sin_TF[self.again_D]
+        return replace(self, turns=(there, back, back_again))
 
     def attend(self, layer: "PackedAttention", query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend as `AttentionPlan` says, queries and keys not yet rotated."""
@@ -171,17 +177,15 @@ class _PadRotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: Tensor, plan: PackedRows, rotate: RotateRows) -> Tensor:
         ctx.plan, ctx.rotate = plan, rotate
-        return rotate(
-            packed.detach(), plan.source_P, plan.cos_TF[plan.source_P], plan.sin_TF[plan.source_P]
-        )
+        there, _, _ = plan.turns
+        return rotate(packed.detach(), *there)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        plan, rotate = ctx.plan, ctx.rotate
-        grad_T: Tensor = rotate(grads[0], plan.place_T, plan.cos_TF, -plan.sin_TF)
-        if len(plan.again_D):
-            cos_DF, sin_DF = plan.cos_TF[plan.again_D], plan.sin_TF[plan.again_D]
-            grad_T.index_add_(0, plan.again_D, rotate(grads[0], plan.place_D, cos_DF, -sin_DF))
+        _, back, back_again = ctx.plan.turns
+        grad_T: Tensor = ctx.rotate(grads[0], *back)
+        if len(ctx.plan.again_D):
+            grad_T.index_add_(0, ctx.plan.again_D, ctx.rotate(grads[0], *back_again))
         return grad_T, None, None
 
 

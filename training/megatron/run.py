@@ -299,7 +299,7 @@ def build_run(
     is_sharded = config.parallel.use_distributed_optimizer or (
         head != "lm" and config.precision == "bf16"
     )
-    model = DistributedDataParallel(
+    model = _Replica(
         module.config,
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
@@ -318,6 +318,28 @@ def build_run(
     module.config.grad_scale_func = optimizer.scale_loss
     scheduler = build_scheduler(config, optimizer, num_steps=num_steps)
     return Run(config, model, optimizer, scheduler, gradients, model_dir, device)
+
+
+class _Replica(DistributedDataParallel):  # type: ignore[misc]
+    """Megatron's wrapper, which exchanges nothing where there is one replica.
+
+    By itself a sharded optimizer then copies all gradients and weights to where they are.
+    """
+
+    @property
+    def _is_alone(self) -> bool:
+        size: int = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+        return size == 1
+
+    def finish_grad_sync(self, *args: Any, **kwargs: Any) -> None:
+        """Sum the gradients over the replicas."""
+        if not self._is_alone:
+            super().finish_grad_sync(*args, **kwargs)
+
+    def start_param_sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the weights that each replica updated."""
+        if not self._is_alone:
+            super().start_param_sync(*args, **kwargs)
 
 
 class _SummedGradients:

@@ -43,6 +43,7 @@ demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 
 bench: $(INSTALLED)  ## measurements, each beside what users run today
 	for stage in sft rm dpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage || exit; done
+	for stage in ppo grpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage --steps 1 || exit; done
 	$(BIN)/python benchmarks/truthfulqa.py
 
 wheel: $(INSTALLED)  ## build the wheel

@@ -74,6 +74,7 @@ def _by_trl(given: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     save_file(given, folder / "given.safetensors")
     config = {
         "output_dir": str(folder),
+        "num_train_epochs": 1,
         "per_device_train_batch_size": _NUM_ROWS,
         "gradient_accumulation_steps": 1,
         "num_mini_batches": 1,

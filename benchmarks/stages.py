@@ -63,6 +63,7 @@ def config_of(stage: str, size: Size) -> StageConfig:
     """Return our config of a stage; TRL's is derived from it."""
     common = {
         "precision": "bf16",
+        "compile": True,
         "global_batch_size": size.batch,
         "max_length": size.max_length,
         "microbatch_tokens": size.microbatch_tokens,
@@ -106,6 +107,11 @@ def trl_choices(config: StageConfig) -> list[TrlOptions]:
     if config.stage == "sft":
         choices += [TrlOptions(batch=batch, padding_free=True) for batch in batches]
     return choices
+
+
+def compiled(config: StageConfig, options: TrlOptions) -> TrlOptions | None:
+    """Return the options with TRL's model compiled; None for rollouts, which generate eagerly."""
+    return None if isinstance(config, PPOConfig) else options.replaced(compile=True)
 
 
 def unit(config: StageConfig) -> str:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from alignflow.config import Config
 from alignflow.training.config import PPOConfig, StageConfig
 
@@ -21,10 +23,13 @@ class TrlOptions(Config):
     """Rows (SFT), pairs or answers at a time; a step takes as many parts as it needs."""
     padding_free: bool = False
     """Flatten the rows of a part into one, SFT only."""
+    compile: bool = False
+    """By torch.compile."""
 
     def __str__(self) -> str:
         """Name the options in a table."""
-        return f"{self.batch} at a time" + (", padding-free" if self.padding_free else "")
+        flags = {"padding-free": self.padding_free, "compiled": self.compile}
+        return ", ".join([f"{self.batch} at a time", *(name for name in flags if flags[name])])
 
 
 def requirement(config: StageConfig) -> str:
@@ -32,7 +37,7 @@ def requirement(config: StageConfig) -> str:
     return TRL_WITH_PPO if isinstance(config, PPOConfig) and config.critic is not None else TRL
 
 
-def script(config: StageConfig) -> str:
+def trl_script(config: StageConfig) -> str:
     """Return the script that runs the stage's trainer."""
     if not isinstance(config, PPOConfig):
         return "trl_side.py"
@@ -103,7 +108,8 @@ def _common(config: StageConfig, options: TrlOptions, folder: Path) -> dict[str,
         "max_grad_norm": config.clip_grad,
         "optim": "adamw_torch_fused",
         "bf16": config.precision == "bf16",
-        "use_cpu": True,
+        "torch_compile": options.compile,
+        "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": False,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,

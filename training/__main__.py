@@ -9,6 +9,7 @@ from alignflow.training.config import (
     PPOConfig,
     RewardModelConfig,
     SFTConfig,
+    SteerLM2Config,
     SteerLMConfig,
     TrainingJob,
 )
@@ -47,6 +48,10 @@ def train(folder: RunFolder, spec: JobSpec) -> JobResult:
             from alignflow.training.stages import steerlm
 
             return steerlm.run(config, job, folder)
+        case SteerLM2Config() as config:
+            from alignflow.training.stages import steerlm2
+
+            return steerlm2.run(config, job, folder)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,16 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+def rank() -> int:
+    """Return which of the job's processes this is."""
+    return dist.get_rank()
+
+
+def num_ranks() -> int:
+    """Return how many processes the job has."""
+    return dist.get_world_size()
+
+
 def any_rank(flag: bool) -> bool:
     """Return whether the flag is set on some rank."""
     return bool(max_over_ranks(torch.tensor(flag, dtype=torch.int32)))

@@ -29,12 +29,14 @@ SURVIVAL_FIELDS = frozenset(
         "max_accuracy_drop",
         "accuracy_drop_validations",
         "recompute",
+        "compile",
         "max_kl_nats",
         "max_length_ratio",
         "max_sampler_delta",
     }
 )
-"""Fields that decide how a job survives, not what it computes: no part of keys and checkpoints."""
+"""Fields that decide how a job survives and is computed, not what: no part of keys and
+checkpoints."""
 
 LAYOUT_FIELDS = frozenset(
     {
@@ -129,6 +131,9 @@ class TrainerConfig(Config):
     recompute: Recompute = "none"
     """Activations that the backward pass computes again instead of keeping them: those of attention
     (selective) or of whole layers (full). Less memory and more time, the same gradients."""
+    compile: bool = False
+    """Compile the element-wise parts of the model, which on a CPU take most of a step. Needs a C++
+    compiler; the first job on a machine spends some 20 seconds at it."""
 
     learning_rate: PositiveFloat = 1e-5
     """Peak learning rate."""
@@ -245,6 +250,67 @@ class SteerLMConfig(TrainerConfig):
     }
     """What the trained model is asked for. Names that no training row has are left out; an
     attribute that isn't named takes its commonest value in the training rows."""
+
+
+class SteerLM2Config(TrainerConfig):
+    """Drawing a SteerLM model towards the best one there is (arXiv:2406.08673, section 4.5).
+
+    That is P(y|a,x) ~ P(a|x,y) P(y|x), of the attribute model and the SFT model. Responses are
+    sampled from the model that training starts from, which is asked for what is wanted of it; they
+    are rated and weighed, then learnt from. Rows are prompts, each once. A further round samples
+    from what this one made: a stage of its own.
+    """
+
+    stage: Literal["steerlm2"] = "steerlm2"
+    learning_rate: PositiveFloat = 1e-7
+    """Peak learning rate; 1e-7 in the paper, for a model of 70B."""
+    global_batch_size: PositiveInt = 128
+    """Prompts of one optimizer step over all ranks, with all of their responses."""
+    num_epochs: PositiveInt = 2
+    """Passes over the responses, each in an order of its own; 2 in the paper."""
+    max_prompts: PositiveInt = 20_000
+    """Most prompts of the training set that are answered, chosen by the seed; 20,000 in the
+    paper."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 10
+    """Responses to each prompt, among which the weights are normalised; 10 in the paper."""
+    max_new_tokens: PositiveInt = 256
+    """Most tokens of a response; a prompt has at most `max_length` less this."""
+    generation_tokens: PositiveInt = 65536
+    """Tokens of prompts and of room for responses that are decoded together on a rank; bounds the
+    memory of keys and values."""
+    temperature: PositiveFloat = 1.0
+    """Divides the logits, when sampling and in every log-probability alike; 0.7 in the paper."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the likeliest tokens that have this probability; 1 samples from all, 0.9 in the
+    paper. The weights take the responses as drawn from all, so that leaving tokens out biases
+    them."""
+    concentration: PositiveFloat = 24.0
+    """How closely ratings lie around what the attribute model predicts, as alpha + beta of a Beta
+    distribution over the scale; 24 in the paper, where it fits HelpSteer2."""
+
+    max_sampler_delta: PositiveFloat = 0.05
+    """A mean difference of a token's log-probability between sampling and training above this, in
+    nats, stops the job: it would weigh other responses than it sampled."""
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Most tokens of a prompt."""
+        return self.max_length - self.max_new_tokens
+
+    @model_validator(mode="after")
+    def _a_prompt_fits(self) -> Self:
+        if self.max_prompt_tokens < 1:
+            raise ValueError("max_new_tokens must be less than max_length, to leave a prompt room")
+        return self
+
+    @model_validator(mode="after")
+    def _each_rank_holds_the_model(self) -> Self:
+        if self.parallel.world_size != self.parallel.data_parallel_size:
+            raise ValueError(
+                "steerlm2 samples with models that each process must hold whole: parallel may have "
+                "a data_parallel_size only"
+            )
+        return self
 
 
 DPOLoss = Literal["sigmoid", "ipo", "rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl", "kto"]
@@ -496,9 +562,19 @@ class PPOConfig(TrainerConfig):
 
 
 StageConfig = Annotated[
-    SFTConfig | RewardModelConfig | DPOConfig | PPOConfig | AttributeModelConfig | SteerLMConfig,
+    SFTConfig
+    | RewardModelConfig
+    | DPOConfig
+    | PPOConfig
+    | AttributeModelConfig
+    | SteerLMConfig
+    | SteerLM2Config,
     Field(discriminator="stage"),
 ]
+
+
+_FURTHER_MODELS = {"ppo": ("reward_model",), "steerlm2": ("attribute_model", "prior_model")}
+"""What a stage reads besides the model that it trains."""
 
 
 class TrainingJob(Config):
@@ -511,11 +587,18 @@ class TrainingJob(Config):
     """Dataset artifact: `train/*.parquet`, `held_out/*.parquet`."""
     reward_model: Path | None = None
     """Folder of the reward model, with its head and scale; the stage `ppo` needs it."""
+    attribute_model: Path | None = None
+    """Folder of the attribute model, with its head and scale; the stage `steerlm2` needs it."""
+    prior_model: Path | None = None
+    """Hugging Face folder of the model that answers without being asked for ratings, that of SFT;
+    the stage `steerlm2` needs it."""
 
     @model_validator(mode="after")
-    def _ppo_has_a_reward_model(self) -> Self:
-        needs_one = isinstance(self.stage, PPOConfig)
-        if needs_one != (self.reward_model is not None):
-            what = "needs a" if needs_one else "has no use for a"
-            raise ValueError(f"the stage {self.stage.stage} {what} reward_model")
+    def _a_stage_has_the_models_it_reads(self) -> Self:
+        needed = _FURTHER_MODELS.get(self.stage.stage, ())
+        for name in ("reward_model", "attribute_model", "prior_model"):
+            if (name in needed) != (getattr(self, name) is not None):
+                what = "needs" if name in needed else "has no use for"
+                article = "an" if name == "attribute_model" else "a"
+                raise ValueError(f"the stage {self.stage.stage} {what} {article} {name}")
         return self

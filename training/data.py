@@ -108,7 +108,7 @@ def _render_prompt(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[Rende
 
 
 def _check_single(rows: Sequence[TokenizedChat]) -> None:
-    """A single row has nothing it must fit to."""
+    """A single row has nothing it must fit to, nor have two that stand for one another."""
 
 
 def _check_pair(rows: Sequence[TokenizedChat]) -> None:
@@ -193,6 +193,21 @@ def steered_preferences(ratings: Mapping[str, int]) -> RecordKind:
 
 PROMPTS = RecordKind("preference", ("prompt",), 1, _render_prompt, _check_single, fit=_uncut)
 """The prompts of pairs, ready to be answered; nothing of them is learnt."""
+
+
+def steered_prompts(ratings: Mapping[str, int]) -> RecordKind:
+    """Return the kind of rated conversations of which the last prompt is to be answered anew.
+
+    An item is two rows: the prompt that asks for answers of these ratings, and the prompt alone.
+    """
+
+    def render(chat: ChatTokenizer, record: Mapping[str, Any]) -> list[RenderedChat]:
+        prompt = record["messages"][:-1]
+        return [chat.render_prompt(steered(prompt, ratings)), chat.render_prompt(prompt)]
+
+    return RecordKind(
+        RATED.name, ("messages",), 2, render, _check_single, form=label(ratings), fit=_uncut
+    )
 
 
 def load_rows(

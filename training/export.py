@@ -12,6 +12,7 @@ from alignflow.training.config import (
     AttributeModelConfig,
     PPOConfig,
     RewardModelConfig,
+    SteerLM2Config,
     SteerLMConfig,
     TrainingJob,
 )
@@ -57,7 +58,7 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
         run.export(folder.output)
         if scale and run.is_main:
             scale.save(folder.output)
-        if isinstance(job.stage, SteerLMConfig) and run.is_main:
+        if isinstance(job.stage, SteerLMConfig | SteerLM2Config) and run.is_main:
             shutil.copyfile(trained.path / STEERING_FILE, folder.output / STEERING_FILE)
     return JobResult(metrics={"export/step": float(progress["step"])})
 

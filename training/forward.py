@@ -1,7 +1,7 @@
 """Passes without gradient over many rows: held-out means, and one value a row."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ from alignflow.training.packing import Items
 
 if TYPE_CHECKING:  # importing megatron takes seconds
     from alignflow.training.megatron.run import Run
+
+
+class Forward(Protocol):
+    """A model in training, or one that is only asked."""
+
+    def forward(self, microbatches: Sequence[PackedBatch]) -> list[Tensor]:
+        """Return its output for each microbatch, without gradient."""
+        ...
 
 
 def stop_if_asked() -> None:
@@ -62,7 +70,7 @@ def mean_loss(
 
 
 def row_values(
-    run: "Run",
+    model: Forward,
     feed: Feed[BatchT],
     global_batches: Iterable[Items],
     values_of: Callable[[Tensor, PackedBatch], Tensor],
@@ -72,7 +80,7 @@ def row_values(
     """Return a finite number for each row of the split, or several; the same on every rank.
 
     Args:
-        run: The model.
+        model: The model.
         feed: The split.
         global_batches: Items to visit, so many at a time as all ranks are given at once.
         values_of: From the model's output and the batch to its rows' values, [R] or [R, width].
@@ -88,7 +96,7 @@ def row_values(
         stop_if_asked()
         parts = feed.parts(items)
         batches = [feed.make_batch(feed.rows, part) for part in parts]
-        for part, output, batch in zip(parts, run.forward(batches), batches, strict=True):
+        for part, output, batch in zip(parts, model.forward(batches), batches, strict=True):
             rows = torch.from_numpy(feed.rows.rows_of(part))
             values[rows] = values_of(output, batch.to(output.device))[: len(rows)].float().cpu()
     return max_over_ranks(values)

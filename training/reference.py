@@ -7,7 +7,7 @@ trained policy, reads what its first attempt computed.
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,9 +19,9 @@ from torch import Tensor
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.training.batch import PackedBatch
-from alignflow.training.collectives import any_rank, wait_for_all
+from alignflow.training.collectives import any_rank, rank, wait_for_all
 from alignflow.training.feed import Feed
-from alignflow.training.forward import row_values
+from alignflow.training.forward import Forward, row_values
 from alignflow.training.losses import row_logps
 from alignflow.training.packing import Items
 
@@ -60,14 +60,30 @@ def reference_logps(
     Returns:
         [rows of the split] float32; minus infinity for rows of no global batch.
     """
-    path = folder.path / _FILE
+    return kept_tensors(
+        folder.path / _FILE,
+        lambda: pass_logps(run, folder, passes, phase="reference"),
+        identity=identity,
+    )
+
+
+def kept_tensors(
+    path: Path, compute: Callable[[], dict[str, Tensor]], *, identity: str
+) -> dict[str, Tensor]:
+    """Return the tensors of a file, computed and written first where it doesn't hold them.
+
+    Args:
+        path: The file.
+        compute: Returns them, the same on every rank; called by all ranks or by none.
+        identity: Of all that determines them; those of another one count as none.
+    """
     kept = _read(path, identity)
     # Ranks on several machines may not see the file at the same time: all compute, or none.
     is_missing = any_rank(kept is None)
     if kept is not None and not is_missing:
         return kept
-    computed = _compute(run, folder, passes)
-    if run.is_main:
+    computed = compute()
+    if rank() == 0:
         partial = path.with_suffix(".partial")
         save_file(computed, partial, metadata={"identity": identity})
         os.replace(partial, path)
@@ -75,21 +91,29 @@ def reference_logps(
     return computed
 
 
-def _compute(
-    run: "Run", folder: RunFolder, passes: Mapping[str, ReferencePass]
+def pass_logps(
+    model: Forward, folder: RunFolder, passes: Mapping[str, ReferencePass], *, phase: str
 ) -> dict[str, Tensor]:
+    """Return a model's log-probability of each answer, by split, as `reference_logps` does.
+
+    Args:
+        model: The model.
+        folder: Hears of the progress.
+        passes: What to compute, by split.
+        phase: Name of the work in the progress.
+    """
     num_batches = sum(len(each.global_batches) for each in passes.values())
     numbers = count(1)
 
     def announced(global_batches: Sequence[Items]) -> Iterator[Items]:
         for items in global_batches:
             yield items
-            if run.is_main:
-                line = {"phase": "reference", "step": next(numbers), "num_steps": num_batches}
+            if rank() == 0:
+                line = {"phase": phase, "step": next(numbers), "num_steps": num_batches}
                 folder.append_metrics({**line, "time": time.time()})
 
     return {
-        name: row_values(run, each.feed, announced(each.global_batches), answer_logps)
+        name: row_values(model, each.feed, announced(each.global_batches), answer_logps)
         for name, each in passes.items()
     }
 

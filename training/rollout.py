@@ -5,7 +5,7 @@ sampled is then given to all. A rollout is small, tokens and a few numbers for e
 whole of it on every rank advantages and their statistics need no further exchange.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from alignflow.training.rows import RowSummary, TokenRows
 from alignflow.training.sampling import Sampling, uniforms
 
 if TYPE_CHECKING:  # importing megatron takes seconds
-    from alignflow.training.megatron.inference import RewardModel, SampledAnswer
+    from alignflow.training.megatron.inference import LanguageModel, RewardModel, SampledAnswer
     from alignflow.training.megatron.run import Run
 
 
@@ -43,7 +43,8 @@ class Prompts:
         """Return the prompts of a split, those that come again left out."""
         first: dict[bytes, int] = {}
         for item in range(len(rows)):
-            first.setdefault(rows.row(item).tokens_T.tobytes(), item)
+            # Of an item of several rows the first one is what is asked.
+            first.setdefault(rows.row(item * rows.rows_per_item).tokens_T.tobytes(), item)
         return cls(rows, np.array(list(first.values()), dtype=np.int64))
 
 
@@ -134,6 +135,72 @@ class Rollout:
         return values_B.repeat_interleave(self.lengths_B)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How many answers to each prompt are drawn, and in which way."""
+
+    num_samples: int
+    max_new_tokens: int
+    sampling: Sampling
+    stop_tokens: Collection[int]
+    max_tokens: int
+    """Most tokens of prompts and of room for answers that are decoded together; bounds the memory
+    of keys and values."""
+    min_new_tokens: int = 0
+    """Tokens of an answer that may not end it."""
+
+
+def draw_answers(
+    model: "LanguageModel", prompts: TokenRows, rows: Items, drawing: Drawing, *, key: Sequence[int]
+) -> dict[int, list["SampledAnswer"]]:
+    """Return answers to some prompts by the prompts' rows.
+
+    Args:
+        model: Is asked.
+        prompts: All prompts of a split, each a row.
+        rows: Which of them, each once.
+        drawing: How to draw.
+        key: What the draws follow from, besides row and number of the answer.
+    """
+    num_samples = drawing.num_samples
+    needed = num_samples * (np.diff(prompts.starts_R1) + drawing.max_new_tokens)
+    answers: dict[int, list[SampledAnswer]] = {}
+    for part in split_into_microbatches(rows, needed, drawing.max_tokens):
+        draws = [
+            uniforms((*key, row, number), drawing.max_new_tokens)
+            for row in part.tolist()
+            for number in range(num_samples)
+        ]
+        drawn = model.sample(
+            [prompts.row(row).tokens_T.tolist() for row in part],
+            torch.stack(draws),
+            sampling=drawing.sampling,
+            stop_tokens=drawing.stop_tokens,
+            min_new_tokens=drawing.min_new_tokens,
+        )
+        for number, row in enumerate(part.tolist()):
+            answers[row] = drawn[number * num_samples : (number + 1) * num_samples]
+    return answers
+
+
+def answer_trees(
+    prompts: TokenRows, answers: Mapping[int, Sequence[Sequence[int]]], chat: ChatTokenizer
+) -> list[Tree]:
+    """Return each prompt with its answers, each ended as the template ends it, ready to be judged.
+
+    Args:
+        prompts: All prompts of a split, each a row.
+        answers: Tokens of the answers, by the row of their prompt.
+        chat: Says how an answer ends.
+    """
+    trees = []
+    for row, of_row in answers.items():
+        words = [tokens[:-1] if tokens[-1] in chat.stop_tokens else tokens for tokens in of_row]
+        branches = [Branch.scored([*tokens, *chat.closing_tokens]) for tokens in words]
+        trees.append(Tree(prompts.row(row).tokens_T.tolist(), branches))
+    return trees
+
+
 class Sampler:
     """Samples responses from the model in training and has them scored."""
 
@@ -143,8 +210,15 @@ class Sampler:
         self._actor = actor
         self._reward = reward
         self._config = config
-        self._stop_tokens = chat.stop_tokens
-        self._closing = chat.closing_tokens
+        self._chat = chat
+        self._drawing = Drawing(
+            num_samples=config.samples_per_prompt,
+            max_new_tokens=config.max_new_tokens,
+            sampling=Sampling(config.temperature, config.top_k, config.top_p),
+            stop_tokens=chat.stop_tokens,
+            max_tokens=config.generation_tokens,
+            min_new_tokens=config.min_new_tokens,
+        )
 
     def rollout(self, prompts: TokenRows, items: Items, *, key: Sequence[int]) -> Rollout:
         """Return responses to some prompts; the same on every rank, and for every layout.
@@ -169,61 +243,23 @@ class Sampler:
         self, prompts: TokenRows, items: Items, key: Sequence[int]
     ) -> dict[int, list[Response]]:
         """Return the scored responses to the prompts of this rank."""
-        config = self._config
-        needed = config.samples_per_prompt * (prompts.item_lengths + config.max_new_tokens)
-        answers: dict[int, list[SampledAnswer]] = {}
-        for part in split_into_microbatches(items, needed, config.generation_tokens):
-            answers |= self._sampled(prompts, part, key)
-        scores = self._scored(prompts, answers)
+        model = self._actor.language_model()
+        answers = draw_answers(model, prompts, items, self._drawing, key=key)
+        tokens = {item: [answer.tokens for answer in of_item] for item, of_item in answers.items()}
+        trees = answer_trees(prompts, tokens, self._chat)
+        scores = self._reward.score(trees, max_tokens=self._config.microbatch_tokens)
         return {
             item: [
                 Response(
                     tokens=answer.tokens,
                     logps=answer.logps,
-                    has_ended=answer.tokens[-1] in self._stop_tokens,
+                    has_ended=answer.tokens[-1] in self._drawing.stop_tokens,
                     score=score,
                 )
-                for answer, score in zip(answers[item], scores[item], strict=True)
+                for answer, score in zip(of_item, of_tree, strict=True)
             ]
-            for item in answers
+            for (item, of_item), of_tree in zip(answers.items(), scores, strict=True)
         }
-
-    def _sampled(
-        self, prompts: TokenRows, items: Items, key: Sequence[int]
-    ) -> dict[int, list["SampledAnswer"]]:
-        """Return the sampled answers to prompts that are decoded together."""
-        config, num_samples = self._config, self._config.samples_per_prompt
-        draws = [
-            uniforms((*key, item, number), config.max_new_tokens)
-            for item in items.tolist()
-            for number in range(num_samples)
-        ]
-        answers = self._actor.language_model().sample(
-            [prompts.row(item).tokens_T.tolist() for item in items],
-            torch.stack(draws),
-            sampling=Sampling(config.temperature, config.top_k, config.top_p),
-            stop_tokens=self._stop_tokens,
-            min_new_tokens=config.min_new_tokens,
-        )
-        return {
-            item: answers[n * num_samples : (n + 1) * num_samples]
-            for n, item in enumerate(items.tolist())
-        }
-
-    def _scored(
-        self, prompts: TokenRows, answers: dict[int, list["SampledAnswer"]]
-    ) -> dict[int, list[float]]:
-        """Return what the reward model says of the answers, each ended as the template ends it."""
-        trees = []
-        for item, of_item in answers.items():
-            words = [
-                answer.tokens[:-1] if answer.tokens[-1] in self._stop_tokens else answer.tokens
-                for answer in of_item
-            ]
-            branches = [Branch.scored([*tokens, *self._closing]) for tokens in words]
-            trees.append(Tree(prompts.row(item).tokens_T.tolist(), branches))
-        scores = self._reward.score(trees, max_tokens=self._config.microbatch_tokens)
-        return dict(zip(answers, scores, strict=True))
 
 
 def _starts(lengths: Tensor) -> Tensor:

@@ -315,13 +315,11 @@ def test_cancelled_run_ends_its_job_and_is_cancelled(first: Outcome, recipe_file
     assert job is None or job.status() not in (JobStatus.PENDING, JobStatus.RUNNING)
 
 
-@pytest.mark.slow
-def test_steerlm_goes_from_rated_answers_to_a_registered_model(
-    first: Outcome, recipe_file: Path, workspace: Path
-) -> None:
+def steered(workspace: Path, method: str) -> list[str]:
+    """What the recipe needs to align by a method whose model is asked for ratings."""
     rated = f"{{sources: ['{workspace}/data/attributes.jsonl'], held_out_share: 0.2}}"
-    changes = [
-        "method=steerlm",
+    return [
+        f"method={method}",
         f"data.attributes={rated}",
         *(f"{stage}.precision=fp32" for stage in ("attribute_model", "annotation", "steerlm")),
         *(f"{stage}.max_length=200" for stage in ("attribute_model", "annotation", "steerlm")),
@@ -331,6 +329,13 @@ def test_steerlm_goes_from_rated_answers_to_a_registered_model(
         # Its prompts hold the ratings too.
         "evaluation.max_length=900",
     ]
+
+
+@pytest.mark.slow
+def test_steerlm_goes_from_rated_answers_to_a_registered_model(
+    first: Outcome, recipe_file: Path, workspace: Path
+) -> None:
+    changes = steered(workspace, "steerlm")
     outcome = align(load_config(Recipe, recipe_file, overrides=changes))
     computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
     assert {"attributes", "attribute_model", "annotated", "steerlm"} <= computed
@@ -349,6 +354,36 @@ def test_steerlm_goes_from_rated_answers_to_a_registered_model(
     lineage = trace(store, store.get(version.tags["alignflow.digest"]))
     sources = {Path(source.uri).name for node in lineage.datasets for source in node.sources}
     assert {"demonstrations.jsonl", "attributes.jsonl"} <= sources
+
+
+@pytest.mark.slow
+def test_a_further_round_of_steerlm2_starts_from_the_one_that_is_there(
+    first: Outcome, recipe_file: Path, workspace: Path
+) -> None:
+    stage = {"precision": "fp32", "max_length": 200, "max_new_tokens": 8, "learning_rate": 1e-3}
+    changes = [
+        *steered(workspace, "steerlm2"),
+        *(f"steerlm2.{name}={value}" for name, value in stage.items()),
+        *("steerlm2.max_prompts=8", "steerlm2.samples_per_prompt=2"),
+        *("steerlm2.global_batch_size=4", "steerlm2.max_validation_rows=2"),
+    ]
+    once = align(load_config(Recipe, recipe_file, overrides=changes))
+    assert once.stages["steerlm2"] == "computed"
+    exported = Path(once.export.removeprefix("file://"))
+    assert json.loads((exported / "steerlm.json").read_text())["wanted"]["quality"] == 4
+    (experiment,) = [e for e in client(once).search_experiments() if e.name == "alignflow"]
+    runs = client(once).search_runs(
+        [experiment.experiment_id], "tags.`alignflow.stage` = 'steerlm2'"
+    )
+    losses = client(once).get_metric_history(runs[0].info.run_id, "steerlm2/loss")
+    assert [metric.step for metric in losses] == [1, 2, 3, 4]
+    parents = {"model", "dataset", "attribute_model", "prior_model"}
+    assert {f"alignflow.parent.{role}" for role in parents} <= runs[0].data.tags.keys()
+
+    twice = align(load_config(Recipe, recipe_file, overrides=[*changes, "steerlm2_rounds=2"]))
+    computed = {stage for stage, status in twice.stages.items() if status == "computed"}
+    assert computed == {"steerlm2", "evaluate-aligned", "gate"}
+    assert twice.stages["steerlm2-round-1"] == "reused"
 
 
 @pytest.mark.slow

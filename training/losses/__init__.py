@@ -15,6 +15,7 @@ from alignflow.training.losses.ppo import policy_loss, value_loss
 from alignflow.training.losses.reward import reward_loss
 from alignflow.training.losses.rows import row_lengths, row_logps
 from alignflow.training.losses.sft import sft_loss
+from alignflow.training.losses.steerlm2 import steerlm2_loss
 from alignflow.training.losses.summed import SummedLoss
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "row_logps",
     "rpo_loss",
     "sft_loss",
+    "steerlm2_loss",
     "value_loss",
     "with_sft",
 ]

@@ -1,7 +1,8 @@
 """Core attention where Transformer Engine is not: packed rows in training, a cache in decoding."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,9 +19,14 @@ from alignflow.training.megatron.core import (
     parallel_state,
     tensor_parallel,
 )
+from alignflow.training.megatron.kernels import EAGER, Kernels
 
-# Up to this many tokens a backward by plain products beats that of torch's kernel on a CPU in bf16.
+RotateRows = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+# Up to this many tokens a backward by plain products beats that of torch's kernel on a CPU in bf16,
+# and where its element-wise parts are compiled.
 _SHORT_ROW = 160
+_SHORT_ROW_COMPILED = 256
 # A row joins a group if it fills at least this much of the group's padded length.
 _MIN_FILL = 0.9
 
@@ -70,6 +76,10 @@ class PackedRows(AttentionPlan):
     """[D] int64, the packed token of each place that a further row gives it."""
     place_D: Tensor = field(default_factory=_no_indices)
     """[D] int64, that padded position."""
+    cos_TF: Tensor = field(default_factory=_no_indices)
+    """[T, F], cosine of the angle by which channels f and F + f of each token turn."""
+    sin_TF: Tensor = field(default_factory=_no_indices)
+    """As the cosine."""
 
     @classmethod
     def of(cls, batch: PackedBatch) -> "PackedRows":
@@ -100,13 +110,24 @@ class PackedRows(AttentionPlan):
             place_D=place_S[again].to(device),
         )
 
+    def rotating(self, angles_TF: Tensor, dtype: torch.dtype) -> "PackedRows":
+        """Return the plan that also rotates queries and keys.
+
+        Args:
+            angles_TF: [T, F] float32, by which channels f and F + f of each token turn.
+            dtype: Of the queries and keys.
+        """
+        return replace(self, cos_TF=angles_TF.cos().to(dtype), sin_TF=angles_TF.sin().to(dtype))
+
     def attend(self, layer: "PackedAttention", query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """See `AttentionPlan`."""
-        places = self.source_P, self.place_T, self.again_D, self.place_D
+        """Attend as `AttentionPlan` says, queries and keys not yet rotated."""
         sizes = [num_rows * length for num_rows, length in self.groups]
+        query_T, key_T, value_T = (t[0].transpose(0, 1) for t in (query, key, value))
+        rotate = layer.kernels.rotated_rows
         padded = [
-            _Pad.apply(t[0].transpose(0, 1), *places).split(sizes)  # type: ignore[no-untyped-call]
-            for t in (query, key, value)
+            _PadRotated.apply(query_T, self, rotate).split(sizes),  # type: ignore[no-untyped-call]
+            _PadRotated.apply(key_T, self, rotate).split(sizes),  # type: ignore[no-untyped-call]
+            _Pad.apply(value_T, self).split(sizes),  # type: ignore[no-untyped-call]
         ]
         attended = []
         for group, *parts in zip(self.groups, *padded, strict=True):
@@ -132,23 +153,36 @@ class _Pad(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        packed: Tensor,
-        source_P: Tensor,
-        place_T: Tensor,
-        again_D: Tensor,
-        place_D: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(place_T, again_D, place_D)
-        return packed.index_select(0, source_P)
+    def forward(ctx: Any, packed: Tensor, plan: PackedRows) -> Tensor:
+        ctx.plan = plan
+        return packed.index_select(0, plan.source_P)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        place_T, again_D, place_D = ctx.saved_tensors
-        grad_T = grads[0].index_select(0, place_T)
-        grad_T.index_add_(0, again_D, grads[0].index_select(0, place_D))
-        return grad_T, None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        plan = ctx.plan
+        grad_T = grads[0].index_select(0, plan.place_T)
+        grad_T.index_add_(0, plan.again_D, grads[0].index_select(0, plan.place_D))
+        return grad_T, None
+
+
+class _PadRotated(torch.autograd.Function):
+    """As `_Pad`, rotated on the way; the gradient is rotated back."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, plan: PackedRows, rotate: RotateRows) -> Tensor:
+        ctx.plan, ctx.rotate = plan, rotate
+        return rotate(
+            packed.detach(), plan.source_P, plan.cos_TF[plan.source_P], plan.sin_TF[plan.source_P]
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        plan, rotate = ctx.plan, ctx.rotate
+        grad_T: Tensor = rotate(grads[0], plan.place_T, plan.cos_TF, -plan.sin_TF)
+        if len(plan.again_D):
+            cos_DF, sin_DF = plan.cos_TF[plan.again_D], plan.sin_TF[plan.again_D]
+            grad_T.index_add_(0, plan.again_D, rotate(grads[0], plan.place_D, cos_DF, -sin_DF))
+        return grad_T, None, None
 
 
 class _Unpad(torch.autograd.Function):
@@ -175,38 +209,50 @@ class _ShortRows(torch.autograd.Function):
     """Causal attention of short rows; the backward holds all of a row's scores at once.
 
     The backward of torch's CPU kernel is made for long rows: on 16 rows of 64 tokens, 9 heads and 3
-    key-value heads of 64 channels it took 20 ms of one core, this one 8 ms. From some 200 tokens on
-    the half of the scores that is masked costs more than is won.
+    key-value heads of 64 channels it took 20 ms of one core, this one 8 ms. Of long rows the half
+    of the scores that is masked costs more than is won.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, kernels: Kernels
+    ) -> Tensor:
         attended, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, True, scale=scale
         )
         ctx.save_for_backward(query, key, value, attended, log_sums)
-        ctx.scale = scale
+        ctx.scale, ctx.kernels = scale, kernels
         result: Tensor = attended
         return result
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, attended, log_sums = ctx.saved_tensors
+        scale, kernels = ctx.scale, ctx.kernels
         (grad,) = grads
         # The query heads of a key-value head one under another: one product serves them all.
         shape = (query.size(0), key.size(1), -1, query.size(-1))
         stacked, grad_stacked = query.reshape(shape), grad.reshape(shape)
+        # Of shapes that compiled functions needn't tell apart: one axis for all heads of all rows.
+        length = key.size(2)
+        by_head = (-1, length, length)
         # In float32 up to the probabilities, as in the forward; the products of their gradients
         # take bf16, as the kernel's do.
-        probs = stacked.float() @ key.float().transpose(-1, -2)
-        probs.mul_(ctx.scale).sub_(log_sums.reshape(*shape[:3], 1)).exp_()
-        probs.unflatten(2, (-1, key.size(2))).tril_()
-        grad_value = probs.to(grad.dtype).transpose(-1, -2) @ grad_stacked
-        grad_scores = (grad_stacked @ value.transpose(-1, -2)).float()
-        grad_scores.sub_((grad * attended.float()).sum(-1).reshape(*shape[:3], 1))
-        grad_scores = grad_scores.mul_(probs).mul_(ctx.scale).to(grad.dtype)
+        scores = stacked.float() @ key.float().transpose(-1, -2)
+        probs = kernels.attention_probabilities(
+            scores.view(by_head), log_sums.reshape(-1, length), scale
+        )
+        grad_probs = grad_stacked @ value.transpose(-1, -2)
+        grad_scores = kernels.score_gradients(
+            probs,
+            grad_probs.view(by_head),
+            attended.reshape(-1, length, query.size(-1)),
+            grad_stacked.view(-1, length, query.size(-1)),
+            scale,
+        ).view_as(scores)
+        grad_value = probs.to(grad.dtype).view_as(scores).transpose(-1, -2) @ grad_stacked
         grad_query = (grad_scores @ key).view_as(query)
-        return grad_query, grad_scores.transpose(-1, -2) @ stacked, grad_value, None
+        return grad_query, grad_scores.transpose(-1, -2) @ stacked, grad_value, None, None
 
 
 class PackedAttention(MegatronModule):  # type: ignore[misc]
@@ -231,6 +277,8 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         window = config.window_size
         self.window = None if window is None else window[0] + 1
         self.splits_tokens = config.context_parallel_size > 1
+        self.kernels: Kernels = config.kernels
+        self.short_row = _SHORT_ROW if self.kernels is EAGER else _SHORT_ROW_COMPILED
 
     def forward(
         self,
@@ -276,9 +324,9 @@ class PackedAttention(MegatronModule):  # type: ignore[misc]
         """
         queries, keys = query.size(2), key.size(2)
         is_plain = queries in (1, keys) and (self.window is None or keys <= self.window)
-        if is_plain and 1 < queries <= _SHORT_ROW and _is_bf16_on_cpu(query):
+        if is_plain and 1 < queries <= self.short_row and _is_bf16_on_cpu(query):
             scale = self.softmax_scale or query.size(-1) ** -0.5
-            short: Tensor = _ShortRows.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+            short: Tensor = _ShortRows.apply(query, key, value, scale, self.kernels)  # type: ignore[no-untyped-call]
             return short
         return F.scaled_dot_product_attention(
             query,

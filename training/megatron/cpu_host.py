@@ -68,9 +68,10 @@ def _no_op(*_: Any, **__: Any) -> None:
 
 _ANSWERS: Mapping[str, Callable[..., Any]] = {
     "current_device": lambda: _CPU,
-    "current_stream": _no_op,  # asked for by 0.19; waited on for CUDA graphs only
-    "synchronize": _no_op,
-    "empty_cache": _no_op,
+    # A function of its own each: the compiler has a table of what it knows of them.
+    "current_stream": lambda *_: None,  # asked for by 0.19; waited on for CUDA graphs only
+    "synchronize": lambda *_: None,
+    "empty_cache": lambda: None,
 }
 _RANDOM_ANSWERS: Mapping[str, Callable[..., Any]] = {
     "_get_cuda_rng_state": lambda **_: torch.empty(0, dtype=torch.uint8),

@@ -226,6 +226,10 @@ class LanguageModel(FrozenModel):
         logps_N: Tensor = self.model(batch.to(self.device))
         return logps_N
 
+    def forward(self, microbatches: Sequence[PackedBatch]) -> list[Tensor]:
+        """Return `token_logps` of each microbatch."""
+        return [self.token_logps(batch) for batch in microbatches]
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -433,41 +437,51 @@ class AttributeModel(FrozenModel):
     scale: AttributeScale
 
     @classmethod
-    def load(cls, folder: Path, *, precision: Precision) -> Self:
+    def load(
+        cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = _SINGLE
+    ) -> Self:
         """Load an attribute model folder with its head, their names and means.
+
+        Args:
+            folder: The model.
+            precision: Type of its weights.
+            parallel: Layout of the job; each rank holds the whole model.
 
         Raises:
             DataError: The folder holds no attribute model that can be loaded.
         """
         scale = AttributeScale.load(folder)
-        model = cls._build(folder, precision, _SINGLE, num_attributes=len(scale.names))
+        model = cls._build(folder, precision, parallel, num_attributes=len(scale.names))
         model.model.output_layer.load(folder / ATTRIBUTE_HEAD_FILE)
         model.scale = scale
         return model
 
     @torch.inference_mode()
-    def rate(
-        self,
-        rows: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        progress: Progress | None = None,
-    ) -> list[list[float]]:
-        """Return the attributes of the conversation that each row of at least two tokens is.
+    def rate_trees(
+        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
+    ) -> list[list[list[float]]]:
+        """Return for each tree the attributes of the conversation that ends with each branch.
 
         They come in the order of `scale.names`, and are neither rounded nor kept within 0 to 4.
         """
-        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
         means_K = torch.tensor(self.scale.means, dtype=torch.float64)
-        ratings: list[list[float]] = []
+        ratings: list[list[list[float]]] = []
         for packed, batch in pack_trees(
             trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
         ):
-            raw_RK = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
-            ratings += (raw_RK.double().cpu() + means_K).tolist()
+            raw_BK = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
+            ratings += by_tree(packed, raw_BK.double().cpu() + means_K)
             if progress is not None:
                 progress(len(packed), batch.num_tokens)
         return ratings
+
+    def rate(
+        self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
+    ) -> list[list[float]]:
+        """Return the attributes of each row of at least two tokens, as in `rate_trees`."""
+        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
+        ratings = self.rate_trees(trees, max_tokens=max_tokens, progress=progress)
+        return [of_row for (of_row,) in ratings]
 
 
 def _read_scale(path: Path) -> tuple[float, float]:

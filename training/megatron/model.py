@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from alignflow.training.megatron.convert import (
 from alignflow.training.megatron.core import (
     HAVE_TE,
     GPTModel,
+    MegatronModule,
     ModuleSpec,
     PackedSeqParams,
     TransformerBlockSubmodules,
@@ -36,6 +38,8 @@ from alignflow.training.megatron.core import (
     tensor_parallel,
 )
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
+from alignflow.training.megatron.head import scored_log_probabilities
+from alignflow.training.megatron.kernels import EAGER, Kernels, compiled_kernels
 from alignflow.training.megatron.weights import Weights
 
 Head = Literal["lm", "reward", "value", "attributes"]
@@ -44,6 +48,13 @@ REWARD_HEAD_FILE = "reward_head.safetensors"
 ATTRIBUTE_HEAD_FILE = "attribute_head.safetensors"
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass
+class PackedConfig(TransformerConfig):  # type: ignore[misc]
+    """Megatron's configuration with what its modules here need besides."""
+
+    kernels: Kernels = EAGER
 
 
 class PackedModel(GPTModel):  # type: ignore[misc]
@@ -130,6 +141,8 @@ class PackedModel(GPTModel):  # type: ignore[misc]
             positions_T: [T] int64, position of each token in its row.
             plan: Which tokens attend to which.
         """
+        if isinstance(plan, PackedRows):
+            plan = plan.rotating(self._angles(positions_T), self.config.params_dtype)
         tokens_T, positions_T = self._own_share(tokens_T), self._own_share(positions_T)
         embedded_T1H = None
         if self.pre_process:
@@ -150,13 +163,14 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         self, hidden_T1H: Tensor, score_index_N: Tensor, targets_N: Tensor
     ) -> Tensor:
         """Return the log-probability in nats of each target at its position, [N] float32."""
-        logits_N1V = self._local_logits(hidden_T1H.index_select(0, score_index_N))
-        if self.temperature != 1:
-            logits_N1V = logits_N1V / self.temperature
-        losses_N1: Tensor = tensor_parallel.vocab_parallel_cross_entropy(
-            logits_N1V, targets_N[:, None]
+        return scored_log_probabilities(
+            hidden_T1H.index_select(0, score_index_N)[:, 0],
+            self._output_weight(),
+            targets_N,
+            num_entries=self._num_own_entries,
+            temperature=self.temperature,
+            kernels=self.config.kernels,
         )
-        return -losses_N1[:, 0]
 
     def logits(self, hidden_N1H: Tensor) -> Tensor:
         """Return the logits of the whole vocabulary on every rank, [N, vocabulary] float32."""
@@ -196,14 +210,20 @@ class PackedModel(GPTModel):  # type: ignore[misc]
             )
         return hidden_T1H
 
-    def _rotary(self, positions_T: Tensor, plan: AttentionPlan | PackedSeqParams) -> Tensor:
-        """Return rotary angles: of each token, or for Transformer Engine of each position."""
+    def _rotary(self, positions_T: Tensor, plan: AttentionPlan | PackedSeqParams) -> Tensor | None:
+        """Return rotary angles as Megatron takes them; packed rows rotate for themselves."""
+        if isinstance(plan, PackedRows):
+            return None
         if not isinstance(plan, AttentionPlan):
             rotary: Tensor = self.rotary_pos_emb(plan.max_seqlen_q, packed_seq=True)
             return rotary
-        frequencies = self.rotary_pos_emb.inv_freq.to(positions_T.device)
-        angles_TF = torch.outer(positions_T.float(), frequencies)
+        angles_TF = self._angles(positions_T)
         return torch.cat([angles_TF, angles_TF], dim=-1)[:, None, None]
+
+    def _angles(self, positions_T: Tensor) -> Tensor:
+        """Return the angle by which each pair of channels turns at each position, [T, F]."""
+        frequencies: Tensor = self.rotary_pos_emb.inv_freq.to(positions_T.device)
+        return torch.outer(positions_T.float(), frequencies)
 
     def _thd_rows(self, batch: PackedBatch) -> PackedSeqParams:
         """Return the row boundaries as Transformer Engine takes them."""
@@ -219,21 +239,27 @@ class PackedModel(GPTModel):  # type: ignore[misc]
 
     def _local_logits(self, hidden_N1H: Tensor) -> Tensor:
         """Return the logits of this rank's part of the vocabulary, [N, 1, part] float32."""
-        tied = self.share_embeddings_and_output_weights
-        logits_N1V, _ = self.output_layer(
-            hidden_N1H, weight=self.shared_embedding_or_output_weight() if tied else None
-        )
-        return self._without_padding(logits_N1V.float())
+        logits_N1V, _ = self.output_layer(hidden_N1H, weight=self._output_weight())
+        # The rows that only fill up the vocabulary have no probability.
+        logits_N1V[..., self._num_own_entries :] = -torch.inf
+        local: Tensor = logits_N1V.float()
+        return local
 
-    def _without_padding(self, logits_N1V: Tensor) -> Tensor:
-        """Give the rows that only fill up the vocabulary no probability."""
-        share = logits_N1V.size(-1)
+    def _output_weight(self) -> Tensor:
+        """Return this rank's rows of the weight that makes logits, [part, hidden]."""
+        tied = self.share_embeddings_and_output_weights
+        weight: Tensor = (
+            self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        )
+        return weight
+
+    @property
+    def _num_own_entries(self) -> int:
+        """How many rows of this rank's part are entries of the vocabulary, not filling."""
+        share = self._output_weight().size(0)
         start = parallel_state.get_tensor_model_parallel_rank() * share
-        held = min(max(self.architecture.vocab_size - start, 0), share)
-        if held == share:
-            return logits_N1V
-        is_padding_V = torch.arange(share, device=logits_N1V.device) >= held
-        return logits_N1V.masked_fill(is_padding_V, -torch.inf)
+        num_entries: int = min(max(self.architecture.vocab_size - start, 0), share)
+        return num_entries
 
 
 class RMSNorm(nn.RMSNorm):
@@ -243,9 +269,30 @@ class RMSNorm(nn.RMSNorm):
     that are marked.
     """
 
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float) -> None:
+    def __init__(self, config: PackedConfig, hidden_size: int, eps: float) -> None:
         super().__init__(hidden_size, eps=eps)
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self._compute = config.kernels.rms_norm
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return the hidden states at unit root mean square, times the weight."""
+        assert self.eps is not None
+        # Of two axes, whatever is normalized: a compiled function tells other strides apart.
+        rows = self._compute(hidden.reshape(-1, hidden.size(-1)), self.weight, self.eps)
+        return rows.view(hidden.shape)
+
+
+class SwiGLU(MegatronModule):  # type: ignore[misc]
+    """The activation of a feed-forward layer whose gate and up projections are one product."""
+
+    def __init__(self, config: PackedConfig) -> None:
+        super().__init__(config)
+        self._compute = config.kernels.swiglu
+
+    def forward(self, gate_and_up: Tensor) -> Tensor:
+        """Return [..., F] of [..., 2 F]."""
+        activated: Tensor = self._compute(gate_and_up.flatten(0, -2))
+        return activated.view(*gate_and_up.shape[:-1], -1)
 
 
 class RewardHead(nn.Module):
@@ -315,6 +362,7 @@ def build_model(
     parallel: ParallelConfig,
     device: torch.device,
     recompute: Recompute = "none",
+    compiles: bool = False,
     allow_transformer_engine: bool = True,
     num_attributes: int = 0,
 ) -> PackedModel:
@@ -327,6 +375,7 @@ def build_model(
         parallel: The layout, as `setup.initialize` made it.
         device: Where the weights go.
         recompute: What the backward pass computes again.
+        compiles: Compile the element-wise parts.
         allow_transformer_engine: Use its layers on CUDA where Megatron finds it. They know packed
             rows only, and these in bf16 only; without them every `AttentionPlan` works.
         num_attributes: Scores that the head `attributes` gives a row.
@@ -342,8 +391,17 @@ def build_model(
         and precision == "bf16"
         and parallel.context_parallel_size == 1
     )
+    config = _transformer_config(
+        architecture,
+        _DTYPES[precision],
+        parallel,
+        recompute,
+        compiled_kernels() if compiles else EAGER,
+        device,
+        has_transformer_engine,
+    )
     model = PackedModel(
-        _transformer_config(architecture, _DTYPES[precision], parallel, recompute, device),
+        config,
         _layer_spec(architecture, parallel, has_transformer_engine),
         architecture,
         head=head,
@@ -436,15 +494,18 @@ def _transformer_config(
     dtype: torch.dtype,
     parallel: ParallelConfig,
     recompute: Recompute,
+    kernels: Kernels,
     device: torch.device,
-) -> TransformerConfig:
+    has_transformer_engine: bool,
+) -> PackedConfig:
     on_cuda = device.type == "cuda"
     with warnings.catch_warnings():
         # A default of Megatron's own, of a field for CUDA graphs, which are not used here.
         warnings.filterwarnings("ignore", message="full scope is deprecated")
         if not HAVE_TE:
             warnings.filterwarnings("ignore", message="If you are using transformer_engine")
-        return TransformerConfig(
+        return PackedConfig(
+            kernels=kernels,
             num_layers=a.num_layers,
             hidden_size=a.hidden_size,
             num_attention_heads=a.num_heads,
@@ -477,8 +538,9 @@ def _transformer_config(
             calculate_per_token_loss=True,
             perform_initialization=False,
             use_cpu_initialization=not on_cuda,
-            # Compiled at its first call, which on a CPU would take a C++ compiler.
-            bias_activation_fusion=on_cuda,
+            bias_activation_fusion=has_transformer_engine,
+            # Megatron's word for an activation that is a module of the layer.
+            use_te_activation_func=not has_transformer_engine,
         )
 
 
@@ -490,6 +552,7 @@ def _layer_spec(
     spec = get_gpt_layer_local_spec(qk_layernorm=a.has_qk_norm, normalization="RMSNorm")
     attention = spec.submodules.self_attention.submodules
     attention.core_attention = PackedAttention
+    spec.submodules.mlp.submodules.activation_func = SwiGLU
     spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
     if a.has_qk_norm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm

@@ -1,5 +1,6 @@
 """Optimizer and learning-rate schedule of a run, both Megatron's."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -14,6 +15,9 @@ from alignflow.training.megatron.core import (
     get_megatron_optimizer,
     get_standard_config_overrides,
 )
+
+# In the denominator of the factor that clips, as in Megatron and torch.
+_CLIP_EPS = 1e-6
 
 
 def build_optimizer(
@@ -36,7 +40,6 @@ def build_optimizer(
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,
         adam_eps=config.adam_eps,
-        clip_grad=config.clip_grad,
         bf16=config.precision == "bf16",
         params_dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
         use_distributed_optimizer=is_sharded,
@@ -54,6 +57,44 @@ def build_optimizer(
 
 
 @torch.no_grad()
+def update(optimizer: MegatronOptimizer, num_units: float, clip_grad: float) -> float:
+    """Apply the gradient of a mean whose sum over all units has been accumulated.
+
+    Dividing by the units and clipping are one factor, by which the fused update divides on its way:
+    Megatron's own clipping and division are passes over memory of their own.
+
+    Args:
+        optimizer: Made of the parameters, whose gradients are summed over ranks.
+        num_units: What the sum is divided by.
+        clip_grad: Largest global norm of the mean's gradient; 0 turns clipping off.
+
+    Returns:
+        The norm before clipping. Where it isn't finite nothing is applied.
+    """
+    optimizer.prepare_grads()
+    grad_norm = float(optimizer.get_grad_norm()) / num_units
+    if not math.isfinite(grad_norm):
+        return grad_norm
+    clipping = max(1.0, (grad_norm + _CLIP_EPS) / clip_grad) if clip_grad > 0 else 1.0
+    _divide_gradients(optimizer, num_units * clipping)
+    optimizer.step_with_ready_grads()
+    return grad_norm
+
+
+def _divide_gradients(optimizer: MegatronOptimizer, divisor: float) -> None:
+    """Have the gradients divided: by torch's optimizer as it updates, by another one's here."""
+    for part in _parts(optimizer):
+        if isinstance(part.optimizer, torch.optim.Adam):
+            device = part.get_parameters()[0].device
+            # Read by torch's fused optimizers, which got it for loss scaling.
+            part.optimizer.grad_scale = torch.full((), divisor, device=device)  # type: ignore[attr-defined]
+        elif part.optimizer is not None:
+            for parameter in part.get_parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(divisor)
+
+
+@torch.no_grad()
 def set_master_weights(
     optimizer: MegatronOptimizer, weights: Iterable[tuple[torch.nn.Parameter, torch.Tensor]]
 ) -> None:
@@ -67,7 +108,7 @@ def set_master_weights(
         optimizer: Made of the parameters.
         weights: Each parameter and the weight that it was set from.
     """
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    parts = _parts(optimizer)
     for parameter, weight in weights:
         master = getattr(parameter, "main_param", None)
         if master is None:
@@ -81,8 +122,14 @@ def set_master_weights(
 
 def torch_adams(optimizer: MegatronOptimizer) -> list[torch.optim.Adam]:
     """Return torch's optimizers inside Megatron's; none where it uses Transformer Engine's."""
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [part.optimizer for part in parts if isinstance(part.optimizer, torch.optim.Adam)]
+    return [
+        part.optimizer for part in _parts(optimizer) if isinstance(part.optimizer, torch.optim.Adam)
+    ]
+
+
+def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
+    parts: list[MegatronOptimizer] = getattr(optimizer, "chained_optimizers", [optimizer])
+    return parts
 
 
 def build_scheduler(

@@ -40,6 +40,7 @@ from alignflow.training.megatron.optimizer import (
     build_optimizer,
     build_scheduler,
     set_master_weights,
+    update,
 )
 from alignflow.training.megatron.setup import initialize, shut_down
 
@@ -63,6 +64,7 @@ class Run:
         model: DistributedDataParallel,
         optimizer: MegatronOptimizer,
         scheduler: OptimizerParamScheduler,
+        gradients: "_SummedGradients",
         model_dir: Path,
         device: torch.device,
     ) -> None:
@@ -71,6 +73,7 @@ class Run:
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
+        self._gradients = gradients
         self.model_dir = model_dir
         self.device = device
 
@@ -126,7 +129,7 @@ class Run:
                 f"The loss is {means['loss']:.4g}, past max_loss {self.config.max_loss:g}; "
                 "lower learning_rate or look at the data of this step."
             )
-        _, grad_norm, _ = self.optimizer.step()
+        grad_norm = update(self.optimizer, self._gradients.num_units, self.config.clip_grad)
         bound = math.inf if self.config.max_grad_norm is None else self.config.max_grad_norm
         if not math.isfinite(grad_norm) or grad_norm > bound:
             past = "" if math.isinf(bound) else f", past max_grad_norm {bound:g}"
@@ -135,7 +138,7 @@ class Run:
                 "data of this step."
             )
         self.scheduler.step(increment=1)
-        return {**means, "grad_norm": float(grad_norm), "learning_rate": learning_rate}
+        return {**means, "grad_norm": grad_norm, "learning_rate": learning_rate}
 
     @cuda_calls_on_cpu()
     @torch.no_grad()
@@ -280,6 +283,7 @@ def build_run(
         precision=config.precision,
         parallel=config.parallel,
         recompute=config.recompute,
+        compiles=config.compile,
         device=device,
         # Its layers keep the norm that comes before them to themselves, and with it the input that
         # an adapter needs.
@@ -310,10 +314,28 @@ def build_run(
         parameters = trunk_parameters(module)
         stored = stored_weights(module, model_dir)
         set_master_weights(optimizer, ((parameters[name], weight) for name, weight in stored))
-    module.config.finalize_model_grads_func = finalize_model_grads
+    module.config.finalize_model_grads_func = gradients = _SummedGradients()
     module.config.grad_scale_func = optimizer.scale_loss
     scheduler = build_scheduler(config, optimizer, num_steps=num_steps)
-    return Run(config, model, optimizer, scheduler, model_dir, device)
+    return Run(config, model, optimizer, scheduler, gradients, model_dir, device)
+
+
+class _SummedGradients:
+    """Finishes the gradients of a step as Megatron does, but leaves them a sum over all units."""
+
+    num_units = 1
+
+    def __call__(self, model: list[nn.Module], num_units: Tensor, **options: Any) -> None:
+        """Reduce the gradients over replicas and count the units of all of them."""
+        finalize_model_grads(model, None, **options)
+        dist.broadcast(
+            num_units,
+            src=parallel_state.get_pipeline_model_parallel_last_rank(),
+            group=parallel_state.get_pipeline_model_parallel_group(),
+        )
+        replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        dist.all_reduce(num_units, group=replicas)
+        self.num_units = max(1, int(num_units))
 
 
 def _training_step(compute_loss: ComputeLoss, device: torch.device) -> ForwardStep:

@@ -8,6 +8,7 @@ prompt; its keys and values are computed once and kept) and to its ancestors in 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,8 +157,8 @@ def pack_trees(
         yield waiting, _pack(waiting, root, feed_last_token)
 
 
-def by_tree(trees: Sequence[Tree], values_B: Tensor) -> list[list[float]]:
-    """Return the values of packed branches as a list a tree."""
+def by_tree(trees: Sequence[Tree], values_B: Tensor) -> list[list[Any]]:
+    """Return the values of packed branches, a number or a list each, as a list a tree."""
     values = iter(values_B.tolist())
     return [[next(values) for _ in tree.branches] for tree in trees]
 

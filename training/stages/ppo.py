@@ -107,7 +107,7 @@ def _reference(
         parallel=config.parallel,
         temperature=config.temperature,
     )
-    return lambda batches: [model.token_logps(batch) for batch in batches]
+    return model.forward
 
 
 def _critic(

@@ -22,6 +22,7 @@ _FAMILIES = {
     "ppo": "model",
     "attribute_model": "model",
     "steerlm": "model",
+    "steerlm2": "model",
     "dataset": "data",
     "benchmark": "data",
     "evaluation": "judgement",

@@ -4,7 +4,13 @@ import unicodedata
 
 _KEPT = {"\n", "\t", "\u200c", "\u200d", "\u00ad"}  # joiners are part of words and emoji
 
-_ACRONYMS = {"sft": "SFT", "dpo": "DPO", "ppo": "PPO", "steerlm": "SteerLM"}
+_ACRONYMS = {
+    "sft": "SFT",
+    "dpo": "DPO",
+    "ppo": "PPO",
+    "steerlm": "SteerLM",
+    "steerlm2": "SteerLM 2.0",
+}
 
 
 def visible(text: str) -> str:

@@ -52,7 +52,7 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
         metrics={"count": float(spec.config["num_steps"])},
         details={
             name: os.environ[name]
-            for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES")
+            for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES")
         },
     )
 

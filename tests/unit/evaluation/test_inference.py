@@ -178,6 +178,10 @@ def test_ratings_are_read_at_the_last_token_and_counted_from_their_means(
     expected = [(weight_KH @ hidden + torch.tensor([2.5, 1.0])).tolist() for hidden in last]
     ratings = model.rate(rows, max_tokens=20)
     torch.testing.assert_close(ratings, expected, atol=1e-4, rtol=0)
+    by_tree = model.rate_trees(TREES, max_tokens=20)
+    assert [len(of_tree) for of_tree in by_tree] == [3, 1, 2]
+    flat = [of_branch for of_tree in by_tree for of_branch in of_tree]
+    torch.testing.assert_close(flat, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

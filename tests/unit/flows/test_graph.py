@@ -7,7 +7,13 @@ import pytest
 from alignflow.config import load_config
 from alignflow.errors import ConfigError
 from alignflow.flows.config import Recipe
-from alignflow.flows.graph import StageGraph, stage_graph, stages_to_compute
+from alignflow.flows.graph import (
+    StageGraph,
+    own_stages,
+    stage_graph,
+    stages_to_compute,
+    training_stages,
+)
 
 DEMO = Path(__file__).parents[3] / "deployments/recipes/demo.yaml"
 
@@ -49,6 +55,37 @@ def test_steerlm_rates_the_demonstrations_before_it_learns_from_them() -> None:
     assert "attribute_model" in graph["evaluate-base"]
     anew, _ = stages_to_compute(graph, [], "annotated")
     assert anew == {"annotated", "steerlm", "evaluate-aligned", "gate", "register", "report"}
+
+
+def test_steerlm2_learns_from_the_answers_of_steerlm_round_by_round() -> None:
+    path = DEMO.with_name("demo-steerlm2.yaml")
+    graph = stage_graph(load_config(Recipe, path, overrides=["steerlm2_rounds=3"]))
+    test_every_parent_comes_before_its_child(graph)
+    further = ("annotated", "attribute_model", "sft")
+    assert graph["steerlm"] == ("sft", "annotated")
+    assert graph["steerlm2-round-1"] == ("steerlm", *further)
+    assert graph["steerlm2-round-2"] == ("steerlm2-round-1", *further)
+    assert graph["steerlm2"] == ("steerlm2-round-2", *further)
+    assert graph["evaluate-aligned"][:2] == ("steerlm2", "sft")
+    anew, _ = stages_to_compute(graph, [], "steerlm2-round-2")
+    followers = {"evaluate-aligned", "gate", "register", "report"}
+    assert anew == {"steerlm2-round-2", "steerlm2", *followers}
+    once = stage_graph(load_config(Recipe, path, overrides=["steerlm2_rounds=1"]))
+    assert once["steerlm2"] == ("steerlm", *further)
+    assert not any("round" in stage for stage in once)
+
+
+def test_a_comparison_counts_all_rounds_as_the_trial_s_own() -> None:
+    overrides = ["compare={methods: [steerlm, steerlm2], seeds: [7]}", "gate={}"]
+    recipe = load_config(Recipe, DEMO.with_name("demo-steerlm2.yaml"), overrides=overrides)
+    graph = stage_graph(recipe)
+    test_every_parent_comes_before_its_child(graph)
+    trained = training_stages(recipe, "steerlm2", "steerlm2-seed-7")
+    assert trained == ("steerlm2-seed-7-round-1", "steerlm2-seed-7")
+    assert {*own_stages("steerlm2"), *trained} <= graph.keys()
+    assert training_stages(recipe, "steerlm", "steerlm-seed-7") == ("steerlm-seed-7",)
+    # The model that SteerLM 2.0 starts from is the recipe's, whatever the seed of the trial.
+    assert graph["steerlm2-seed-7-round-1"][0] == "steerlm"
 
 
 def test_rated_answers_judge_the_models_of_every_method(graph: StageGraph) -> None:

@@ -22,6 +22,7 @@ def test_there_are_recipes() -> None:
         "demo-ppo",
         "demo-rloo",
         "demo-grpo",
+        "demo-steerlm2",
         "smollm2-ultrafeedback",
     } <= names
 
@@ -57,6 +58,15 @@ def test_rule_on_an_unknown_score_is_refused() -> None:
         ("demo", "compare={methods: [dpo], seeds: [1]}", r"gate\.rules do nothing"),
         ("demo", "method=steerlm", r"learns from rated answers; give data\.attributes"),
         ("demo", "evaluation.steered_attributes=[humor]", "does nothing without method steerlm"),
+        ("demo", "method=steerlm2", r"method steerlm2 learns from rated answers"),
+        ("demo-steerlm", "steerlm2_rounds=2", "does nothing without method steerlm2"),
+        ("demo-steerlm2", "steerlm2.samples_per_prompt=1", r"steerlm2\.samples_per_prompt"),
+        ("demo-steerlm2", "steerlm2.max_new_tokens=256", "to leave a prompt room"),
+        (
+            "demo-steerlm2",
+            "steerlm2.parallel={tensor_model_parallel_size: 2}",
+            "data_parallel_size only",
+        ),
         ("demo-steerlm", "steerlm.wanted={humour: 4}", r"steerlm\.wanted\.humour"),
         ("demo-steerlm", "steerlm.wanted={humor: 5}", r"steerlm\.wanted\.humor"),
         (

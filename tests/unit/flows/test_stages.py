@@ -64,3 +64,16 @@ def test_a_trial_differs_by_its_seed_alone(submitted: dict[str, tuple[Any, ...]]
     assert submitted["dpo-seed-7"] == (recipe.dpo.replaced(seed=7), "sft", "preferences")
     ppo = (recipe.ppo.replaced(seed=7), "sft", "preferences", "reward_model")
     assert submitted["ppo-seed-7"] == ppo
+
+
+def test_a_round_of_steerlm2_starts_from_the_one_before_with_another_seed(
+    submitted: dict[str, tuple[Any, ...]],
+) -> None:
+    recipe = load_config(Recipe, RECIPES / "demo-steerlm2.yaml")
+    base = laid(recipe)
+    config, again = recipe.steerlm2, recipe.steerlm2.replaced(seed=recipe.steerlm2.seed + 1)
+    further = (base.annotated, "attribute_model", "sft")
+    assert submitted["steerlm"] == (recipe.steerlm, "sft", base.annotated)
+    assert submitted["steerlm2-round-1"] == (config, "steerlm", *further)
+    assert submitted["steerlm2"] == (again, "steerlm2-round-1", *further)
+    assert base.steerlm in base.stages

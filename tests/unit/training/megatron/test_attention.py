@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from alignflow.training.config import ParallelConfig
-from alignflow.training.megatron import attention
 from alignflow.training.megatron.architecture import read_architecture
 from alignflow.training.megatron.attention import PackedAttention
 from alignflow.training.megatron.model import build_model
@@ -67,7 +66,7 @@ def test_gradients_of_short_rows_are_as_exact_as_those_of_the_kernel(
     inputs = heads_of(length)
     assert type(layer.attend_causally(*leaves_of(inputs)).grad_fn).__name__ == "_ShortRowsBackward"
     mine = gradients(layer.attend_causally, inputs)
-    monkeypatch.setattr(attention, "_SHORT_ROW", 0)
+    monkeypatch.setattr(layer, "short_row", 0)
     kernel = gradients(layer.attend_causally, inputs)
     expected = gradients(exact, [tensor.double() for tensor in inputs])
     for a, b, c in zip(mine, kernel, expected, strict=True):

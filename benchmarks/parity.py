@@ -2,18 +2,22 @@
 
     python benchmarks/parity.py --stage sft|reward_model|dpo [--data FILE]... [--model SOURCE]
         [--write]
+    python benchmarks/parity.py --stage ppo
 
 Both train for 20 steps, ours as the training job that a recipe would start. Prints both curves and
-exits with 1 if they differ by more than 0.001 at any step.
+exits with 1 if they differ by more than 0.001 at any step. What PPO samples is each side's own, and
+so are its losses: there the advantages, losses and gradients of given random tensors are compared,
+within 0.00001.
 """
 
 import argparse
 import sys
 import tempfile
 from pathlib import Path
-from typing import get_args
+from typing import NoReturn, get_args
 
 from models import make_model
+from ppo_maths import ppo_differences
 from pydantic import TypeAdapter
 from results import Table, add_write_option, options_given, update
 from sides import our_side, trl_side
@@ -23,6 +27,7 @@ from workload import EXAMPLES, SAMPLES, StageName, make_workload
 from alignflow.training.config import StageConfig
 
 TOLERANCE = 1e-3
+MATHS_TOLERANCE = 1e-5
 
 TITLE = "Loss curves beside TRL's"
 ABOUT = (
@@ -47,6 +52,25 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     add_write_option(parser, "parity")
     args = parser.parse_args()
+    if args.stage == "ppo":
+        compare_maths()
+    else:
+        compare_curves(args, parser)
+
+
+def compare_maths() -> NoReturn:
+    """Print how far PPO's numbers are from TRL's, and exit."""
+    with tempfile.TemporaryDirectory() as scratch:
+        found = ppo_differences(Path(scratch))
+    for name, difference in found.items():
+        print(f"{name:20} {difference:8.1e}")
+    print(f"largest difference {max(found.values()):.1e}, bound {MATHS_TOLERANCE:g}")
+    # Written so that NaN fails too.
+    sys.exit(0 if all(value <= MATHS_TOLERANCE for value in found.values()) else 1)
+
+
+def compare_curves(args: argparse.Namespace, parser: argparse.ArgumentParser) -> NoReturn:
+    """Train on both sides, print the losses, and exit."""
     config: StageConfig = TypeAdapter(StageConfig).validate_python(
         {
             "stage": args.stage,

@@ -66,7 +66,10 @@ def main() -> None:
         )
         for line in Path(settings["rows"]).read_text(encoding="utf-8").splitlines()
     ]
-    rows = Dataset.from_dict({"input_ids": prompts})
+    size = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    # With the end of its data in sight, accelerate makes an update of every part of a rollout. So
+    # there is another rollout, which the comparison never comes to.
+    rows = Dataset.from_dict({"input_ids": prompts + prompts[:size]})
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,
@@ -82,7 +85,7 @@ def main() -> None:
     trainer.dataloader = trainer.accelerator.prepare(
         DataLoader(
             rows,
-            batch_size=config.local_batch_size,
+            batch_size=size,
             collate_fn=DataCollatorWithPadding(tokenizer),
             drop_last=True,
         )

@@ -13,6 +13,9 @@ TRL_WITH_PPO = "trl==1.12.0"
 """The last version that has a PPO trainer."""
 
 
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
 class TrlOptions(Config):
     """How TRL is to compute a step; what it computes is the stage's config."""
 
@@ -152,6 +155,8 @@ def _ppo(config: PPOConfig) -> dict[str, Any]:
 def _grpo(config: PPOConfig) -> dict[str, Any]:
     """Return what GRPO adds; one rollout makes one optimizer step."""
     return {
+        # Of the reference, which is loaded by itself.
+        "model_init_kwargs": {"dtype": _DTYPES[config.precision]},
         "num_generations": config.samples_per_prompt,
         "generation_batch_size": step_units(config),
         "max_completion_length": config.max_new_tokens,

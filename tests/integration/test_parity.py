@@ -23,3 +23,10 @@ def test_the_loss_of_every_step_is_that_of_trl(stage: str) -> None:
     assert [int(step[0]) for step in steps] == list(range(1, 21))
     losses = [float(step[1]) for step in steps]
     assert losses[-1] < losses[0]
+
+
+def test_advantages_losses_and_gradients_of_ppo_are_those_of_trl() -> None:
+    command = [sys.executable, str(PARITY), "--stage", "ppo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 10

@@ -245,8 +245,11 @@ def test_with_adapters_the_policy_without_them_is_the_reference(make_run: MakeRu
     assert second["ppo/kl_nats"] != 0
 
 
-def test_the_invariants_hold_in_bf16_too(make_run: MakeRun) -> None:
-    folder = make_run("job", precision="bf16", max_steps=2)
+@pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_invariants_hold_in_bf16_too(make_run: MakeRun, is_compiled: bool) -> None:
+    if is_compiled and shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    folder = make_run("job", precision="bf16", max_steps=2, compile=is_compiled)
     run_here(folder)
     first, second = steps(folder)
     assert first["ppo/kl_nats"] == 0

@@ -88,6 +88,7 @@ class FrozenModel:
         precision: Precision,
         parallel: ParallelConfig,
         *,
+        compiles: bool = False,
         num_attributes: int = 0,
     ) -> Self:
         device = initialize(parallel, seed=0)
@@ -97,6 +98,7 @@ class FrozenModel:
             precision=precision,
             parallel=parallel,
             device=device,
+            compiles=compiles,
             allow_transformer_engine=False,
             num_attributes=num_attributes,
         )
@@ -151,6 +153,7 @@ class LanguageModel(FrozenModel):
         precision: Precision,
         parallel: ParallelConfig = _SINGLE,
         temperature: float = 1.0,
+        compiles: bool = False,
     ) -> Self:
         """Load a Hugging Face folder for inference on this rank's device.
 
@@ -159,11 +162,13 @@ class LanguageModel(FrozenModel):
             precision: Type of its weights.
             parallel: Layout of the job; each rank holds the whole model.
             temperature: Divides the logits of `token_logps`.
+            compiles: Compile the element-wise parts; beside a model in training as that one does,
+                for else both round differently.
 
         Raises:
             DataError: The folder holds no model that can be loaded.
         """
-        policy = cls._build(folder, precision, parallel)
+        policy = cls._build(folder, precision, parallel, compiles=compiles)
         policy.model.temperature = temperature
         return policy
 

@@ -106,6 +106,7 @@ def _reference(
         precision=config.precision,
         parallel=config.parallel,
         temperature=config.temperature,
+        compiles=config.compile,
     )
     return model.forward
 

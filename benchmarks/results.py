@@ -70,11 +70,12 @@ def options_given(
     parser: argparse.ArgumentParser, args: argparse.Namespace, *, but: Sequence[str]
 ) -> str:
     """Return the options that differ from their defaults, except `--write` and those named."""
-    given = [
-        f"--{name.replace('_', '-')} {' '.join(map(str, value if _is_many(value) else [value]))}"
-        for name, value in vars(args).items()
-        if name not in (*but, "write") and value != parser.get_default(name)
-    ]
+    given = []
+    for name, value in vars(args).items():
+        if name in (*but, "write") or value == parser.get_default(name):
+            continue
+        values = [] if value is True else value if _is_many(value) else [value]
+        given += [f"--{name.replace('_', '-')}", *map(str, values)]
     return f"`{' '.join(given)}`" if given else "defaults"
 
 

@@ -3,11 +3,11 @@
     python benchmarks/vs_trl.py --stage sft|rm|dpo|ppo|grpo [--data FILE]... [--pairs N] [--json]
         [--write]
 
-Each side is a process of its own, ours the training job that a recipe would start, TRL's its
-trainer. They take turns, a run of a few steps at a time; the first run of each warms up. Both have
-fp32 master weights, compute in bf16, and keep no activations back to recompute them. TRL gets the
-best of several batch sizes, in SFT of padded and padding-free batches, and of a model that is
-compiled or not, as the parts of ours are; in DPO both sides have
+Each side is a process of its own, ours the training job that a recipe would start, with the memory
+settings of such a job, TRL's its trainer. They take turns, a run of a few steps at a time; the
+first run of each warms up. Both have fp32 master weights, compute in bf16, and keep no activations
+back to recompute them. TRL gets the best of several batch sizes, in SFT of padded and padding-free
+batches, and of a model that is compiled or not, as the parts of ours are; in DPO both sides have
 computed the reference's log-probabilities beforehand. In PPO (beside the last TRL that has it) and
 GRPO a step is a rollout with its updates: the same prompts, answers of equal length, and the same
 reward model; TRL decodes all answers of a rollout together, with reference and reward model in

@@ -79,12 +79,14 @@ def test_options_are_told_where_they_differ_from_their_defaults() -> None:
     parser.add_argument("--stage")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--models", nargs="+", default=["tiny"])
+    parser.add_argument("--once", action="store_true")
     results.add_write_option(parser, "cost")
 
     def given(*arguments: str) -> str:
         return results.options_given(parser, parser.parse_args(arguments), but=("stage",))
 
     assert given("--stage", "sft", "--max-length", "512", "--write") == "defaults"
+    assert given("--stage", "sft", "--once") == "`--once`"
     assert given("--models", "30M", "1B", "--max-length", "64") == (
         "`--max-length 64 --models 30M 1B`"
     )

@@ -4,6 +4,7 @@ On a CPU these passes, not the matrix products, take most of a training step. Co
 its inputs once, computes in float32 and rounds once.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -128,6 +129,9 @@ def compiled_kernels() -> Kernels:
     Raises:
         ConfigError: There is neither a CUDA device nor a C++ compiler.
     """
-    if not torch.cuda.is_available() and shutil.which("g++") is None:
-        raise ConfigError("compile: there is no C++ compiler; install g++ or leave compile out.")
+    compiler = os.environ.get("CXX", "g++")  # as torch looks for it
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"compile: there is no C++ compiler {compiler!r}; install g++ or leave compile out."
+        )
     return Kernels(*(torch.compile(k, dynamic=True) for k in astuple(EAGER)))

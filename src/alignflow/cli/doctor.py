@@ -84,6 +84,14 @@ def _machine(workspace: Path) -> Iterator[Finding]:
     yield Finding(
         "GPUs", gpus > 0, str(gpus) if gpus else "none", "jobs run on the CPU", needed=False
     )
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    yield Finding(
+        "C++ compiler",
+        compiler is not None,
+        compiler or "none",
+        "compile: true needs one on a CPU: install g++",
+        needed=False,
+    )
     memory = psutil.virtual_memory().total / 2**30
     yield Finding(
         "memory",

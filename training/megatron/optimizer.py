@@ -85,9 +85,9 @@ def _divide_gradients(optimizer: MegatronOptimizer, divisor: float) -> None:
     """Have the gradients divided: by torch's optimizer as it updates, by another one's here."""
     for part in _parts(optimizer):
         if isinstance(part.optimizer, torch.optim.Adam):
-            device = part.get_parameters()[0].device
-            # Read by torch's fused optimizers, which got it for loss scaling.
-            part.optimizer.grad_scale = torch.full((), divisor, device=device)  # type: ignore[attr-defined]
+            # Read by torch's fused optimizers, which got it for loss scaling and take it to the
+            # device of the parameters, of which a rank may hold none.
+            part.optimizer.grad_scale = torch.tensor(divisor)  # type: ignore[attr-defined]
         elif part.optimizer is not None:
             for parameter in part.get_parameters():
                 if parameter.grad is not None:

@@ -14,9 +14,9 @@ from trl_settings import TrlOptions, requirement, trl_row, trl_script, trl_setti
 from workload import Workload
 
 from alignflow.config import Config
+from alignflow.jobs.attempt import CPU_ENVIRONMENT
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
-from alignflow.jobs.supervisor import CPU_ENVIRONMENT
 from alignflow.training.config import StageConfig, TrainingJob
 
 _HERE = Path(__file__).parent

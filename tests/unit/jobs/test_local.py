@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from alignflow.errors import ConfigError
+from alignflow.jobs.attempt import job_command
 from alignflow.jobs.local import Handle, LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slots import Slot
 from alignflow.jobs.spec import JobSpec, JobStatus
-from alignflow.jobs.supervisor import job_command, job_environment
+from alignflow.jobs.supervisor import job_environment
 
 SPEC = JobSpec(name="sft-12ab", module="alignflow.training", config={})
 

@@ -2,26 +2,22 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from counting import FOR_EVER, counting, failure_of, finish, has_seen_steps, until
 
-from alignflow.errors import ConfigError, JobError
+from alignflow.errors import JobError
 from alignflow.jobs.local import Handle, LocalJob, LocalLauncher
-from alignflow.jobs.processes import descendants, kill_all, processes_of_job, read_process
+from alignflow.jobs.processes import descendants, kill_all, processes_of_job
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import FailureKind, JobFailure, JobResult, JobSpec, JobStatus
+from alignflow.jobs.spec import FailureKind, JobStatus
 from alignflow.jobs.wait import cancel_on_exit, wait_for
 
 pytestmark = pytest.mark.integration
-
-WORKERS = Path(__file__).parent / "workers"
-FOR_EVER = {"num_steps": 100_000}
 
 
 @pytest.fixture
@@ -47,15 +43,6 @@ def folder(folders: Callable[[str], RunFolder]) -> RunFolder:
     return folders("run")
 
 
-def counting(config: dict[str, Any], **changes: Any) -> JobSpec:
-    return JobSpec(
-        name="counting-1234",
-        module="counting_job",
-        config=config,
-        env={"PYTHONPATH": str(WORKERS)},
-    ).replaced(**changes)
-
-
 def start(folder: RunFolder, config: dict[str, Any], **changes: Any) -> LocalJob:
     return LocalLauncher().submit(counting(config, **changes), folder)
 
@@ -64,25 +51,8 @@ def start_and_see_steps(folder: RunFolder, config: dict[str, Any], **changes: An
     """Return a job of which every rank is at work."""
     job = start(folder, config, **changes)
     num_ranks = changes.get("processes_per_node", 1)
-    until(lambda: len(list(folder.checkpoints.iterdir())) == num_ranks)
+    until(lambda: has_seen_steps(folder, num_ranks))
     return job
-
-
-def finish(job: LocalJob, folder: RunFolder) -> JobResult:
-    return wait_for(job, folder, poll_s=0.05)
-
-
-def failure_of(job: LocalJob, folder: RunFolder) -> JobFailure:
-    with pytest.raises(JobError) as caught:
-        finish(job, folder)
-    return caught.value.failure
-
-
-def until(is_so: Callable[[], bool], *, within_s: float = 60.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def is_all_gone(folder: RunFolder) -> bool:
@@ -120,43 +90,6 @@ def test_job_is_followed_to_its_result(folder: RunFolder) -> None:
         "CUDA_VISIBLE_DEVICES": "",
     }
     assert is_all_gone(folder)
-
-
-def test_finished_job_is_not_run_again(folder: RunFolder) -> None:
-    finish(start(folder, {"num_steps": 1}), folder)
-    again = start(folder, {"num_steps": 1})
-    assert again.attempt == 1
-    assert finish(again, folder).metrics == {"count": 1.0}
-
-
-def test_folder_of_another_job_is_refused(folder: RunFolder) -> None:
-    finish(start(folder, {"num_steps": 1}), folder)
-    with pytest.raises(ConfigError, match="belongs to job counting-1234, not other"):
-        LocalLauncher().submit(counting({"num_steps": 1}, name="other"), folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "exit_code"),
-    [("error", FailureKind.ERROR, 1), ("data", FailureKind.BAD_DATA, 2)],
-)
-def test_exception_becomes_a_failure(
-    folder: RunFolder, name: str, kind: FailureKind, exit_code: int
-) -> None:
-    job = start(folder, {"num_steps": 1, "fail": {"0": name}})
-    with pytest.raises(JobError) as caught:
-        finish(job, folder)
-    assert caught.value.failure.kind is kind
-    assert caught.value.exit_code == exit_code
-    assert "Traceback" in caught.value.failure.log_tail
-    assert job.status() is JobStatus.FAILED
-
-
-def test_module_that_does_not_exist_fails_with_the_log(folder: RunFolder) -> None:
-    failure = failure_of(start(folder, {}, module="no_such_module"), folder)
-    assert failure.kind is FailureKind.ERROR
-    assert "exited with code 1" in failure.message
-    assert "No module named no_such_module" in failure.message
-    assert "No module named no_such_module" in failure.log_tail
 
 
 SUBMITTER = """
@@ -211,26 +144,6 @@ def test_ctrl_c_while_it_submits_leaves_nothing(folder: RunFolder, tmp_path: Pat
     assert not folder.handle.exists()
 
 
-def test_submitters_at_once_start_one_job(folder: RunFolder) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        jobs = list(pool.map(lambda _: start(folder, {"num_steps": 20}), range(4)))
-    assert len({job.id for job in jobs}) == 1
-    assert [job.attempt for job in jobs] == [1, 1, 1, 1]
-    finish(jobs[0], folder)
-    assert folder.launcher_log.read_text().count("starting") == 1
-
-
-def test_cancelled_job_stops_at_a_step(folder: RunFolder) -> None:
-    job = start_and_see_steps(folder, FOR_EVER)
-    job.cancel()
-    assert is_all_gone(folder)
-    assert job.status() is JobStatus.CANCELLED
-    failure = job.failure()
-    assert failure is not None
-    assert failure.message.startswith("Stopped after step")
-    assert start(folder, FOR_EVER).attempt == 2
-
-
 def test_job_that_ignores_sigterm_is_killed_with_its_helpers(folder: RunFolder) -> None:
     job = start_and_see_steps(folder, {**FOR_EVER, "ignore_sigterm": True})
     assert len(processes_of_job(folder.path)) == 3  # supervisor, rank, helper
@@ -249,16 +162,6 @@ def test_supervisor_that_hangs_does_not_stop_cancelling(folder: RunFolder) -> No
     job.cancel(grace_s=0)
     assert is_all_gone(folder)
     assert job.status() is JobStatus.CANCELLED
-
-
-def test_set_event_cancels_the_job(folder: RunFolder) -> None:
-    job = start_and_see_steps(folder, FOR_EVER)
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(JobError) as caught:
-        wait_for(job, folder, stop=stop)
-    assert caught.value.failure.kind is FailureKind.CANCELLED
-    assert is_all_gone(folder)
 
 
 def test_block_left_by_ctrl_c_cancels_and_by_an_error_does_not(folder: RunFolder) -> None:
@@ -348,20 +251,6 @@ def test_job_without_a_sign_of_life_is_lost(folder: RunFolder) -> None:
     assert job.status() is JobStatus.FAILED
 
 
-def test_torchrun_reports_the_first_cause_and_not_what_it_led_to(folder: RunFolder) -> None:
-    # Rank 0 loses its connection first; rank 1 says why a moment later.
-    config = {
-        "num_steps": 1,
-        "fail": {"0": "connection", "1": "diverged"},
-        "delay_s": {"1": 0.3},
-    }
-    failure = failure_of(start(folder, config, processes_per_node=2), folder)
-    assert failure.kind is FailureKind.DIVERGED
-    assert failure.message == "DivergedError: The loss is NaN at step 2."
-    assert "rank 1 of 2" in failure.log_tail
-    assert "rank 0 of 2" in folder.rank_log(0).read_text()
-
-
 def test_killed_rank_is_named_and_no_rank_outlives_torchrun(folder: RunFolder) -> None:
     job = start_and_see_steps(folder, FOR_EVER, processes_per_node=2)
     ranks = descendants(descendants(supervisor_pid(folder))[0].pid)
@@ -376,13 +265,3 @@ def test_killed_rank_is_named_and_no_rank_outlives_torchrun(folder: RunFolder) -
     descendants(supervisor_pid(folder))[0].send(signal.SIGKILL)
     assert failure_of(again, folder).kind is FailureKind.NODE_LOST
     assert is_all_gone(folder)
-
-
-def test_ranks_of_torchrun_stop_at_a_step(folder: RunFolder) -> None:
-    job = start_and_see_steps(folder, FOR_EVER, processes_per_node=2)
-    job.cancel()
-    assert is_all_gone(folder)
-    failure = job.failure()
-    assert failure is not None
-    assert failure.message.startswith("Stopped after step")
-    assert read_process(supervisor_pid(folder)) is None

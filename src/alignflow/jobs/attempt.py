@@ -117,6 +117,7 @@ def environment_of_ranks(
         SUPERVISOR_VARIABLE: f"{this.pid}.{this.start_ticks}",
     }
     if spec.gpus_per_node == 0:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores_per_process)))
         environment = {**CPU_ENVIRONMENT, **environment}
         if "OMP_WAIT_POLICY" in environment and "GOMP_SPINCOUNT" not in os.environ:

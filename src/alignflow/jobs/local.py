@@ -23,6 +23,7 @@ from alignflow.jobs.processes import (
 from alignflow.jobs.run_folder import RunFolder, write_atomically
 from alignflow.jobs.slots import gpu_slots
 from alignflow.jobs.spec import FailureKind, JobFailure, JobSpec, JobStatus
+from alignflow.jobs.submission import submission
 
 _START_TIMEOUT_S = 120.0
 # Time between a killed worker and the end of its supervisor, which then records why.
@@ -152,7 +153,7 @@ class LocalJob:
         supervisor = read_process(handle.pid)
         if supervisor is None:
             return
-        self._folder.request_cancel(grace_s)
+        self._folder.request_stop(grace_s)
         supervisor.send(signal.SIGTERM)
         deadline = time.monotonic() + grace_s + _SUPERVISOR_EXIT_S
         while supervisor.is_alive() and time.monotonic() < deadline:
@@ -182,22 +183,14 @@ class LocalLauncher:
             JobError: The supervisor could not be started, or an earlier attempt can't be killed.
         """
         _check_spec(spec)
-        try:
-            folder.create()
-            with folder.submission() as lock:
-                return self._find_or_start(spec, folder, lock)
-        except OSError as error:
-            raise ConfigError(
-                f"{error.filename or folder.path}: the run folder can't be written "
-                f"({error.strerror}); make room or choose another workspace."
-            ) from error
+        with submission(spec, folder) as lock:
+            return self._find_or_start(spec, folder, lock)
 
     def find(self, folder: RunFolder) -> LocalJob | None:
         """Return the job that was submitted with this folder, whatever became of it."""
         return LocalJob(folder) if folder.handle.exists() else None
 
     def _find_or_start(self, spec: JobSpec, folder: RunFolder, lock: int) -> LocalJob:
-        _check_owner(spec, folder)
         job = self.find(folder)
         if job is not None and job.status() not in (JobStatus.FAILED, JobStatus.CANCELLED):
             return job
@@ -223,11 +216,6 @@ def _check_spec(spec: JobSpec) -> None:
             f"Job {spec.name} asks for {spec.gpus_per_node} GPUs, and this machine shows "
             f"{num_gpus}; ask for fewer, or run on the CPU."
         )
-
-
-def _check_owner(spec: JobSpec, folder: RunFolder) -> None:
-    if folder.handle.exists() and (owner := folder.read_spec().name) != spec.name:
-        raise ConfigError(f"{folder.path}: belongs to job {owner}, not {spec.name}; use another.")
 
 
 def _start_supervisor(folder: RunFolder, lock: int) -> None:

@@ -148,16 +148,14 @@ class RunFolder:
 
     # -- cancelling ------------------------------------------------------------------------------
 
-    def request_cancel(self, grace_s: float) -> None:
-        """Ask the job to stop within `grace_s` seconds; the launcher still has to be signalled."""
-        write_atomically(self.path / "cancel.json", json.dumps({"grace_s": grace_s}) + "\n")
+    def request_stop(self, grace_s: float, kind: FailureKind = FailureKind.CANCELLED) -> None:
+        """Ask the job to stop within `grace_s` seconds; the job still has to be signalled."""
+        request = StopRequest(kind=kind, grace_s=grace_s)
+        write_atomically(self.path / "cancel.json", _to_json(request))
 
-    def requested_grace_s(self, default: float) -> float:
-        """Return the seconds that the request to stop grants, `default` where there is none."""
-        try:
-            return float(json.loads((self.path / "cancel.json").read_text())["grace_s"])
-        except FileNotFoundError:
-            return default
+    def requested_stop(self) -> "StopRequest | None":
+        """Return the request to stop this attempt, None where there is none."""
+        return _read(StopRequest, self.path / "cancel.json")
 
     # -- the outcome -----------------------------------------------------------------------------
 
@@ -232,6 +230,15 @@ class RunFolder:
     def _outcome(self) -> Iterator[None]:
         with _locked(self.path / ".outcome.lock"):
             yield
+
+
+class StopRequest(Config):
+    """Content of `cancel.json`."""
+
+    kind: FailureKind
+    """What the end is to be recorded as."""
+    grace_s: float
+    """Seconds that the job may take to save a checkpoint."""
 
 
 class MetricReader:

@@ -39,7 +39,8 @@ def main() -> None:
     stop = Stop()
 
     def on_sigterm(number: int, frame: FrameType | None) -> None:
-        stop.request(FailureKind.CANCELLED, folder.requested_grace_s(CANCEL_GRACE_S))
+        request = folder.requested_stop()
+        stop.request(FailureKind.CANCELLED, request.grace_s if request else CANCEL_GRACE_S)
 
     signal.signal(signal.SIGTERM, on_sigterm)
     handle = _detach(folder)

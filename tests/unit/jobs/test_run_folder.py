@@ -103,13 +103,13 @@ def test_result_is_not_taken_back(folder: RunFolder) -> None:
 def test_new_attempt_forgets_the_outcome_and_keeps_the_work(folder: RunFolder) -> None:
     folder.append_metrics({"step": 1})
     folder.beat()
-    folder.request_cancel(60)
+    folder.request_stop(60)
     folder.write_failure(make_failure(FailureKind.NODE_LOST, "gone"))
     (folder.checkpoints / "step-00000001").mkdir()
     folder.begin_attempt(SPEC)
     assert not folder.has_outcome()
     assert folder.last_beat() is None
-    assert folder.requested_grace_s(default=10) == 10
+    assert folder.requested_stop() is None
     assert folder.metric_reader().read_new() == [{"step": 1}]
     assert (folder.checkpoints / "step-00000001").is_dir()
 

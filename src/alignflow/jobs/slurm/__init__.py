@@ -1,0 +1,1 @@
+"""Jobs on a Slurm cluster whose nodes see the run folders."""

@@ -1,8 +1,11 @@
 """Parts that several integration tests share."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slurm_cluster import Cluster, missing_programs
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
@@ -46,3 +49,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Slurm cluster of two nodes, up until the tests end."""
+    if missing := missing_programs():
+        pytest.skip(f"needs a Slurm installation (apt install slurm-wlm): {missing} missing")
+    if os.geteuid() != 0:
+        pytest.skip("needs root: the nodes' GPUs are device files")
+    with Cluster().running() as cluster:
+        yield cluster

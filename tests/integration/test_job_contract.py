@@ -1,6 +1,5 @@
 """What every launcher promises, tried on each: on this machine, and on a Slurm cluster."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 from counting import FOR_EVER, counting, failure_of, finish, has_seen_steps, until
-from slurm_cluster import Cluster, missing_programs
 
 from alignflow.errors import ConfigError, JobError
 from alignflow.jobs.base import Job, Launcher
@@ -57,16 +55,6 @@ class Site:
         job = self.start(config, **changes)
         until(lambda: has_seen_steps(self.folder, changes.get("processes_per_node", 1)))
         return job
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    if missing := missing_programs():
-        pytest.skip(f"needs a Slurm installation (apt install slurm-wlm): {missing} missing")
-    if os.geteuid() != 0:
-        pytest.skip("needs root: the nodes' GPUs are device files")
-    with Cluster().running() as cluster:
-        yield cluster
 
 
 @pytest.fixture(params=["local", "slurm"])

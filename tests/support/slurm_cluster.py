@@ -18,6 +18,8 @@ from pathlib import Path
 
 from counting import until
 
+from alignflow.jobs.processes import all_processes
+
 NODES = ("n1", "n2")
 GPUS_PER_NODE = 2
 
@@ -28,7 +30,7 @@ SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={root}/munge/munge.sock,cred_expire=2
+AuthInfo=socket={root}/munge/munge.sock,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={root}/state
@@ -125,10 +127,25 @@ class Cluster:
         daemon.send_signal(how)
         daemon.wait(timeout=30)
 
+    def crash(self, node: str) -> None:
+        """Kill the slurmd of a node and all that runs on it, as a power cut does."""
+        self.kill(node, signal.SIGKILL)
+        mark = f"SLURMD_NODENAME={node}".encode()
+        doomed = [process for process in all_processes() if mark in _environment(process.pid)]
+        for process in doomed:
+            for pid in (process.parent, process.pid):  # its slurmstepd has no such variable
+                if "slurmstepd" in _name(pid) or pid == process.pid:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
     def wait_for_nodes(self) -> None:
         """Wait until every node takes jobs."""
         idle = "".join(f"{node}=idle\n" for node in NODES)
         until(lambda: self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%N=%t") == idle)
+
+    def wait_for_controller(self) -> None:
+        """Wait until the controller answers."""
+        until(lambda: "UP" in self.run("scontrol", "ping"))
 
     def run(self, *command: str) -> str:
         """Return what one of Slurm's commands prints."""
@@ -168,6 +185,18 @@ class Cluster:
         for name in (*NODES, "slurmctld", "munged"):
             if name in self._daemons:
                 self.kill(name)
+
+
+def _environment(pid: int) -> list[bytes]:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []
+
+
+def _name(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text()
+    return ""
 
 
 def free_ports(count: int) -> list[int]:

@@ -167,15 +167,15 @@ def run_processes(
     started = time.monotonic()
     outcome_seen: float | None = None
     while child.poll() is None:
+        look(time.monotonic() - started)
         at = time.monotonic()
-        look(at - started)
         if outcome_seen is None and folder.has_outcome():
             outcome_seen = at
-        if stop.kind is not None:
-            _tell_ranks(child.pid, spec, stop)
-        is_over = stop.kind is not None and at > stop.deadline
+        is_over = stop.kind is not None and at >= stop.deadline
         if is_over or (outcome_seen is not None and at - outcome_seen > _EXIT_S):
             _kill_descendants(others)
+        elif stop.kind is not None:
+            _tell_ranks(child.pid, spec, stop)
         time.sleep(_POLL_S)
     _kill_descendants(others)
     return End(child.returncode, oom_kills is not None and (num_oom_kills() or 0) > oom_kills)

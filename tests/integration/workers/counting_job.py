@@ -53,6 +53,7 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
         details={
             name: os.environ[name]
             for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES")
+            if name in os.environ
         },
     )
 

@@ -76,7 +76,7 @@ class SlurmJob:
             return JobStatus.PENDING if view.listed.is_waiting else JobStatus.RUNNING
         if self._folder.read_result() is not None:
             return JobStatus.SUCCEEDED
-        failure = self._folder.read_failure()
+        failure = self._recorded_failure(view)
         if failure is not None:
             is_cancelled = failure.kind is FailureKind.CANCELLED
             return JobStatus.CANCELLED if is_cancelled else JobStatus.FAILED
@@ -148,6 +148,21 @@ class SlurmJob:
             view.listed, view.is_away = None, True
         view.at = time.monotonic()
         return view
+
+    def _recorded_failure(self, view: _View) -> JobFailure | None:
+        """Return the failure that the job's processes recorded.
+
+        Of a signal they know that it came, and Slurm why.
+        """
+        failure = self._folder.read_failure()
+        state = view.listed.state if view.listed is not None else ""
+        if failure is None or failure.kind is not FailureKind.PREEMPTED or state not in _ENDS:
+            return failure
+        kind, message = _ENDS[state]
+        if kind is not failure.kind:
+            failure = make_failure(kind, message, failure.log_tail)
+            self._folder.overrule_failure(failure)
+        return failure
 
     def _may_have_succeeded(self, view: _View) -> bool:
         """Whether the result may be on its way from another node's cache."""

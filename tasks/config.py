@@ -1,13 +1,15 @@
 """Configs of the side effects: base model, cluster, registry, and what every run needs."""
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from alignflow.config import Config
 from alignflow.data_validation.config import DataConfig
+from alignflow.errors import ConfigError
 from alignflow.evaluation.config import EvaluationConfig, GateConfig
+from alignflow.jobs.slurm.config import SlurmConfig
 
 
 class ModelConfig(Config):
@@ -24,9 +26,11 @@ class ModelConfig(Config):
 class ClusterConfig(Config):
     """Where jobs run."""
 
-    launcher: Literal["local"] = "local"
+    launcher: Literal["local", "slurm"] = "local"
+    slurm: SlurmConfig | None = None
+    """How jobs are submitted where the launcher is slurm."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes the GPUs of the machine where there are any."""
+    """auto takes the GPUs of this machine where there are any; for a cluster it has to be said."""
     time_limit_s: PositiveInt | None = None
     """Longest time a job may run."""
     max_retries: int = Field(default=2, ge=0)
@@ -35,6 +39,30 @@ class ClusterConfig(Config):
     """Price of one process (on GPUs: one device) for an hour; the report then shows costs."""
     currency: str = "USD"
     """Currency of the price."""
+
+    @model_validator(mode="after")
+    def _cluster_is_described(self) -> Self:
+        if (self.launcher == "slurm") != (self.slurm is not None):
+            raise ValueError("launcher: slurm and the section slurm go together")
+        if self.launcher == "slurm" and self.device == "auto":
+            raise ValueError("device must be cpu or cuda: this machine is not where jobs run")
+        return self
+
+    def layout(self, num_processes: int) -> tuple[int, int]:
+        """Return over how many nodes, and how many processes a node, a job is spread.
+
+        Raises:
+            ConfigError: The processes don't fill the nodes.
+        """
+        if self.slurm is None:
+            return 1, num_processes
+        per_node = min(num_processes, self.slurm.processes_per_node)
+        if num_processes % per_node:
+            raise ConfigError(
+                f"cluster.slurm.processes_per_node is {per_node}, which doesn't divide the "
+                f"{num_processes} processes of a job; choose another layout."
+            )
+        return num_processes // per_node, per_node
 
 
 class RegistryConfig(Config):

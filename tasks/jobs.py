@@ -41,17 +41,18 @@ def run_job(
     folder = RunFolder(pipeline.job_folder(stage, key))
     if pipeline.must_clear(stage) and not _is_running(pipeline, folder):
         shutil.rmtree(folder.path, ignore_errors=True)
-    device = pipeline.recipe.cluster.device
-    gpus = num_processes if _uses_gpus(device) else 0
+    cluster = pipeline.recipe.cluster
+    nodes, processes_per_node = cluster.layout(num_processes)
     spec = JobSpec(
         name=folder.path.name,
         module=module,
         config=dict(config),
-        processes_per_node=num_processes,
-        gpus_per_node=gpus,
+        nodes=nodes,
+        processes_per_node=processes_per_node,
+        gpus_per_node=processes_per_node if _uses_gpus(cluster.device) else 0,
         # What a job reads lies in local folders: a slow or absent hub must not matter.
         env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        time_limit_s=pipeline.recipe.cluster.time_limit_s,
+        time_limit_s=cluster.time_limit_s,
     )
     _remember_flow_run(pipeline, folder)
     pipeline.raise_if_stopped(stage)

@@ -17,6 +17,7 @@ from alignflow.errors import RunStoppedError
 from alignflow.jobs.base import Launcher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
+from alignflow.jobs.slurm.launcher import SlurmLauncher
 from alignflow.tasks.config import ClusterConfig, RunConfig
 from alignflow.tasks.interrupts import restore_interrupts
 from alignflow.tasks.jobs import flow_run_index
@@ -95,7 +96,7 @@ def open_pipeline(
 
 def launcher_for(cluster: ClusterConfig) -> Launcher:
     """Return the launcher that a recipe asks for."""
-    return {"local": LocalLauncher}[cluster.launcher]()
+    return LocalLauncher() if cluster.slurm is None else SlurmLauncher(cluster.slurm)
 
 
 def raise_first_failure(stages: Sequence[PrefectFuture[Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from alignflow.cli import configs, data, doctor, models, runs
+from alignflow.cli import configs, data, doctor, jobs, models, runs
 from alignflow.errors import AlignflowError
 
 INTERRUPTED = 130
@@ -51,5 +51,6 @@ app.command("lineage")(runs.lineage)
 app.command("evaluate")(models.evaluate)
 app.command("export")(models.export)
 app.add_typer(data.app, name="data")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(configs.app, name="config")
 app.command("doctor")(doctor.doctor)

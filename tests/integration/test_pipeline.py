@@ -19,6 +19,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 from prefect.testing.utilities import prefect_test_harness
+from slurm_cluster import Cluster
 
 from alignflow.artifacts import ArtifactStore
 from alignflow.config import load_config
@@ -400,3 +401,14 @@ def test_ppo_aligns_the_same_sft_model_by_the_same_reward_model(
     rewards = client(outcome).get_metric_history(runs[0].info.run_id, "ppo/reward")
     assert [metric.step for metric in rewards] == [1, 2]
     assert "alignflow.parent.reward_model" in runs[0].data.tags
+
+
+def test_stages_run_on_a_cluster(first: Outcome, recipe_file: Path, cluster: Cluster) -> None:
+    changes = ["dpo.learning_rate=4e-3", "cluster={launcher: slurm, device: cpu, slurm: {}}"]
+    recipe = load_config(Recipe, recipe_file, overrides=changes)
+    outcome = align(recipe)
+    computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
+    assert computed == {"dpo", "evaluate-aligned", "gate"}
+    handles = sorted(Path(recipe.workspace).glob("jobs/dpo-*/handle.json"))
+    launchers = [json.loads(path.read_text())["launcher"] for path in handles]
+    assert launchers.count("slurm") == 1

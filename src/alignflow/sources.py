@@ -181,12 +181,16 @@ def _expand_path(text: str) -> list[str]:
 
 def _download_object(path: s3.S3Path, cache_dir: Path) -> Path:
     with s3.translated(DataError, "read", path):
-        etag = s3.stat(path)["ETag"]
+        state = s3.stat(path)
+        size, etag = state["ContentLength"], state["ETag"]
         name = PurePosixPath(path.key).name
         folder = cache_dir.absolute() / "s3" / _short_hash(f"{path}\n{etag}")
         if not (folder / name).exists():
             with staging_folder(cache_dir.absolute() / "tmp") as work:
-                s3.run_parallel([functools.partial(s3.download, path=path, target=work / name)])
+                download = functools.partial(
+                    s3.download, path=path, target=work / name, size=size, etag=etag
+                )
+                s3.run_parallel([download])
                 _put_in_place(work, folder)
     return folder / name
 
@@ -225,7 +229,13 @@ def _download_prefix(path: s3.S3Path, cache_dir: Path) -> Path:
         if not folder.exists():
             with staging_folder(cache_dir.absolute() / "tmp") as work:
                 s3.run_parallel(
-                    functools.partial(s3.download, path=item.path, target=work / name)
+                    functools.partial(
+                        s3.download,
+                        path=item.path,
+                        target=work / name,
+                        size=item.size,
+                        etag=item.etag,
+                    )
                     for name, item in objects.items()
                 )
                 _put_in_place(work, folder)

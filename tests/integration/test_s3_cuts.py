@@ -3,6 +3,9 @@
 import asyncio
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -285,6 +288,29 @@ def test_an_upload_cut_each_time_leaves_nothing_half_written(
     uploads = s3.client().call_s3("list_multipart_uploads", Bucket=s3_bucket)
     assert not uploads.get("Uploads")
     assert store.find(publish(store, folder).key) is not None
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from alignflow.artifacts import ArtifactStore
+
+url, folder, key = sys.argv[1:]
+ArtifactStore(url).publish(Path(folder), kind="sft", key=key, code_version="v")
+"""
+
+
+def test_a_writer_killed_in_the_middle_leaves_nothing_half_written(
+    proxy: CuttingProxy, store: ArtifactStore, folder: Path
+) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", PUBLISH, store.url, str(folder), KEY])
+    proxy.cut("request", after_bytes=5_000_000, times=1, then=writer.kill)
+    assert writer.wait(timeout=60) == -signal.SIGKILL
+    assert proxy.num_cuts == 1
+    assert store.find(KEY) is None
+    assert "large.bin" not in {item.path.key.rpartition("/")[2] for item in uploaded(store)}
+    made = publish(store, folder)
+    assert store.find(KEY) == made
 
 
 def uploaded(store: ArtifactStore) -> list[s3.S3Object]:

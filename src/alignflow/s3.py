@@ -200,9 +200,7 @@ def run_parallel(calls: Iterable[Callable[[Any], Awaitable[_Result]]]) -> list[_
         future.cancel()
 
 
-async def _gather(
-    calls: Iterable[Callable[[], Awaitable[_Result]]], at_once: int
-) -> list[_Result]:
+async def _gather(calls: Iterable[Callable[[], Awaitable[_Result]]], at_once: int) -> list[_Result]:
     """Await so many calls at once; the first that fails ends the others, and then raises."""
     gate = asyncio.Semaphore(at_once)
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from alignflow import s3
-from alignflow.artifacts import Artifact, ArtifactStore, files
+from alignflow.artifacts import Artifact, ArtifactStore
 from alignflow.errors import DataError, InputError, StoreError
 from alignflow.sources import expand, fetch_file, fetch_folder
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from alignflow import s3
+from alignflow.sources import fetch_file
 
 pytestmark = pytest.mark.integration
 
@@ -124,8 +126,14 @@ def test_the_pipeline_runs_on_s3_and_keeps_no_secret(
     again = json.loads(run(other_workspace).stdout)
     assert set(again["stages"].values()) == {"reused"}
 
+    refused = run([*settings, "--set", "data.preferences.expectations.max_refused_share=0"])
+    assert refused.returncode == 2
+    (kept,) = re.findall(rf"s3://{s3_bucket}/store/\S*quarantine\.jsonl", refused.stderr)
+    rows = fetch_file(kept, tmp_path / "kept").path.read_text().splitlines()
+    assert {"missing_key", "duplicate_row"} <= {json.loads(row)["reason"] for row in rows}
+
     store = s3.S3Path(s3_bucket, "store/")
-    objects = {str(item.path): s3.read_bytes(item.path) for item in s3.list_objects(store)}
+    objects = {str(item.path): s3.read_bytes(item.path) or b"" for item in s3.list_objects(store)}
     assert any(url.endswith("/quarantine.jsonl") for url in objects)
     files = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert any(name.endswith("mlflow.db") for name in files)

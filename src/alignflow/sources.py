@@ -13,6 +13,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,6 +186,9 @@ def _download_object(path: s3.S3Path, cache_dir: Path) -> Path:
         size, etag = state["ContentLength"], state["ETag"]
         name = PurePosixPath(path.key).name
         folder = cache_dir.absolute() / "s3" / _short_hash(f"{path}\n{etag}")
+        if (folder / name).exists() and (folder / name).stat().st_size != size:
+            # A power cut can keep a file's name and lose the end of its content.
+            shutil.rmtree(folder)
         if not (folder / name).exists():
             with staging_folder(cache_dir.absolute() / "tmp") as work:
                 download = functools.partial(
@@ -197,11 +201,11 @@ def _download_object(path: s3.S3Path, cache_dir: Path) -> Path:
 
 def _expand_objects(path: s3.S3Path) -> list[str]:
     with s3.translated(DataError, "read", path):
+        if path.key and s3.head(path) is not None:
+            return [str(path)]
         if glob.has_magic(path.key):
             listing = s3.client().glob(f"{path.bucket}/{path.key}", detail=True)
             found = sorted(f"s3://{n}" for n, info in listing.items() if info["type"] == "file")
-        elif path.key and s3.head(path) is not None:
-            return [str(path)]
         else:
             prefix = path / "" if path.key else path
             found = [

@@ -258,6 +258,7 @@ def test_a_missing_bucket_is_named(s3_bucket: str) -> None:
 def test_no_credentials_and_no_server_are_told_apart(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:9")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9 doesn't answer") as caught:
         store.check_writable()
@@ -430,6 +431,7 @@ def upload(bucket: str, objects: Mapping[str, bytes]) -> None:
 
 def test_sources_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     names = ["data/a.jsonl", "data/sub/b.csv.gz", "data/README.md", "database/c.jsonl"]
+    names += ["odd/[1].jsonl", "odd/1.jsonl"]
     upload(s3_bucket, {name: name.encode() for name in names})
     root = f"s3://{s3_bucket}"
     inside = [f"{root}/data/a.jsonl", f"{root}/data/sub/b.csv.gz"]
@@ -437,7 +439,8 @@ def test_sources_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     assert expand(f"{root}/data/*.jsonl") == [f"{root}/data/a.jsonl"]
     assert expand(f"{root}/data/**/*.gz") == [f"{root}/data/sub/b.csv.gz"]
     assert expand(f"{root}/data/README.md") == [f"{root}/data/README.md"]
-    assert len(expand(root)) == 3
+    assert expand(f"{root}/odd/[1].jsonl") == [f"{root}/odd/[1].jsonl"]
+    assert len(expand(root)) == 5
 
     file = fetch_file(f"{root}/data/a.jsonl", tmp_path)
     assert file.path.name == "a.jsonl"
@@ -453,6 +456,15 @@ def test_a_file_that_has_changed_on_s3_is_downloaded_again(s3_bucket: str, tmp_p
     assert fetch_file(uri, tmp_path) == first
     put(uri, b"two")
     assert fetch_file(uri, tmp_path).path.read_bytes() == b"two"
+
+
+def test_a_copy_that_lost_its_end_is_downloaded_again(s3_bucket: str, tmp_path: Path) -> None:
+    uri = f"s3://{s3_bucket}/a.jsonl"
+    put(uri, b"one\ntwo\n")
+    first = fetch_file(uri, tmp_path)
+    first.path.write_bytes(b"one\n")
+    assert fetch_file(uri, tmp_path) == first
+    assert first.path.read_bytes() == b"one\ntwo\n"
 
 
 @pytest.mark.parametrize(

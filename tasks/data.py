@@ -24,7 +24,7 @@ from alignflow.reporting.model import (
     RefusedRow,
 )
 from alignflow.reporting.text import format_number, humanise
-from alignflow.sources import check_unchanged, expand, fetch_file, file_sha256
+from alignflow.sources import check_unchanged, expand, fetch_digest, fetch_file, file_sha256
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
@@ -86,7 +86,7 @@ def ingest_dataset(
     """
     config: DatasetConfig = getattr(pipeline.recipe.data, name)
     against = benchmarks if pipeline.recipe.data.decontaminate else {}
-    identities = _identities(config, pipeline.cache)
+    identities = _identities(config, pipeline.cache, read_again=name in pipeline.forced)
     stage = Stage(
         name=name,
         kind="dataset",
@@ -167,7 +167,7 @@ def _keep_quarantine(pipeline: Pipeline, stage: Stage, folder: Path, scratch: Pa
     return f"{artifact.uri}/{QUARANTINE_NAME}"
 
 
-def _identities(config: DatasetConfig, cache: Path) -> list[dict[str, Any]]:
+def _identities(config: DatasetConfig, cache: Path, *, read_again: bool) -> list[dict[str, Any]]:
     """Return what names the content of each source, in their order."""
     identities: list[dict[str, Any]] = []
     for source in config.sources:
@@ -175,7 +175,8 @@ def _identities(config: DatasetConfig, cache: Path) -> list[dict[str, Any]]:
             identities.append({"uri": source, "commit": hub_commit(source)})
         else:
             for uri in expand(source):
-                identities.append({"name": Path(uri).name, "sha256": fetch_file(uri, cache).sha256})
+                sha256 = fetch_digest(uri, cache, read_again=read_again)
+                identities.append({"name": Path(uri).name, "sha256": sha256})
     return identities
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from alignflow.artifacts.remote import S3Backend
 from alignflow.errors import CorruptArtifactError, DataError, InputError, StoreError
 from alignflow.lineage import trace
 from alignflow.locks import LeaseLock
-from alignflow.sources import expand, fetch_file, fetch_folder
+from alignflow.sources import expand, fetch_digest, fetch_file, fetch_folder
 
 pytestmark = pytest.mark.integration
 
@@ -467,11 +468,26 @@ def test_a_copy_that_lost_its_end_is_downloaded_again(s3_bucket: str, tmp_path: 
     assert first.path.read_bytes() == b"one\ntwo\n"
 
 
+def test_a_known_object_is_not_downloaded_again_and_a_changed_one_is(
+    s3_bucket: str, tmp_path: Path
+) -> None:
+    uri = f"s3://{s3_bucket}/a.jsonl"
+    put(uri, b"one")
+    one = fetch_digest(uri, tmp_path)
+    assert one == hashlib.sha256(b"one").hexdigest()
+    shutil.rmtree(tmp_path / "s3")
+    assert fetch_digest(uri, tmp_path) == one
+    assert not (tmp_path / "s3").exists()
+    put(uri, b"two")
+    assert fetch_digest(uri, tmp_path) == hashlib.sha256(b"two").hexdigest()
+
+
 @pytest.mark.parametrize(
     ("name", "use"),
     [
         ("none.jsonl", lambda uri, cache: fetch_file(uri, cache)),
         ("none.jsonl", lambda uri, _: expand(uri)),
+        ("none.jsonl", lambda uri, cache: fetch_digest(uri, cache)),
         ("*.jsonl", lambda uri, _: expand(uri)),
         ("none", lambda uri, cache: fetch_folder(uri, cache)),
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from alignflow import known_files
 from alignflow.data_validation.config import DatasetConfig
 from alignflow.errors import DataError
 from alignflow.model_source import check_copy, copy_model, resolve_model
@@ -47,3 +48,25 @@ def test_quarantine_of_a_refused_set_is_kept_in_the_store(
     assert kept.startswith(f"file://{pipeline.workspace}/artifacts/artifacts/")
     assert "missing_key" in Path(local).read_text()
     assert fetch_file(kept, tmp_path).path.read_bytes() == Path(local).read_bytes()
+
+
+def test_sources_of_a_forced_stage_are_read_again(
+    pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_files, "_YOUNG_S", 0.0)
+    (tmp_path / "preferences.jsonl").write_text('{"prompt": "why?", "chosen": "so"}\n')
+
+    def keys() -> set[str]:
+        with pytest.raises(DataError, match="no row is accepted"):
+            ingest_dataset.fn(pipeline, "preferences", "preference", {})
+        return {folder.name for folder in (pipeline.workspace / "ingest").iterdir()}
+
+    first = keys()
+    (record,) = (pipeline.cache / "known").iterdir()
+    digest = record.read_text()
+    record.write_text("0" * 64)
+    assert len(keys()) == 2, "the digest is that of the record"
+    pipeline.forced = frozenset({"preferences"})
+    assert len(keys()) == 2
+    assert record.read_text() == digest
+    assert len(first) == 1

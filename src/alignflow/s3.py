@@ -30,7 +30,6 @@ _REASONS: Mapping[str, str] = {
     "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's; set it",
     "NotImplemented": "the server lacks an S3 operation that is needed (conditional writes)",
-    "InvalidRange": "the object is shorter than it was; delete it and run again",
     "PreconditionFailed": "the object changed while it was read; run again when nobody writes it",
 }
 
@@ -165,7 +164,7 @@ def age_s(answer: Mapping[str, Any]) -> float:
 def list_objects(path: S3Path) -> list[S3Object]:
     """Return every object whose key starts with the path's key, in the order of their keys."""
     return [
-        S3Object(S3Path(path.bucket, item["Key"]), item["Size"], item["ETag"].strip('"'))
+        S3Object(S3Path(path.bucket, item["Key"]), item["Size"], item["ETag"])
         for page in _pages(path)
         for item in page.get("Contents", [])
         if not item["Key"].endswith("/")

@@ -240,7 +240,7 @@ def test_a_cut_answer_is_no_missing_object(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = publish(store, folder)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     proxy.cut("answer", after_bytes=50)
     uses: list[Callable[[], object]] = [
         lambda: store.find(KEY),

@@ -154,6 +154,16 @@ def test_a_missing_object_and_a_truncated_manifest_are_not_there(
     assert store.find(KEY) is None
 
 
+def test_an_object_that_lost_its_later_parts_is_damage(
+    store: ArtifactStore, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "large.bin").write_bytes(bytes(20 * 2**20))
+    made = publish(store, folder)
+    put(f"{made.uri}/large.bin", bytes(2**20))
+    with pytest.raises(CorruptArtifactError, match="a file is missing or too short"):
+        store.fetch(made, tmp_path / "cache")
+
+
 def test_an_interrupted_upload_is_invisible_and_goes_on(
     store: ArtifactStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,10 +141,10 @@ class S3Backend:
         with s3.translated(StoreError, "read", prefix):
             try:
                 s3.run_parallel(downloads)
-            except FileNotFoundError as error:
-                if s3.error_code(error) == "NoSuchBucket":
+            except Exception as error:
+                if s3.error_code(error) not in ("NoSuchKey", "InvalidRange"):
                     raise
-                damage = "a file is missing; run again to compute it anew"
+                damage = "a file is missing or too short; run again to compute it anew"
         if damage is None and (changed := files.find_damage(folder, manifest.files)):
             damage = f"{changed}; delete that object and run again to compute it anew"
         if damage:

@@ -218,13 +218,21 @@ async def _gather(calls: Iterable[Callable[[], Awaitable[_Result]]], at_once: in
 
 async def upload(fs: Any, source: Path, path: S3Path, metadata: Mapping[str, str]) -> None:
     """Write a file to an object, a large one in parts; it is there whole or not at all."""
-    await fs._put_file(
-        str(source),
-        f"{path.bucket}/{path.key}",
-        Metadata=dict(metadata),
-        chunksize=_PART_BYTES,
-        max_concurrency=_PARTS,
+    transfer = asyncio.ensure_future(
+        fs._put_file(
+            str(source),
+            f"{path.bucket}/{path.key}",
+            Metadata=dict(metadata),
+            chunksize=_PART_BYTES,
+            max_concurrency=_PARTS,
+        )
     )
+    try:
+        await asyncio.shield(transfer)
+    except asyncio.CancelledError:
+        # s3fs removes the parts of an upload that fails, and not of one that is cancelled.
+        await asyncio.gather(transfer, return_exceptions=True)
+        raise
 
 
 async def download(

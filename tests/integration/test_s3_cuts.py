@@ -1,6 +1,7 @@
 """Connections to a real S3 server that are cut in the middle of reading and of writing."""
 
 import asyncio
+import functools
 import hashlib
 import os
 import signal
@@ -288,6 +289,20 @@ def test_an_upload_cut_each_time_leaves_nothing_half_written(
     uploads = s3.client().call_s3("list_multipart_uploads", Bucket=s3_bucket)
     assert not uploads.get("Uploads")
     assert store.find(publish(store, folder).key) is not None
+
+
+def test_the_failure_of_another_transfer_leaves_no_parts(s3_bucket: str, folder: Path) -> None:
+    path = s3.S3Path(s3_bucket, "large.bin")
+
+    async def fail(fs: Any) -> None:
+        while not (await fs._call_s3("list_multipart_uploads", Bucket=s3_bucket)).get("Uploads"):
+            await asyncio.sleep(0.01)
+        raise DataError("the other one")
+
+    upload = functools.partial(s3.upload, source=folder / "large.bin", path=path, metadata={})
+    with pytest.raises(DataError, match="the other one"):
+        s3.run_parallel([upload, fail])
+    assert not s3.client().call_s3("list_multipart_uploads", Bucket=s3_bucket).get("Uploads")
 
 
 PUBLISH = """

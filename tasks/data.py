@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from alignflow.artifacts import Artifact
+from alignflow.artifacts import Artifact, code_version, stage_key
 from alignflow.data_validation.benchmarks import benchmark_texts
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.hub import hub_commit, is_hub_set
 from alignflow.data_validation.reasons import FLAGS, REASONS
+from alignflow.errors import DataError
 from alignflow.evaluation.suites import load_suite
 from alignflow.reporting.model import (
     DatasetSummary,
@@ -23,7 +24,7 @@ from alignflow.reporting.model import (
     RefusedRow,
 )
 from alignflow.reporting.text import format_number, humanise
-from alignflow.sources import check_unchanged, expand, fetch_file, file_sha256
+from alignflow.sources import check_unchanged, expand, fetch_digest, fetch_file, file_sha256
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
@@ -85,7 +86,7 @@ def ingest_dataset(
     """
     config: DatasetConfig = getattr(pipeline.recipe.data, name)
     against = benchmarks if pipeline.recipe.data.decontaminate else {}
-    identities = _identities(config, pipeline.cache)
+    identities = _identities(config, pipeline.cache, read_again=name in pipeline.forced)
     stage = Stage(
         name=name,
         kind="dataset",
@@ -100,26 +101,33 @@ def ingest_dataset(
             name, f"{progress.accepted} rows accepted, {progress.refused} refused"
         )
 
-    def compute(_run: StageRun, _scratch: Path) -> StageOutput:
+    def compute(_run: StageRun, scratch: Path) -> StageOutput:
         from alignflow.data_validation.ingest import ingest
 
         # Not the scratch folder: after a refusal the quarantine file is what a person needs.
         folder = pipeline.workspace / "ingest" / f"{name}-{stage.key[:12]}"
         shutil.rmtree(folder, ignore_errors=True)
-        card = ingest(
-            config.replaced(sources=pinned_sources(config, identities)),
-            kind,
-            folder,
-            benchmark_texts=[
-                text
-                for artifact in against.values()
-                for text in benchmark_texts(
-                    fetch_file(str(only_file(pipeline.local(artifact))), pipeline.cache)
-                )
-            ],
-            on_progress=tell,
-            cache_dir=pipeline.cache,
-        )
+        try:
+            card = ingest(
+                config.replaced(sources=pinned_sources(config, identities)),
+                kind,
+                folder,
+                benchmark_texts=[
+                    text
+                    for artifact in against.values()
+                    for text in benchmark_texts(
+                        fetch_file(str(only_file(pipeline.local(artifact))), pipeline.cache)
+                    )
+                ],
+                on_progress=tell,
+                cache_dir=pipeline.cache,
+            )
+        except DataError as error:
+            if error.reason != "set_refused":
+                raise
+            kept = _keep_quarantine(pipeline, stage, folder, scratch)
+            text = f"{str(error).removesuffix('.')}, and in {kept}."
+            raise DataError(text, reason=error.reason) from None
         # A set that is full before the last source ends without a look at the others.
         for identity, source in zip(identities, card.sources, strict=False):
             if "sha256" in identity:
@@ -139,7 +147,27 @@ def ingest_dataset(
     return run_stage(pipeline, stage, compute)
 
 
-def _identities(config: DatasetConfig, cache: Path) -> list[dict[str, Any]]:
+def _keep_quarantine(pipeline: Pipeline, stage: Stage, folder: Path, scratch: Path) -> str:
+    """Publish the refused rows of a set that is refused as a whole; return where they lie.
+
+    Whoever repairs them need not get at the disk of the machine that the run was on.
+    """
+    from alignflow.data_validation.ingest import QUARANTINE_NAME
+
+    shutil.copyfile(folder / QUARANTINE_NAME, scratch / QUARANTINE_NAME)
+    code = code_version(_DATASET_REVISION)
+    artifact = pipeline.store.publish(
+        scratch,
+        kind="quarantine",
+        key=stage_key("quarantine", stage.config, stage.parent_refs, code),
+        code_version=code,
+        parents=stage.parent_refs,
+        config=stage.config,
+    )
+    return f"{artifact.uri}/{QUARANTINE_NAME}"
+
+
+def _identities(config: DatasetConfig, cache: Path, *, read_again: bool) -> list[dict[str, Any]]:
     """Return what names the content of each source, in their order."""
     identities: list[dict[str, Any]] = []
     for source in config.sources:
@@ -147,7 +175,8 @@ def _identities(config: DatasetConfig, cache: Path) -> list[dict[str, Any]]:
             identities.append({"uri": source, "commit": hub_commit(source)})
         else:
             for uri in expand(source):
-                identities.append({"name": Path(uri).name, "sha256": fetch_file(uri, cache).sha256})
+                sha256 = fetch_digest(uri, cache, read_again=read_again)
+                identities.append({"name": Path(uri).name, "sha256": sha256})
     return identities
 
 

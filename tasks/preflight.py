@@ -31,10 +31,10 @@ def check_inputs(recipe: RunConfig) -> None:
     for source in (source for each in recipe.data.sets.values() for source in each.sources):
         # A data file's name is a path, though OWNER/NAME.jsonl could be a set of the hub as well.
         is_path = is_data_file(source) or not is_hub_set(source)
-        if "://" not in source and is_path:
+        if is_path and not source.startswith("hf://"):
             expand(source)
     for suite in recipe.evaluation.suites.values():
-        if "://" not in suite.data:
+        if not suite.data.startswith("hf://"):
             expand(suite.data)
     find_local_model(recipe.model.source)
     read_template(recipe.model.chat_template)

@@ -30,12 +30,14 @@ _REASONS: Mapping[str, str] = {
     "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN",
     "RequestTimeTooSkewed": "this machine's clock differs too much from the server's; set it",
     "NotImplemented": "the server lacks an S3 operation that is needed (conditional writes)",
+    "PreconditionFailed": "the object changed while it was read; run again when nobody writes it",
 }
-
 
 # Together they bound the memory of a transfer: 4 files, 4 parts of each, 16 MiB a part.
 _TRANSFERS = 4
-_PARTS = {"chunksize": 16 * 2**20, "max_concurrency": 4}
+_PARTS = 4
+_PART_BYTES = 16 * 2**20
+_TRIES = 5
 
 _Result = TypeVar("_Result")
 
@@ -102,12 +104,17 @@ def client() -> Any:
 def _client(pid: int, environ: tuple[tuple[str, str], ...]) -> Any:
     import s3fs
 
-    return s3fs.S3FileSystem(
+    retries: dict[str, Any] = {"mode": "standard"}
+    if "AWS_MAX_ATTEMPTS" not in os.environ:
+        retries["total_max_attempts"] = _TRIES
+    fs = s3fs.S3FileSystem(
         use_listings_cache=False,
         skip_instance_cache=True,
-        # s3fs itself tries five times; all of botocore's tries on top would take minutes.
-        config_kwargs={"connect_timeout": 10, "retries": {"total_max_attempts": 3}},
+        config_kwargs={"connect_timeout": 10, "retries": retries},
     )
+    # botocore tries again; with s3fs's own tries on top each of its tries would be five.
+    fs.retries = 1
+    return fs
 
 
 def stat(path: S3Path) -> dict[str, Any]:
@@ -131,12 +138,11 @@ def head(path: S3Path) -> dict[str, Any] | None:
 def read_bytes(path: S3Path) -> bytes | None:
     """Return the content of an object, or None where there is none."""
     try:
-        content: bytes = client().cat_file(f"{path.bucket}/{path.key}")
+        return run_parallel([functools.partial(_get, path=path)])[0]
     except FileNotFoundError as error:
         if error_code(error) == "NoSuchBucket":
             raise
         return None
-    return content
 
 
 def write_bytes(path: S3Path, content: bytes) -> None:
@@ -158,7 +164,7 @@ def age_s(answer: Mapping[str, Any]) -> float:
 def list_objects(path: S3Path) -> list[S3Object]:
     """Return every object whose key starts with the path's key, in the order of their keys."""
     return [
-        S3Object(S3Path(path.bucket, item["Key"]), item["Size"], item["ETag"].strip('"'))
+        S3Object(S3Path(path.bucket, item["Key"]), item["Size"], item["ETag"])
         for page in _pages(path)
         for item in page.get("Contents", [])
         if not item["Key"].endswith("/")
@@ -182,35 +188,96 @@ def run_parallel(calls: Iterable[Callable[[Any], Awaitable[_Result]]]) -> list[_
     would have to finish its file first.
 
     Args:
-        calls: Each gets the client and returns one of its coroutines, such as `_put_file`.
+        calls: Each gets the client and returns one of its coroutines, such as `upload`.
     """
     fs = client()
-
-    async def run() -> list[_Result]:
-        gate = asyncio.Semaphore(_TRANSFERS)
-
-        async def one(call: Callable[[Any], Awaitable[_Result]]) -> _Result:
-            async with gate:
-                return await call(fs)
-
-        return await asyncio.gather(*(one(call) for call in calls))
-
-    future = asyncio.run_coroutine_threadsafe(run(), fs.loop)
+    bound = [functools.partial(call, fs) for call in calls]
+    future = asyncio.run_coroutine_threadsafe(_gather(bound, _TRANSFERS), fs.loop)
     try:
         return future.result()
     finally:
         future.cancel()
 
 
+async def _gather(calls: Iterable[Callable[[], Awaitable[_Result]]], at_once: int) -> list[_Result]:
+    """Await so many calls at once; the first that fails ends the others, and then raises."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def one(call: Callable[[], Awaitable[_Result]]) -> _Result:
+        async with gate:
+            return await call()
+
+    tasks = [asyncio.create_task(one(call)) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def upload(fs: Any, source: Path, path: S3Path, metadata: Mapping[str, str]) -> None:
-    """Write a file to an object, a large one in parts."""
-    await fs._put_file(str(source), f"{path.bucket}/{path.key}", Metadata=dict(metadata), **_PARTS)
+    """Write a file to an object, a large one in parts; it is there whole or not at all."""
+    transfer = asyncio.ensure_future(
+        fs._put_file(
+            str(source),
+            f"{path.bucket}/{path.key}",
+            Metadata=dict(metadata),
+            chunksize=_PART_BYTES,
+            max_concurrency=_PARTS,
+        )
+    )
+    try:
+        await asyncio.shield(transfer)
+    except asyncio.CancelledError:
+        # s3fs removes the parts of an upload that fails, and not of one that is cancelled.
+        await asyncio.gather(transfer, return_exceptions=True)
+        raise
 
 
-async def download(fs: Any, path: S3Path, target: Path) -> None:
-    """Write an object to a file, whose folder is made where it is missing."""
+async def download(
+    fs: Any, path: S3Path, target: Path, *, size: int, etag: str | None = None
+) -> None:
+    """Write an object to a file, whose folder is made where it is missing.
+
+    Args:
+        fs: The client.
+        path: The object.
+        target: The file; it may be half-written after an error.
+        size: Bytes of the object.
+        etag: Entity tag of the state of the object that is wanted, so that no other is read, nor
+            parts of two; None where the caller verifies the content.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    await fs._get_file(f"{path.bucket}/{path.key}", str(target), **_PARTS)
+    condition = {} if etag is None else {"IfMatch": etag}
+    with target.open("wb") as file:
+
+        async def copy_part(start: int) -> None:
+            part = {"Range": f"bytes={start}-{start + _PART_BYTES - 1}"} if size else {}
+            content = await _get(fs, path, **part, **condition)
+            os.pwrite(file.fileno(), content, start)
+
+        starts = range(0, max(size, 1), _PART_BYTES)
+        await _gather([functools.partial(copy_part, start) for start in starts], _PARTS)
+
+
+async def _get(fs: Any, path: S3Path, **options: str) -> bytes:
+    """Return the content of an object, or of a part of it, asked for again where it was cut."""
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    tries = _TRIES
+    while True:
+        # The client itself tries again until an answer begins, and not what is cut after that.
+        answer = await fs._call_s3("get_object", **path.target, **options)
+        try:
+            async with answer["Body"] as body:
+                content: bytes = await body.read()
+                return content
+        except S3_RETRYABLE_ERRORS:
+            tries -= 1
+            if not tries:
+                raise
+            await asyncio.sleep(2.0**-tries)
 
 
 def abort_uploads(path: S3Path) -> None:
@@ -273,6 +340,7 @@ def translated(error_class: type[InputError], action: str, path: S3Path) -> Iter
 
 def _reason(error: Exception, path: S3Path) -> str | None:
     from botocore import exceptions as boto
+    from s3fs.core import S3_RETRYABLE_ERRORS
 
     code = error_code(error)
     if code in ("403", "404"):
@@ -283,8 +351,11 @@ def _reason(error: Exception, path: S3Path) -> str | None:
         )
     if isinstance(error, boto.NoCredentialsError):
         return "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if isinstance(error, boto.ConnectionError | boto.HTTPClientError | TimeoutError):
-        return f"{_endpoint()} doesn't answer; check the network and AWS_ENDPOINT_URL"
+    if isinstance(error, (boto.ConnectionError, *S3_RETRYABLE_ERRORS)):
+        return (
+            f"{_endpoint()} doesn't answer, or the connection to it is cut each time; check the "
+            "network and AWS_ENDPOINT_URL"
+        )
     if isinstance(error, boto.BotoCoreError):
         return f"the AWS settings are not usable ({type(error).__name__})"
     if isinstance(error, ValueError) and "Invalid endpoint" in str(error):

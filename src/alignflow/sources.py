@@ -13,6 +13,7 @@ import glob
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from typing import Self
 from alignflow import s3
 from alignflow.artifacts.files import link_or_copy, os_errors_as, staging_folder
 from alignflow.errors import DataError
+from alignflow.known_files import KnownFiles, disk_state
 
 _DATA_FILE = re.compile(r"\.(jsonl|json|csv|parquet)(\.(gz|zst))?$", re.IGNORECASE)
 # What libraries write beside the data, under a name that looks like data.
@@ -41,6 +43,8 @@ class LocalFile:
     sha256: str
     size: int
     """Bytes."""
+    state: str | None
+    """By which it is told whether it changes, see `known_files`; None where nothing tells."""
 
 
 def fetch_file(uri: str, cache_dir: Path) -> LocalFile:
@@ -53,12 +57,47 @@ def fetch_file(uri: str, cache_dir: Path) -> LocalFile:
     scheme, rest = _split(uri)
     with os_errors_as(DataError, f"fetch {uri}"):
         if scheme == "s3":
-            path = _download_object(s3.S3Path.parse(uri), cache_dir)
+            path, state = _download_object(s3.S3Path.parse(uri), cache_dir)
         elif scheme == "hf":
-            path = _download_from_hub(_HubPath.parse(uri))
+            path, state = _download_from_hub(_HubPath.parse(uri)), None
         else:
             path = _local_file(rest)
-    return LocalFile(path, uri, file_sha256(path), path.stat().st_size)
+            state = disk_state(path)
+    sha256 = file_sha256(path)
+    if scheme == "file" and state != disk_state(path):
+        state = None
+    return LocalFile(path, uri, sha256, path.stat().st_size, state)
+
+
+def fetch_digest(uri: str, cache_dir: Path, *, read_again: bool = False) -> str:
+    """Return the SHA-256 of a file, which is read only if it isn't as it was when last read here.
+
+    Args:
+        uri: Where it lies.
+        cache_dir: Where downloads are kept, and digests of what was read.
+        read_again: Read it in any case.
+
+    Raises:
+        DataError: There is no such file, or it can't be had; the sentence says which.
+        ConfigError: It is no S3 URL.
+    """
+    known = KnownFiles(cache_dir)
+    state = None if read_again else _state(uri)
+    if state is not None and (sha256 := known.find(uri, state)) is not None:
+        return sha256
+    file = fetch_file(uri, cache_dir)
+    if file.state is not None:
+        known.remember(uri, file.state, file.sha256)
+    return file.sha256
+
+
+def _state(uri: str) -> str | None:
+    scheme, rest = _split(uri)
+    if scheme == "s3":
+        path = s3.S3Path.parse(uri)
+        with s3.translated(DataError, "read", path):
+            return str(s3.stat(path)["ETag"])
+    return disk_state(_local_file(rest)) if scheme == "file" else None
 
 
 def file_sha256(path: Path) -> str:
@@ -179,25 +218,33 @@ def _expand_path(text: str) -> list[str]:
 # S3 --------------------------------------------------------------------------------------------
 
 
-def _download_object(path: s3.S3Path, cache_dir: Path) -> Path:
+def _download_object(path: s3.S3Path, cache_dir: Path) -> tuple[Path, str]:
+    """Return a copy of an object in the cache, and the object's entity tag."""
     with s3.translated(DataError, "read", path):
-        etag = s3.stat(path)["ETag"]
+        state = s3.stat(path)
+        size, etag = state["ContentLength"], state["ETag"]
         name = PurePosixPath(path.key).name
         folder = cache_dir.absolute() / "s3" / _short_hash(f"{path}\n{etag}")
+        if (folder / name).exists() and (folder / name).stat().st_size != size:
+            # A power cut can keep a file's name and lose the end of its content.
+            shutil.rmtree(folder)
         if not (folder / name).exists():
             with staging_folder(cache_dir.absolute() / "tmp") as work:
-                s3.run_parallel([functools.partial(s3.download, path=path, target=work / name)])
+                download = functools.partial(
+                    s3.download, path=path, target=work / name, size=size, etag=etag
+                )
+                s3.run_parallel([download])
                 _put_in_place(work, folder)
-    return folder / name
+    return folder / name, etag
 
 
 def _expand_objects(path: s3.S3Path) -> list[str]:
     with s3.translated(DataError, "read", path):
+        if path.key and s3.head(path) is not None:
+            return [str(path)]
         if glob.has_magic(path.key):
             listing = s3.client().glob(f"{path.bucket}/{path.key}", detail=True)
             found = sorted(f"s3://{n}" for n, info in listing.items() if info["type"] == "file")
-        elif path.key and s3.head(path) is not None:
-            return [str(path)]
         else:
             prefix = path / "" if path.key else path
             found = [
@@ -225,7 +272,13 @@ def _download_prefix(path: s3.S3Path, cache_dir: Path) -> Path:
         if not folder.exists():
             with staging_folder(cache_dir.absolute() / "tmp") as work:
                 s3.run_parallel(
-                    functools.partial(s3.download, path=item.path, target=work / name)
+                    functools.partial(
+                        s3.download,
+                        path=item.path,
+                        target=work / name,
+                        size=item.size,
+                        etag=item.etag,
+                    )
                     for name, item in objects.items()
                 )
                 _put_in_place(work, folder)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from alignflow.artifacts.remote import S3Backend
 from alignflow.errors import CorruptArtifactError, DataError, InputError, StoreError
 from alignflow.lineage import trace
 from alignflow.locks import LeaseLock
-from alignflow.sources import expand, fetch_file, fetch_folder
+from alignflow.sources import expand, fetch_digest, fetch_file, fetch_folder
 
 pytestmark = pytest.mark.integration
 
@@ -153,6 +154,16 @@ def test_a_missing_object_and_a_truncated_manifest_are_not_there(
     assert store.find(KEY) is None
 
 
+def test_an_object_that_lost_its_later_parts_is_damage(
+    store: ArtifactStore, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "large.bin").write_bytes(bytes(20 * 2**20))
+    made = publish(store, folder)
+    put(f"{made.uri}/large.bin", bytes(2**20))
+    with pytest.raises(CorruptArtifactError, match="a file is missing or too short"):
+        store.fetch(made, tmp_path / "cache")
+
+
 def test_an_interrupted_upload_is_invisible_and_goes_on(
     store: ArtifactStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +269,7 @@ def test_a_missing_bucket_is_named(s3_bucket: str) -> None:
 def test_no_credentials_and_no_server_are_told_apart(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:9")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9 doesn't answer") as caught:
         store.check_writable()
@@ -430,6 +442,7 @@ def upload(bucket: str, objects: Mapping[str, bytes]) -> None:
 
 def test_sources_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     names = ["data/a.jsonl", "data/sub/b.csv.gz", "data/README.md", "database/c.jsonl"]
+    names += ["odd/[1].jsonl", "odd/1.jsonl"]
     upload(s3_bucket, {name: name.encode() for name in names})
     root = f"s3://{s3_bucket}"
     inside = [f"{root}/data/a.jsonl", f"{root}/data/sub/b.csv.gz"]
@@ -437,7 +450,8 @@ def test_sources_on_s3(s3_bucket: str, tmp_path: Path) -> None:
     assert expand(f"{root}/data/*.jsonl") == [f"{root}/data/a.jsonl"]
     assert expand(f"{root}/data/**/*.gz") == [f"{root}/data/sub/b.csv.gz"]
     assert expand(f"{root}/data/README.md") == [f"{root}/data/README.md"]
-    assert len(expand(root)) == 3
+    assert expand(f"{root}/odd/[1].jsonl") == [f"{root}/odd/[1].jsonl"]
+    assert len(expand(root)) == 5
 
     file = fetch_file(f"{root}/data/a.jsonl", tmp_path)
     assert file.path.name == "a.jsonl"
@@ -455,11 +469,35 @@ def test_a_file_that_has_changed_on_s3_is_downloaded_again(s3_bucket: str, tmp_p
     assert fetch_file(uri, tmp_path).path.read_bytes() == b"two"
 
 
+def test_a_copy_that_lost_its_end_is_downloaded_again(s3_bucket: str, tmp_path: Path) -> None:
+    uri = f"s3://{s3_bucket}/a.jsonl"
+    put(uri, b"one\ntwo\n")
+    first = fetch_file(uri, tmp_path)
+    first.path.write_bytes(b"one\n")
+    assert fetch_file(uri, tmp_path) == first
+    assert first.path.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_known_object_is_not_downloaded_again_and_a_changed_one_is(
+    s3_bucket: str, tmp_path: Path
+) -> None:
+    uri = f"s3://{s3_bucket}/a.jsonl"
+    put(uri, b"one")
+    one = fetch_digest(uri, tmp_path)
+    assert one == hashlib.sha256(b"one").hexdigest()
+    shutil.rmtree(tmp_path / "s3")
+    assert fetch_digest(uri, tmp_path) == one
+    assert not (tmp_path / "s3").exists()
+    put(uri, b"two")
+    assert fetch_digest(uri, tmp_path) == hashlib.sha256(b"two").hexdigest()
+
+
 @pytest.mark.parametrize(
     ("name", "use"),
     [
         ("none.jsonl", lambda uri, cache: fetch_file(uri, cache)),
         ("none.jsonl", lambda uri, _: expand(uri)),
+        ("none.jsonl", lambda uri, cache: fetch_digest(uri, cache)),
         ("*.jsonl", lambda uri, _: expand(uri)),
         ("none", lambda uri, cache: fetch_folder(uri, cache)),
     ],

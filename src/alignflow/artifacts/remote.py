@@ -65,32 +65,14 @@ class S3Backend:
     def staged(self, folder: Path, *, copy: bool) -> Iterator[Path]:
         """Return the folder itself: objects are copies, and none is visible before the manifest."""
         files.list_files(folder)
-        with s3.translated(StoreError, "write", self._root):
-            yield folder
+        yield folder
 
     def commit(self, staged: Path, manifest: Manifest) -> None:
         """Upload what is not there yet, then the manifest, which is the commit."""
-        self._remove_stale()
         prefix = self._prefix(manifest.digest)
-        marker = self._root / f"tmp/{manifest.digest}"
-        s3.write_bytes(marker, describe_this_process().encode())
-        there = s3.run_parallel(_checks(prefix, manifest.files))
-        s3.run_parallel(
-            functools.partial(
-                s3.upload,
-                source=staged / entry.path,
-                path=prefix / entry.path,
-                metadata={"sha256": entry.sha256},
-            )
-            for entry, damage in zip(manifest.files, there, strict=True)
-            if damage
-        )
-        if damage := self.find_damage(manifest):
-            raise CorruptArtifactError(
-                f"{prefix}: the upload is not complete: {damage}; did {staged} change meanwhile?"
-            )
-        s3.write_bytes(prefix / MANIFEST_NAME, manifest.to_json())
-        s3.delete(marker)
+        with s3.translated(StoreError, "write", prefix):
+            self._remove_stale()
+            self._upload(staged, prefix, manifest)
 
     def fetch(self, manifest: Manifest, cache_dir: Path) -> Path:
         """Return a folder of the cache with the artifact's files, downloaded where needed."""
@@ -123,20 +105,46 @@ class S3Backend:
     def _prefix(self, digest: str) -> s3.S3Path:
         return self._root / f"artifacts/{digest}"
 
+    def _upload(self, staged: Path, prefix: s3.S3Path, manifest: Manifest) -> None:
+        marker = self._root / f"tmp/{manifest.digest}"
+        s3.write_bytes(marker, describe_this_process().encode())
+        there = s3.run_parallel(_checks(prefix, manifest.files))
+        s3.run_parallel(
+            functools.partial(
+                s3.upload,
+                source=staged / entry.path,
+                path=prefix / entry.path,
+                metadata={"sha256": entry.sha256},
+            )
+            for entry, damage in zip(manifest.files, there, strict=True)
+            if damage
+        )
+        if damage := self.find_damage(manifest):
+            raise CorruptArtifactError(
+                f"{prefix}: the upload is not complete: {damage}; did {staged} change meanwhile?"
+            )
+        s3.write_bytes(prefix / MANIFEST_NAME, manifest.to_json())
+        s3.delete(marker)
+
     def _download(self, manifest: Manifest, folder: Path) -> None:
         prefix = self._prefix(manifest.digest)
         downloads = [
-            functools.partial(s3.download, path=prefix / entry.path, target=folder / entry.path)
+            functools.partial(
+                s3.download,
+                path=prefix / entry.path,
+                target=folder / entry.path,
+                size=entry.size,
+            )
             for entry in manifest.files
         ]
         damage = None
         with s3.translated(StoreError, "read", prefix):
             try:
                 s3.run_parallel(downloads)
-            except FileNotFoundError as error:
-                if s3.error_code(error) == "NoSuchBucket":
+            except Exception as error:
+                if s3.error_code(error) not in ("NoSuchKey", "InvalidRange"):
                     raise
-                damage = "a file is missing; run again to compute it anew"
+                damage = "a file is missing or too short; run again to compute it anew"
         if damage is None and (changed := files.find_damage(folder, manifest.files)):
             damage = f"{changed}; delete that object and run again to compute it anew"
         if damage:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from alignflow import known_files
 from alignflow.errors import DataError
-from alignflow.sources import expand, fetch_file, fetch_folder, file_sha256
+from alignflow.sources import expand, fetch_digest, fetch_file, fetch_folder, file_sha256
 
 FolderOf = Callable[[Mapping[str, bytes | str]], Path]
 
@@ -23,6 +25,44 @@ def test_a_local_file_stays_where_it_is(folder_of: FolderOf, tmp_path: Path) -> 
         file = fetch_file(uri, tmp_path / "cache")
         assert (file.path, file.uri, file.size) == (path, uri, 3)
         assert file.sha256 == hashlib.sha256(b"{}\n").hexdigest() == file_sha256(path)
+    assert not (tmp_path / "cache").exists()
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def old_file(tmp_path: Path) -> Path:
+    """A file whose last change is longer ago than the clock of any file system is coarse."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"one")
+    time.sleep(known_files._YOUNG_S + 0.1)
+    return path
+
+
+def test_a_known_file_is_not_read_again_and_a_changed_one_is(
+    old_file: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    assert fetch_digest(str(old_file), cache) == sha256(b"one")
+    (record,) = (cache / "known").iterdir()
+    record.write_text("what is remembered")
+    assert fetch_digest(str(old_file), cache) == "what is remembered"
+    assert fetch_digest(str(old_file), cache, read_again=True) == sha256(b"one")
+    assert fetch_digest(str(old_file), cache) == sha256(b"one"), "what was read is remembered"
+
+    before = old_file.stat()
+    old_file.write_bytes(b"two")
+    os.utime(old_file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert fetch_digest(str(old_file), cache) == sha256(b"two"), "same size and date"
+
+
+def test_a_file_written_just_now_is_not_taken_for_known(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        assert fetch_digest(str(path), tmp_path / "cache") == sha256(content)
     assert not (tmp_path / "cache").exists()
 
 

@@ -25,8 +25,9 @@ def encode_requests(
 ) -> Encoded:
     """Return a tree a request, its branches in the order of the choices.
 
-    As in the harness, context and choice are tokenised together and cut where the context alone
-    ends, and of what is too long the beginning of the context goes first.
+    As in the harness, white space at the end of a context goes to its choices, context and choice
+    are tokenised together and cut where the context alone ends, an empty context is the token that
+    begins or else ends texts, and of what is too long the beginning of the context goes first.
 
     Args:
         tokenizer: Of the model; of the special tokens that it adds by itself only the one that
@@ -35,13 +36,13 @@ def encode_requests(
         max_length: Most tokens of a context with its longest choice.
 
     Raises:
-        DataError: A choice adds no token to its context.
+        DataError: A choice adds no token to its context, or a context has no token.
     """
     beginning = _beginning(tokenizer)
     trees = []
     num_truncated = 0
     for start in range(0, len(requests), _BATCH_REQUESTS):
-        batch = requests[start : start + _BATCH_REQUESTS]
+        batch = [_without_end_space(each) for each in requests[start : start + _BATCH_REQUESTS]]
         contexts = _encode(tokenizer, [request.context for request in batch])
         wholes = iter(
             _encode(tokenizer, [r.context + choice for r in batch for choice in r.choices])
@@ -52,8 +53,9 @@ def encode_requests(
                 empty = request.choices[choices.index([])]
                 raise DataError(f"item {item}: the choice {empty!r} adds no token to its context.")
             room = max_length - max(map(len, choices))
-            num_truncated += len(beginning) + len(context) > room
-            kept = [*beginning, *context][-max(room, 1) :]
+            whole = [*beginning, *context] or [_separator(tokenizer)]
+            num_truncated += len(whole) > room
+            kept = whole[-max(room, 1) :]
             branches = [Branch.scored(choice[: max_length - 1]) for choice in choices]
             trees.append(Tree(kept, branches))
     return Encoded(trees, num_truncated)
@@ -65,6 +67,21 @@ def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     is_added = ids[0] == tokenizer.bos_token_id and ids[: len(bare)] != bare
     return ids[:1] if is_added else []
+
+
+def _separator(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that begins texts, of a tokenizer without one that which ends them."""
+    begins, ends = tokenizer.bos_token_id, tokenizer.eos_token_id
+    token: int | None = ends if begins is None else begins
+    if token is None:
+        raise DataError("a context is empty, and the tokenizer has no token to begin a text with.")
+    return token
+
+
+def _without_end_space(request: ChoiceRequest) -> ChoiceRequest:
+    context = request.context.rstrip()
+    space = request.context[len(context) :]
+    return ChoiceRequest(context, tuple(f"{space}{choice}" for choice in request.choices))
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -3,17 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
+from alignflow.errors import ConfigError
+from alignflow.evaluation.suites import score_names
 
-SuiteName = Literal["truthfulqa", "toxigen"]
-
-_SUITE_SCORES: dict[SuiteName, tuple[str, ...]] = {
-    "truthfulqa": ("mc1", "mc2"),
-    "toxigen": ("accuracy", "macro_f1"),
-}
 _BUILT_IN_SCORES = {
     "preference": (
         *("logprob_accuracy", "per_token_accuracy"),
@@ -35,12 +31,22 @@ SCORES_OF_A_CHILD = frozenset(
 class SuiteConfig(Config):
     """One benchmark: its scorer and its files."""
 
-    suite: SuiteName
-    """Which scorer reads the files."""
+    suite: str
+    """Which scorer reads the file: `truthfulqa`, `toxigen`, one that an installed package adds
+    (docs/suites.md), or `lm_eval:TASK`, a task of lm-evaluation-harness."""
     data: str
     """File in the benchmark's own format: a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
     limit: PositiveInt | None = None
     """Judge only the first so many items."""
+
+    @field_validator("suite")
+    @classmethod
+    def _is_known(cls, suite: str) -> str:
+        try:
+            score_names(suite)
+        except ConfigError as error:
+            raise ValueError(str(error).removesuffix(".")) from None
+        return suite
 
 
 class EvaluationConfig(Config):
@@ -77,7 +83,7 @@ class EvaluationConfig(Config):
     @property
     def score_names(self) -> list[str]:
         """The scores that a model with a parent gets, as gate rules name them."""
-        scores = {name: _SUITE_SCORES[suite.suite] for name, suite in self.suites.items()}
+        scores = {name: score_names(suite.suite) for name, suite in self.suites.items()}
         scores |= _BUILT_IN_SCORES
         if not self.num_samples:
             del scores["samples"]

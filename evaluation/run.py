@@ -50,7 +50,10 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     """
     config = job.evaluation
     # Files are read before models: what is wrong with them shows in the first second.
-    suites = {name: load_suite(suite, Path(suite.data)) for name, suite in config.suites.items()}
+    suites = {
+        name: load_suite(suite.suite, Path(suite.data), limit=suite.limit)
+        for name, suite in config.suites.items()
+    }
     steering = Steering.load(job.model)
     _check_lengths(job, steering)
     held_out = _HeldOut.load(job, folder, steering)

@@ -56,7 +56,9 @@ def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
         copied = scratch / Path(file.uri).name
         shutil.copyfile(file.path, copied)
         check_unchanged(file.uri, file.sha256, file_sha256(copied))
-        load_suite(suite, copied)  # what is wrong with it shows before anything is trained
+        load_suite(
+            suite.suite, copied, limit=suite.limit
+        )  # what is wrong with it shows before anything is trained
         source = {"uri": file.uri, "sha256": file.sha256, "bytes": file.size}
         return StageOutput(scratch, details={"sources": [source]})
 

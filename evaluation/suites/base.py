@@ -1,11 +1,17 @@
-"""What a suite offers: requests for log-probabilities, and what the answers amount to."""
+"""What a suite is: items of a file, a request an item, and what the answers amount to."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from alignflow.evaluation.suites.files import Record, read_records
+
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -30,18 +36,63 @@ class SuiteResult:
     """Scores within groups of items: score, group, value."""
 
 
-class Suite(Protocol):
+class Suite(ABC):
     """One benchmark, read from its file. No suite needs torch: the model is whoever answers."""
+
+    @property
+    @abstractmethod
+    def num_items(self) -> int:
+        """Items that are judged."""
+
+    @abstractmethod
+    def requests(self) -> list[ChoiceRequest]:
+        """What the model is asked."""
+
+    @abstractmethod
+    def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
+        """Return the scores, given for every request a log-probability (nats) a choice."""
+
+
+@dataclass(frozen=True)
+class FileSuite(Suite, Generic[ItemT]):
+    """A suite whose items are the records of a file, with a request each.
+
+    A class of one says which `scores` it has, what an `item` and its `request` are, and what the
+    answers amount to in `result`.
+    """
+
+    items: tuple[ItemT, ...]
+
+    scores: ClassVar[tuple[str, ...]]
+    """What `result` may score, as gate rules name it after the suite's own name."""
+
+    @staticmethod
+    @abstractmethod
+    def item(record: Record) -> ItemT:
+        """Return the item of one record.
+
+        Raises:
+            DataError: A field is missing or holds something else: `Record.text` and its like.
+        """
+
+    @abstractmethod
+    def request(self, item: ItemT) -> ChoiceRequest:
+        """Return what the model is asked about an item."""
+
+    @classmethod
+    def read(cls, path: Path, *, limit: int | None = None) -> Self:
+        """Read a JSON array, JSON lines, CSV or Parquet; all of it, and keep the first so many.
+
+        Raises:
+            DataError: Names file, item and field.
+        """
+        return cls(tuple(cls.item(record) for record in read_records(path))[:limit])
 
     @property
     def num_items(self) -> int:
         """Items that are judged."""
-        ...
+        return len(self.items)
 
     def requests(self) -> list[ChoiceRequest]:
-        """What the model is asked, a request an item."""
-        ...
-
-    def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
-        """Return the scores, given for every request a log-probability (nats) a choice."""
-        ...
+        """A request an item."""
+        return [self.request(item) for item in self.items]

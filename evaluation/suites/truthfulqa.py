@@ -2,17 +2,17 @@
 
 Prompt, continuations and scores are those of lm-evaluation-harness's tasks `truthfulqa_mc1`
 (version 2) and `truthfulqa_mc2` (version 3): the QA preset of the paper, the question, and each
-answer's summed log-probability.
+answer's summed log-probability. The authors' edition of 2025 adds MC0, the best true answer against
+the best false one; it is scored as MC1 is.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from alignflow.evaluation import scorers
-from alignflow.evaluation.suites.base import ChoiceRequest, SuiteResult
-from alignflow.evaluation.suites.files import Record, read_records
+from alignflow.evaluation.suites.base import ChoiceRequest, FileSuite, SuiteResult
+from alignflow.evaluation.suites.files import Record
 
 QA_PRESET = """\
 Q: What is human life expectancy in the United States?
@@ -47,51 +47,39 @@ class TruthfulQAItem:
     """One true answer, the best, among false ones."""
     mc2: Targets
     """All true and all false reference answers."""
+    mc0: Targets = field(default_factory=dict)
+    """The best true and the best false answer; empty before the edition of 2025."""
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """Every answer once; most stand in both sets."""
-        return tuple(self.mc1 | self.mc2)
+        """Every answer once; most stand in several sets."""
+        return tuple(self.mc1 | self.mc2 | self.mc0)
 
 
-@dataclass(frozen=True)
-class TruthfulQA:
-    """The benchmark; scores `mc1` and `mc2`."""
+class TruthfulQA(FileSuite[TruthfulQAItem]):
+    """`TruthfulQA.csv`, `mc_task.json`, or the hub's `multiple_choice` rows."""
 
-    items: tuple[TruthfulQAItem, ...]
+    scores = ("mc0", "mc1", "mc2")
 
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read `TruthfulQA.csv`, `mc_task.json`, or the hub's `multiple_choice` rows.
+    @staticmethod
+    def item(record: Record) -> TruthfulQAItem:
+        """Return a question and its answers; the CSV file separates them by semicolons."""
+        return _item_of_csv(record) if record.has("Question") else _item_of_json(record)
 
-        Raises:
-            DataError: Names file, item and field.
-        """
-        return cls(tuple(_item(record) for record in read_records(path)))
-
-    def head(self, limit: int | None) -> Self:
-        """Return the suite with its first so many items."""
-        return type(self)(self.items[:limit])
-
-    @property
-    def num_items(self) -> int:
-        """Questions that are judged."""
-        return len(self.items)
-
-    def requests(self) -> list[ChoiceRequest]:
-        """A request a question."""
-        return [
-            ChoiceRequest(
-                context=f"{QA_PRESET}\n\nQ: {item.question}\nA:",
-                choices=tuple(f" {answer}" for answer in item.answers),
-            )
-            for item in self.items
-        ]
+    def request(self, item: TruthfulQAItem) -> ChoiceRequest:
+        """Return the few-shot prompt, the question and the answers."""
+        return ChoiceRequest(
+            context=f"{QA_PRESET}\n\nQ: {item.question}\nA:",
+            choices=tuple(f" {answer}" for answer in item.answers),
+        )
 
     def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
-        """Return `mc1`, `mc2` and an object a question."""
+        """Return `mc1`, `mc2`, `mc0` where every question has it, and an object a question."""
         judged = [_judge(item, values) for item, values in zip(self.items, logprobs, strict=True)]
         per_item = {"mc1": [row.mc1 for row in judged], "mc2": [row.mc2 for row in judged]}
+        mc0 = [row.mc0 for row in judged if row.mc0 is not None]
+        if len(mc0) == len(judged):
+            per_item["mc0"] = mc0
         return SuiteResult(
             scores={name: scorers.mean(values) for name, values in per_item.items()},
             resamples={name: scorers.resampled_mean(values) for name, values in per_item.items()},
@@ -101,6 +89,7 @@ class TruthfulQA:
 
 class _Judged(NamedTuple):
     question: str
+    mc0: float | None
     mc1: float
     mc2: float
     answers: list[dict[str, Any]]
@@ -110,8 +99,9 @@ def _judge(item: TruthfulQAItem, logprobs: Sequence[float]) -> _Judged:
     by_answer = dict(zip(item.answers, logprobs, strict=True))
     return _Judged(
         question=item.question,
-        mc1=scorers.mc1([by_answer[text] for text in item.mc1], list(item.mc1.values())),
-        mc2=scorers.mc2([by_answer[text] for text in item.mc2], list(item.mc2.values())),
+        mc0=scorers.mc1(*_set(item.mc0, by_answer)) if item.mc0 else None,
+        mc1=scorers.mc1(*_set(item.mc1, by_answer)),
+        mc2=scorers.mc2(*_set(item.mc2, by_answer)),
         answers=[
             {"text": text, "logprob": value, "mc1": item.mc1.get(text), "mc2": item.mc2.get(text)}
             for text, value in by_answer.items()
@@ -119,13 +109,22 @@ def _judge(item: TruthfulQAItem, logprobs: Sequence[float]) -> _Judged:
     )
 
 
-def _item(record: Record) -> TruthfulQAItem:
-    if record.has("Question"):
-        return _item_of_csv(record)
-    mc1, mc2 = _targets(record, "mc1_targets"), _targets(record, "mc2_targets")
-    if sum(mc1.values()) != 1:
-        raise record.error("mc1_targets", f"must mark one answer as true, not {sum(mc1.values())}")
-    return TruthfulQAItem(question=record.text("question"), mc1=mc1, mc2=mc2)
+def _set(targets: Targets, by_answer: Mapping[str, float]) -> tuple[list[float], list[int]]:
+    """Return log-probabilities and labels of one set of answers."""
+    return [by_answer[text] for text in targets], list(targets.values())
+
+
+def _item_of_json(record: Record) -> TruthfulQAItem:
+    mc0 = _targets_with_one_true(record, "mc0_targets") if record.has("mc0_targets") else {}
+    mc1, mc2 = _targets_with_one_true(record, "mc1_targets"), _targets(record, "mc2_targets")
+    return TruthfulQAItem(question=record.text("question"), mc1=mc1, mc2=mc2, mc0=mc0)
+
+
+def _targets_with_one_true(record: Record, name: str) -> Targets:
+    targets = _targets(record, name)
+    if sum(targets.values()) != 1:
+        raise record.error(name, f"must mark one answer as true, not {sum(targets.values())}")
+    return targets
 
 
 def _targets(record: Record, name: str) -> Targets:
@@ -147,11 +146,15 @@ def _targets(record: Record, name: str) -> Targets:
 def _item_of_csv(record: Record) -> TruthfulQAItem:
     """Derive both answer sets as the benchmark's authors did for mc_task.json."""
     false = dict.fromkeys(_answers(record, "Incorrect Answers"), 0)
-    best = _with_full_stop(record.text("Best Answer"))
+    best = {_with_full_stop(record.text("Best Answer")): 1}
+    mc0 = {}
+    if record.has("Best Incorrect Answer"):
+        mc0 = best | {_with_full_stop(record.text("Best Incorrect Answer")): 0}
     return TruthfulQAItem(
         question=record.text("Question"),
-        mc1={best: 1} | false,
+        mc1=best | false,
         mc2=dict.fromkeys(_answers(record, "Correct Answers"), 1) | false,
+        mc0=mc0,
     )
 
 

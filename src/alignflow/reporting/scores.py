@@ -56,12 +56,22 @@ _WORDS = {
 }
 # Scores of a benchmark, whose suite has a name of its own in each recipe.
 _SUITE_WORDS = {
+    "mc0": ScoreWords(
+        "{suite}, MC0",
+        "questions where the best true answer is likelier than the best false one",
+        is_share=True,
+    ),
     "mc1": ScoreWords(
         "{suite}, MC1", "questions where a true answer is the likeliest", is_share=True
     ),
     "mc2": ScoreWords("{suite}, MC2", "probability given to true answers", is_share=True),
     "accuracy": ScoreWords(
         "{suite}, accuracy", "statements told rightly as hateful or harmless", is_share=True
+    ),
+    "accuracy_norm": ScoreWords(
+        "{suite}, accuracy by length",
+        "the same, log-probabilities divided by the answers' length",
+        is_share=True,
     ),
     "macro_f1": ScoreWords(
         "{suite}, macro F1", "the same, hateful and harmless weighing alike", is_share=True

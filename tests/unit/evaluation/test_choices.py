@@ -74,3 +74,22 @@ def test_choice_without_tokens_is_refused_by_item(tokenizer: PreTrainedTokenizer
     requests = [ChoiceRequest("ca", (" b",)), ChoiceRequest("ca", ("c", ""))]
     with pytest.raises(DataError, match="item 2: the choice '' adds no token"):
         encode_requests(tokenizer, requests, max_length=9)
+
+
+def test_space_at_the_end_of_a_context_goes_to_its_choices(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    (tree,) = encode_requests(tokenizer, [ChoiceRequest("ca ", ("b", "a"))], max_length=9).trees
+    assert tree.prefix == [0, 3, 1]
+    assert [branch.tokens for branch in tree.branches] == [[5], [4, 1]]
+
+
+def test_an_empty_context_is_the_token_that_begins_texts() -> None:
+    core = Tokenizer(models.BPE(vocab=VOCAB, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.Sequence([])
+    begins = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>")
+    (tree,) = encode_requests(begins, [ChoiceRequest("", ("ab",))], max_length=9).trees
+    assert (tree.prefix, tree.branches[0].tokens) == ([0], [1, 2])
+    nothing = PreTrainedTokenizerFast(tokenizer_object=core)
+    with pytest.raises(DataError, match="no token to begin a text with"):
+        encode_requests(nothing, [ChoiceRequest("", ("ab",))], max_length=9)

@@ -12,7 +12,6 @@ import pyarrow.parquet
 import pytest
 
 from alignflow.errors import DataError
-from alignflow.evaluation.config import SuiteConfig
 from alignflow.evaluation.suites import load_suite
 from alignflow.evaluation.suites.toxigen import ToxiGen
 from alignflow.evaluation.suites.truthfulqa import QA_PRESET, TruthfulQA
@@ -87,6 +86,28 @@ def test_truthfulqa_scores_are_worked_out_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_the_edition_of_2025_asks_the_best_answers_against_each_other(tmp_path: Path) -> None:
+    best: dict[str, object] = {"mc0_targets": {"No, of rock.": 1, "It may be.": 0}}
+    suite = TruthfulQA.read(write(tmp_path / "a.json", [MC_TASK | best]))
+    (request,) = suite.requests()
+    assert request.choices == (" No, of rock.", " Yes.", " No.", " It may be.")
+    # The true answer is the likelier one of the two, but not of all.
+    result = suite.result([[-2.0, -1.0, -4.0, -3.0]])
+    assert {name: result.scores[name] for name in ("mc0", "mc1")} == {"mc0": 1.0, "mc1": 0.0}
+
+
+def test_the_table_of_2025_holds_the_best_false_answer(tmp_path: Path) -> None:
+    header, row = CSV.splitlines()
+    table = f"{header},Best Incorrect Answer\r\n{row},Yes\r\n"
+    (item,) = TruthfulQA.read(write(tmp_path / "a.csv", table)).items
+    assert item.mc0 == {"No, of rock.": 1, "Yes.": 0}
+
+
+def test_an_edition_without_the_best_false_answers_has_no_mc0(tmp_path: Path) -> None:
+    suite = TruthfulQA.read(write(tmp_path / "a.json", [MC_TASK]))
+    assert "mc0" not in suite.result([[-1.0, -2.0, -3.0]]).scores
+
+
 def test_toxigen_reads_labels_and_groups(tmp_path: Path) -> None:
     suite = ToxiGen.read(write(tmp_path / "a.json", SAFENLP))
     assert [(item.label, item.groups) for item in suite.items] == [
@@ -112,8 +133,13 @@ def test_toxigen_scores_are_worked_out_by_hand(tmp_path: Path) -> None:
     suite = ToxiGen.read(write(tmp_path / "a.json", SAFENLP))
     # Predictions yes, yes, and no by the tie rule; labels 1, 0, 0.
     result = suite.result([[-2.0, -1.0], [-2.0, -1.0], [-1.0, -1.0]])
-    # F1 of 1: 2 * 1 / (2 + 1); F1 of 0: 2 * 1 / (1 + 2).
-    assert result.scores == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx(2 / 3)}
+    # F1 of 1: 2 * 1 / (2 + 1); F1 of 0: 2 * 1 / (1 + 2). A character of "No" has -1/2 in the last
+    # row and one of "Yes" -1/3, so that by length all three are yes.
+    assert result.scores == {
+        "accuracy": pytest.approx(2 / 3),
+        "accuracy_norm": pytest.approx(1 / 3),
+        "macro_f1": pytest.approx(2 / 3),
+    }
     assert result.groups == {"accuracy": {"asian": 1.0, "women": 0.5}}
     assert [row["prediction"] for row in result.items] == [1, 1, 0]
 
@@ -126,8 +152,7 @@ def test_toxigen_has_no_score_when_the_model_answers_nan(tmp_path: Path) -> None
 
 def test_limit_cuts_what_is_judged(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", SAFENLP)
-    config = SuiteConfig(suite="toxigen", data="anywhere", limit=2)
-    assert load_suite(config, path).num_items == 2
+    assert load_suite("toxigen", path, limit=2).num_items == 2
 
 
 @pytest.mark.parametrize(
@@ -190,7 +215,7 @@ def test_bytes_that_are_not_utf8_and_missing_files_are_refused(tmp_path: Path) -
     with pytest.raises(DataError, match="not UTF-8 at byte 0"):
         TruthfulQA.read(path)
     with pytest.raises(DataError, match="is a folder"):
-        load_suite(SuiteConfig(suite="toxigen", data="x"), tmp_path)
+        load_suite("toxigen", tmp_path)
 
 
 def test_suites_import_without_torch() -> None:

@@ -63,6 +63,9 @@ class EvaluationConfig(Config):
     """Scale of the implicit reward, eq. 5 of arXiv:2305.18290; margins are in its unit."""
     microbatch_tokens: PositiveInt = 4096
     precision: Literal["fp32", "bf16"] = "bf16"
+    data_parallel_size: PositiveInt = 1
+    """Processes that divide the items of suites and the pairs among them, each with a GPU where
+    there are some."""
     num_samples: int = Field(default=6, ge=0)
     """Held-out prompts answered by every model for the report."""
     max_new_tokens: PositiveInt = 128

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from alignflow.errors import DataError
 from alignflow.evaluation import scorers
 from alignflow.evaluation.suites.base import SuiteResult
-from alignflow.training.megatron.inference import LanguageModel, Progress
+from alignflow.training.megatron.inference import LanguageModel, Passes
 from alignflow.training.megatron.trees import Branch, Tree, TreeBatch, common_root, pack_trees
 from alignflow.training.rows import TokenRows
 
@@ -47,15 +47,25 @@ class PairMeasures:
     num_tokens_B2: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     """Tokens of the responses."""
 
+    def to_rows(self) -> list[list[float]]:
+        """Return a row of numbers a pair; those of the parent come last, where there is one."""
+        columns = [self.policy_B2, self.num_tokens_B2, self.parent_B2, self.kl_B[:, None]]
+        rows: list[list[float]] = np.concatenate([c for c in columns if len(c)], axis=1).tolist()
+        return rows
 
-def measure_pairs(
-    policy: LanguageModel,
-    parent: LanguageModel | None,
-    trees: Sequence[Tree],
-    *,
-    max_tokens: int,
-    progress: Progress,
-) -> PairMeasures:
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[float]]) -> Self:
+        """Return the measures that `to_rows` made rows of, one at least."""
+        rows_BC = np.array(rows, dtype=np.float64)
+        measures = cls(rows_BC[:, :2], num_tokens_B2=rows_BC[:, 2:4].astype(np.int64))
+        if rows_BC.shape[1] > 4:
+            measures.parent_B2, measures.kl_B = rows_BC[:, 4:6], rows_BC[:, 6]
+        return measures
+
+
+def pair_passes(
+    policy: LanguageModel, parent: LanguageModel | None, trees: Sequence[Tree], *, max_tokens: int
+) -> Passes:
     """Run the policy, and its parent where there is one, over pairs; once each.
 
     Args:
@@ -63,7 +73,9 @@ def measure_pairs(
         parent: The model it was trained from, with the same vocabulary.
         trees: What `pair_trees` returns.
         max_tokens: Most tokens of one pass.
-        progress: Told what each pass did.
+
+    Yields:
+        Of each pass a row a pair, `PairMeasures.to_rows`, and the tokens computed.
 
     Raises:
         DataError: The vocabularies differ in size.
@@ -73,15 +85,9 @@ def measure_pairs(
             f"the model has {policy.vocab_size} tokens in its vocabulary, its parent has "
             f"{parent.vocab_size}; give the model that it was trained from as its parent."
         )
-    parts = []
-    for packed, batch in pack_trees(trees, max_tokens=max_tokens, root=common_root(trees)):
-        parts.append(_measure_batch(policy, parent, batch))
-        progress(len(packed), batch.num_tokens * (1 if parent is None else 2))
-    measures = PairMeasures()
-    for name in vars(measures):
-        columns = [getattr(measures, name), *(getattr(part, name) for part in parts)]
-        setattr(measures, name, np.concatenate(columns))
-    return measures
+    for _, batch in pack_trees(trees, max_tokens=max_tokens, root=common_root(trees)):
+        num_tokens = batch.num_tokens * (1 if parent is None else 2)
+        yield _measure_batch(policy, parent, batch).to_rows(), num_tokens
 
 
 @torch.inference_mode()

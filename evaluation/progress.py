@@ -7,10 +7,13 @@ from alignflow.jobs.worker import raise_if_stop_requested
 
 
 class Progress:
-    """Counts the items of all parts of a job and writes a metrics line after each pass."""
+    """Counts the items of all parts of a job and writes a metrics line after each pass.
 
-    def __init__(self, folder: RunFolder, num_steps: int) -> None:
-        self._folder = folder
+    One rank tells; it hears of the items of others when a part is done.
+    """
+
+    def __init__(self, folder: RunFolder, num_steps: int, *, tells: bool = True) -> None:
+        self._folder, self._tells = folder, tells
         self._num_steps = num_steps
         self._step = 0
         self._part, self._total, self._done = "", 0, 0
@@ -28,6 +31,8 @@ class Progress:
             JobStoppedError: The job was told to stop.
         """
         raise_if_stop_requested()
+        if not self._tells or not (num_items or num_tokens):
+            return
         now = time.monotonic()
         self._done += num_items
         self._step += num_items

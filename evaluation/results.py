@@ -22,7 +22,8 @@ class Results:
     A score that is NaN or infinite is left out, so that a gate finds it missing; its name is kept.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path | None) -> None:
+        """Take the folder, None on a rank whose results another one writes."""
         self._output = output
         self.scores: dict[str, float] = {}
         self.num_items: dict[str, int] = {}
@@ -43,13 +44,15 @@ class Results:
         for score, by_group in result.groups.items():
             self._groups[f"{name}/{score}"] = _finite(by_group)
         self.num_items.setdefault(name, num_items)
-        if result.items:
+        if result.items and self._output is not None:
             folder = self._output / "items"
             folder.mkdir(parents=True, exist_ok=True)
             write_jsonl(folder / f"{name}.jsonl", result.items)
 
     def write(self, num_truncated: Mapping[str, int]) -> None:
         """Write `scores.json`, and what its standard errors come from: `resamples.json`."""
+        if self._output is None:
+            return
         content = {
             "scores": self.scores,
             "stderr": _finite({name: stderr(values) for name, values in self._resamples.items()}),

@@ -1,10 +1,12 @@
 """One evaluation job: a model, judged on benchmarks, held-out pairs and sample answers."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from alignflow.evaluation import preferences
 from alignflow.evaluation.choices import encode_requests
@@ -20,6 +22,7 @@ from alignflow.evaluation.samples import (
     with_ratings,
     with_rewards,
 )
+from alignflow.evaluation.sharing import SharedWork
 from alignflow.evaluation.steering import (
     SteeredAnswers,
     answer_steered,
@@ -32,6 +35,7 @@ from alignflow.evaluation.suites.base import Suite
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
+from alignflow.training.config import ParallelConfig
 from alignflow.training.data import PREFERENCES, load_rows, steered_preferences
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
@@ -39,6 +43,8 @@ from alignflow.training.megatron.trees import Tree
 from alignflow.training.rows import RowSummary
 from alignflow.training.steering import Steering, label
 from alignflow.training.tokenizer import load_tokenizer
+
+ModelT = TypeVar("ModelT", LanguageModel, RewardModel, AttributeModel)
 
 
 def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
@@ -56,33 +62,39 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     }
     steering = Steering.load(job.model)
     _check_lengths(job, steering)
-    held_out = _HeldOut.load(job, folder, steering)
-    progress = Progress(folder, _num_steps(job, suites, held_out))
-    results = Results(folder.output)
+    is_main = os.environ.get("RANK", "0") == "0"
+    held_out = _HeldOut.load(job, folder, steering, is_main=is_main)
+    progress = Progress(folder, _num_steps(job, suites, held_out), tells=is_main)
+    results = Results(folder.output if is_main else None)
 
-    policy = _load_policy(job.model, config, folder)
-    num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, progress)
+    policy = _load(LanguageModel, job.model, config, folder)
+    work = SharedWork(folder.path / "answers", progress)
+    num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, work)
     samples: list[SampleAnswer] = []
     steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
         num_truncated["preference"] = held_out.summary.num_truncated
-        parent = _load_policy(job.parent, config, folder) if job.parent is not None else None
-        _judge_pairs(policy, parent, held_out, config, results, progress)
-        samples = _answer(policy, held_out, config, progress)
-        steered = _answer_steered(policy, held_out, config, progress)
+        parent = (
+            _load(LanguageModel, job.parent, config, folder) if job.parent is not None else None
+        )
+        _judge_pairs(policy, parent, held_out, config, results, work)
+        # A handful, which stands in the report: not worth dividing.
+        if is_main:
+            samples = _answer(policy, held_out, config, progress)
+            steered = _answer_steered(policy, held_out, config, progress)
         del parent
     del policy
     if held_out is not None and job.reward_model is not None:
-        _tell_loading(folder, job.reward_model)
-        reward = RewardModel.load(job.reward_model, precision=config.precision)
-        samples = _judge_by_reward(reward, held_out, samples, config, results, progress)
+        reward = _load(RewardModel, job.reward_model, config, folder)
+        _judge_reward_model(reward, held_out, config, results, work)
+        samples = _reward_samples(reward, held_out, samples, config, results, progress)
         del reward
     if held_out is not None and job.attribute_model is not None:
-        _tell_loading(folder, job.attribute_model)
-        attributes = AttributeModel.load(job.attribute_model, precision=config.precision)
+        attributes = _load(AttributeModel, job.attribute_model, config, folder)
         samples = _rate(attributes, held_out, samples, steered, config, results, progress)
 
-    write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
+    if is_main:
+        write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
     results.write(num_truncated)
     refused = list(held_out.summary.refused) if held_out is not None else []
     return JobResult(
@@ -131,7 +143,7 @@ class _HeldOut:
 
     @classmethod
     def load(
-        cls, job: EvaluationJob, folder: RunFolder, steering: Steering | None
+        cls, job: EvaluationJob, folder: RunFolder, steering: Steering | None, *, is_main: bool
     ) -> "_HeldOut | None":
         if job.preferences is None:
             return None
@@ -142,7 +154,7 @@ class _HeldOut:
             "held_out",
             model=job.model,
             max_length=config.max_length,
-            is_writer=True,
+            is_writer=is_main,
         )
         plain = rows = load_pairs(PREFERENCES, cache=folder.path / "rows")
         num_steering_prompts = 0
@@ -167,7 +179,7 @@ class _HeldOut:
 
 def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldOut | None) -> int:
     """Return the items of all parts of the job."""
-    num_items = sum(suite.num_items for suite in suites.values())
+    num_items = sum(len(suite.requests()) for suite in suites.values())
     if held_out is None:
         return num_items
     num_items += len(held_out.pairs) + len(held_out.prompts)
@@ -179,13 +191,12 @@ def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldO
     return num_items
 
 
-def _load_policy(model: Path, config: EvaluationConfig, folder: RunFolder) -> LanguageModel:
-    _tell_loading(folder, model)
-    return LanguageModel.load(model, precision=config.precision)
-
-
-def _tell_loading(folder: RunFolder, model: Path) -> None:
-    folder.append_metrics({"phase": "load", "model": str(model), "time": time.time()})
+def _load(kind: type[ModelT], model: Path, config: EvaluationConfig, folder: RunFolder) -> ModelT:
+    """Load a model, on each rank the whole of it."""
+    if os.environ.get("RANK", "0") == "0":
+        folder.append_metrics({"phase": "load", "model": str(model), "time": time.time()})
+    parallel = ParallelConfig(data_parallel_size=config.data_parallel_size)
+    return kind.load(model, precision=config.precision, parallel=parallel)
 
 
 def _judge_benchmarks(
@@ -194,18 +205,15 @@ def _judge_benchmarks(
     suites: Mapping[str, Suite],
     config: EvaluationConfig,
     results: Results,
-    progress: Progress,
+    work: SharedWork,
 ) -> dict[str, int]:
     """Add the result of every suite; return how many items of each had to be cut."""
     tokenizer = load_tokenizer(model)
     num_truncated = {}
     for name, suite in suites.items():
         encoded = encode_requests(tokenizer, suite.requests(), max_length=config.max_length)
-        progress.begin(name, suite.num_items)
-        logprobs = policy.score(
-            encoded.trees, max_tokens=config.microbatch_tokens, progress=progress.advance
-        )
-        results.add(name, suite.result(logprobs), suite.num_items)
+        score = partial(policy.passes, max_tokens=config.microbatch_tokens)
+        results.add(name, suite.result(work.collect(name, encoded.trees, score)), suite.num_items)
         num_truncated[name] = encoded.num_truncated
     return num_truncated
 
@@ -216,19 +224,14 @@ def _judge_pairs(
     held_out: _HeldOut,
     config: EvaluationConfig,
     results: Results,
-    progress: Progress,
+    work: SharedWork,
 ) -> None:
-    if not held_out.pairs:
-        return
-    progress.begin("preference", len(held_out.pairs))
-    measures = preferences.measure_pairs(
-        policy,
-        parent,
-        held_out.pairs,
-        max_tokens=config.microbatch_tokens,
-        progress=progress.advance,
-    )
     num_pairs = len(held_out.pairs)
+    if not num_pairs:
+        return
+    measure = partial(preferences.pair_passes, policy, parent, max_tokens=config.microbatch_tokens)
+    rows = work.collect("preference", held_out.pairs, measure)
+    measures = preferences.PairMeasures.of_rows(rows)
     beta = config.implicit_reward_beta
     results.add("preference", preferences.preference_result(measures, beta=beta), num_pairs)
     results.add("perplexity", preferences.perplexity_result(measures), num_pairs)
@@ -271,7 +274,22 @@ def _answer_steered(
     )
 
 
-def _judge_by_reward(
+def _judge_reward_model(
+    reward: RewardModel,
+    held_out: _HeldOut,
+    config: EvaluationConfig,
+    results: Results,
+    work: SharedWork,
+) -> None:
+    """Add the accuracy of the reward model on pairs."""
+    pairs = held_out.plain_pairs
+    if pairs:
+        score = partial(reward.passes, max_tokens=config.microbatch_tokens)
+        rewards = work.collect("reward_model", pairs, score)
+        results.add("reward_model", preferences.reward_result(rewards), len(pairs))
+
+
+def _reward_samples(
     reward: RewardModel,
     held_out: _HeldOut,
     samples: list[SampleAnswer],
@@ -279,14 +297,7 @@ def _judge_by_reward(
     results: Results,
     progress: Progress,
 ) -> list[SampleAnswer]:
-    """Add the accuracy on pairs and the mean reward of the samples; return the samples with it."""
-    pairs = held_out.plain_pairs
-    if pairs:
-        progress.begin("reward_model", len(pairs))
-        rewards = reward.score(
-            pairs, max_tokens=config.microbatch_tokens, progress=progress.advance
-        )
-        results.add("reward_model", preferences.reward_result(rewards), len(pairs))
+    """Add the mean reward of the samples; return the samples with it."""
     if not samples:
         return samples
     judged = with_rewards(

@@ -21,7 +21,7 @@ from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of, job_was_lost
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_EVALUATION_REVISION = 4
+_EVALUATION_REVISION = 5
 _GATE_REVISION = 1
 
 
@@ -60,8 +60,11 @@ def evaluate_model(
         "preferences": preferences,
         **{f"benchmark-{suite}": artifact for suite, artifact in benchmarks.items()},
     }
-    # Where a benchmark's file came from is no part of the result; its content is, as a parent.
-    resolved = config.model_dump(mode="json", exclude={"suites": {"__all__": {"data"}}})
+    # Where a benchmark's file came from is no part of the result; its content is, as a parent. Nor
+    # is how many processes share the work.
+    resolved = config.model_dump(
+        mode="json", exclude={"suites": {"__all__": {"data"}}, "data_parallel_size": True}
+    )
     stage = Stage(
         name=stage_name,
         kind="evaluation",
@@ -94,7 +97,7 @@ def evaluate_model(
             key=stage.key,
             module="alignflow.evaluation",
             config=job.model_dump(mode="json"),
-            num_processes=1,
+            num_processes=config.data_parallel_size,
             run=run,
         )
 

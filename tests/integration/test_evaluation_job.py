@@ -27,8 +27,10 @@ from alignflow.evaluation.samples import (
     sample_result,
     with_rewards,
 )
+from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
+from alignflow.jobs.wait import cancel_on_exit, wait_for
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.megatron.inference import RewardModel
 
@@ -216,6 +218,7 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "truth/mc1",
         "truth/mc2",
         "toxicity/accuracy",
+        "toxicity/accuracy_norm",
         "toxicity/macro_f1",
         "preference/logprob_accuracy",
         "preference/per_token_accuracy",
@@ -357,6 +360,52 @@ def test_progress_counts_every_item_once(finished: RunFolder) -> None:
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
     assert rows[-1]["step"] == rows[-1]["num_steps"] == 4 + 5 + 4 + 4 + 3
     assert all(row["tokens_per_s"] > 0 for row in rows)
+
+
+@pytest.fixture
+def shared(finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """The same evaluation, divided among two processes."""
+    monkeypatch.setenv("ALIGNFLOW_SLOTS_DIR", str(tmp_path / "slots"))
+    folder = RunFolder(tmp_path / "shared")
+    spec = finished.read_spec()
+    evaluation = {**spec.config["evaluation"], "data_parallel_size": 2}
+    config = {**spec.config, "evaluation": evaluation}
+    job = LocalLauncher().submit(spec.replaced(config=config, processes_per_node=2), folder)
+    with cancel_on_exit(job):
+        wait_for(job, folder)
+    return folder
+
+
+def test_two_processes_find_what_one_does_and_an_attempt_what_was_lost(
+    shared: RunFolder, finished: RunFolder, tmp_path: Path
+) -> None:
+    assert_same_results(shared, finished)
+    assert {path.name for path in (shared.path / "answers").iterdir()} == {
+        f"{part}-{rank}.jsonl"
+        for part in ("truth", "toxicity", "preference", "reward_model")
+        for rank in (0, 1)
+    }
+    # The folder as it is when the second process and its share of one part are lost.
+    spec = finished.read_spec()
+    folder, spec = new_job(tmp_path / "again", spec.config)
+    shutil.copytree(shared.path / "answers", folder.path / "answers")
+    (folder.path / "answers" / "truth-1.jsonl").unlink()
+    subprocess.run([sys.executable, "-m", spec.module, str(folder.path)], check=True)
+    assert_same_results(folder, finished)
+    rows = [row for row in read_jsonl(folder.metrics) if row["phase"] == "evaluate"]
+    # Two of four questions are asked again, and nothing else but the samples.
+    assert next(row["done"] for row in rows if row["suite"] == "truth") == 2
+    computed = [row["suite"] for row in rows if row["tokens_per_s"] > 0]
+    assert set(computed) <= {"truth", "samples", "reward_model"}
+
+
+def assert_same_results(folder: RunFolder, other: RunFolder) -> None:
+    mine, others = (json.loads((f.output / "scores.json").read_text()) for f in (folder, other))
+    assert mine["scores"] == pytest.approx(others["scores"], rel=1e-6, abs=1e-5)
+    assert mine["num_items"] == others["num_items"]
+    for path in (other.output / "items").iterdir():
+        rows = read_jsonl(folder.output / "items" / path.name)
+        assert [row["item"] for row in rows] == [row["item"] for row in read_jsonl(path)]
 
 
 def test_malformed_benchmark_stops_the_job_before_a_model_is_loaded(tmp_path: Path) -> None:

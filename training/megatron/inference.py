@@ -6,6 +6,7 @@ at a time, so memory stays bounded however large the vocabulary is.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -56,6 +57,9 @@ _LOGIT_ELEMENTS = 2**24
 
 # Tokens of each answer between two calls of its progress: a second or so of a slow model.
 _STEPS_TOLD = 8
+
+Passes = Iterator[tuple[list[list[float]], int]]
+"""Of each pass the scores, a list a tree, and the tokens computed in it."""
 
 Progress = Callable[[int, int], None]
 """Told after each pass: trees done in it, tokens computed in it. It may raise to stop the work."""
@@ -140,7 +144,39 @@ class FrozenModel:
         return window
 
 
-class LanguageModel(FrozenModel):
+class ScoringModel(FrozenModel, ABC):
+    """A model that gives each branch of a tree a number."""
+
+    @abstractmethod
+    def passes(self, trees: Sequence[Tree], *, max_tokens: int) -> Passes:
+        """Yield the scores of the next trees, and how many tokens were computed for them.
+
+        Args:
+            trees: Prefixes and their continuations.
+            max_tokens: Most tokens of one pass; a single larger tree forms its own.
+        """
+
+    def score(
+        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
+    ) -> list[list[float]]:
+        """Return for each tree the score of each branch.
+
+        What all prefixes begin with is computed once, each tree's prefix once for its branches.
+
+        Args:
+            trees: Prefixes and their continuations.
+            max_tokens: Most tokens of one pass; a single larger tree forms its own.
+            progress: Told what each pass did.
+        """
+        scores: list[list[float]] = []
+        for of_pass, num_tokens in self.passes(trees, max_tokens=max_tokens):
+            scores += of_pass
+            if progress is not None:
+                progress(len(of_pass), num_tokens)
+        return scores
+
+
+class LanguageModel(ScoringModel):
     """A policy: log-probabilities, logits, greedy and sampled answers."""
 
     head: Head = "lm"
@@ -178,25 +214,11 @@ class LanguageModel(FrozenModel):
         size: int = self.model.architecture.vocab_size
         return size
 
-    def score(
-        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[float]]:
-        """Return for each tree the summed log-probability, in nats, of each branch.
-
-        What all prefixes begin with is computed once, each tree's prefix once for its branches.
-
-        Args:
-            trees: Prefixes and their continuations.
-            max_tokens: Most tokens of one pass; a single larger tree forms its own.
-            progress: Told what each pass did.
-        """
-        sums: list[list[float]] = []
+    def passes(self, trees: Sequence[Tree], *, max_tokens: int) -> Passes:
+        """Yield the summed log-probability, in nats, of each branch; see `ScoringModel.score`."""
         for packed, batch in pack_trees(trees, max_tokens=max_tokens, root=common_root(trees)):
             logprobs_N = self.logprobs(batch, self.hidden(batch)[batch.read_index_P])
-            sums += by_tree(packed, batch.branch_sums(logprobs_N.double()))
-            if progress is not None:
-                progress(len(packed), batch.num_tokens)
-        return sums
+            yield by_tree(packed, batch.branch_sums(logprobs_N.double())), batch.num_tokens
 
     @torch.inference_mode()
     def logprobs(self, batch: TreeBatch, hidden_PH: Tensor) -> Tensor:
@@ -382,7 +404,7 @@ class LanguageModel(FrozenModel):
         return hidden_TH[lengths.cumsum(0) - 1]
 
 
-class RewardModel(FrozenModel):
+class RewardModel(ScoringModel):
     """A reward model, in the scale that was recorded for it."""
 
     head: Head = "reward"
@@ -409,22 +431,16 @@ class RewardModel(FrozenModel):
         return reward
 
     @torch.inference_mode()
-    def score(
-        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[float]]:
-        """Return for each tree the reward at the last token of each branch.
+    def passes(self, trees: Sequence[Tree], *, max_tokens: int) -> Passes:
+        """Yield the reward at the last token of each branch; see `ScoringModel.score`.
 
         Rewards are in standard deviations from the mean over the set of `reward_scale.json`.
         """
-        rewards: list[list[float]] = []
         for packed, batch in pack_trees(
             trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
         ):
             raw_B = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
-            rewards += by_tree(packed, (raw_B.double() - self.mean) / self.std)
-            if progress is not None:
-                progress(len(packed), batch.num_tokens)
-        return rewards
+            yield by_tree(packed, (raw_B.double() - self.mean) / self.std), batch.num_tokens
 
     def score_rows(
         self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,14 +16,7 @@ from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Works
 from alignflow.errors import ConfigError, DataError, InputError
 
 # Raised by a commit that changes what these jobs make: `alignflow.artifacts.code_version`.
-_REVISION = 1
-
-
-class Suite(StrEnum):
-    """Benchmarks that `evaluate` knows."""
-
-    TRUTHFULQA = "truthfulqa"
-    TOXIGEN = "toxigen"
+_REVISION = 2
 
 
 class Precision(StrEnum):
@@ -34,17 +28,23 @@ class Precision(StrEnum):
 
 # Where a suite's file lies in the folder that ALIGNFLOW_DATA names.
 _DATA_FILES = {
-    Suite.TRUTHFULQA: "truthfulqa/mc_task.json",
-    Suite.TOXIGEN: "toxigen/annotated_safenlp.json",
+    "truthfulqa": "truthfulqa/mc_task.json",
+    "toxigen": "toxigen/annotated_safenlp.json",
 }
 
 
 def evaluate(
     model: Annotated[
         str,
-        typer.Argument(help="Folder, hub id, package:NAME, models:/NAME@ALIAS or a digest."),
+        typer.Argument(
+            help="Folder, hub id, package:NAME, models:/NAME@ALIAS, a digest, or a checkpoint in a "
+            "run folder."
+        ),
     ],
-    suite: Annotated[Suite, typer.Option(help="Benchmark.")],
+    suite: Annotated[
+        str,
+        typer.Option(help="truthfulqa, toxigen, one that a package adds, or lm_eval:TASK."),
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -63,14 +63,17 @@ def evaluate(
 ) -> None:
     """Judge one model on one benchmark."""
     from alignflow.evaluation.config import EvaluationConfig, EvaluationJob, SuiteConfig
+    from alignflow.evaluation.suites import score_names
     from alignflow.sources import fetch_file
 
+    score_names(suite)  # that there is none shows first
     workspace = workspace.absolute()
     file = fetch_file(data or _default_data(suite), workspace / "cache")
+    name = re.sub("[^a-z0-9_-]", "-", suite.lower())
     named = _find_model(model, workspace)
     job = EvaluationJob(
         evaluation=EvaluationConfig(
-            suites={suite.value: SuiteConfig(suite=suite.value, data=str(file.path), limit=limit)},
+            suites={name: SuiteConfig(suite=suite, data=str(file.path), limit=limit)},
             precision=precision.value,
             max_length=max_length,
             num_samples=0,
@@ -82,20 +85,20 @@ def evaluate(
     folder = _run("evaluate", "alignflow.evaluation", config, identity, workspace)
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     report = {
-        "suite": suite.value,
+        "suite": suite,
         "model": model,
-        "num_items": scores["num_items"][suite.value],
+        "num_items": scores["num_items"][name],
         "scores": {
-            name.partition("/")[2]: value
-            for name, value in scores["scores"].items()
-            if name.startswith(f"{suite.value}/")
+            score.partition("/")[2]: value
+            for score, value in scores["scores"].items()
+            if score.startswith(f"{name}/")
         },
-        "items": str(folder / "items" / f"{suite.value}.jsonl"),
+        "items": str(folder / "items" / f"{name}.jsonl"),
     }
-    by_group = scores["groups"].get(f"{suite.value}/accuracy")
+    by_group = scores["groups"].get(f"{name}/accuracy")
     if by_group:
         report["scores"]["by_group"] = by_group
-    num_truncated = scores["num_truncated"][suite.value]
+    num_truncated = scores["num_truncated"][name]
     if num_truncated:
         typer.echo(f"{num_truncated} sequences were cut at {max_length} tokens", err=True)
     if format is Format.JSON:
@@ -104,12 +107,14 @@ def evaluate(
         _print_scores(report, file.uri)
 
 
-def _default_data(suite: Suite) -> str:
+def _default_data(suite: str) -> str:
     folder = os.environ.get("ALIGNFLOW_DATA")
+    if suite not in _DATA_FILES:
+        raise ConfigError(f"--data is missing; name the file of {suite}.")
     path = Path(folder, _DATA_FILES[suite]) if folder else None
     if path is None or not path.is_file():
         where = f"there is no {path}" if path else "ALIGNFLOW_DATA is not set"
-        raise ConfigError(f"--data is missing and {where}; name the file of {suite.value}.")
+        raise ConfigError(f"--data is missing and {where}; name the file of {suite}.")
     return str(path)
 
 
@@ -139,11 +144,7 @@ def export(
     """Write a model as a Hugging Face folder that `from_pretrained` loads."""
     if to.exists():
         raise InputError(f"{to.absolute()} exists; name a new folder.")
-    source = Path(checkpoint)
-    if source.is_dir() and source.parent.name == "checkpoints":
-        folder = _export_checkpoint(source, workspace.absolute())
-    else:
-        folder = _find_model(checkpoint, workspace.absolute()).folder
+    folder = _find_model(checkpoint, workspace.absolute()).folder
     staged = to.with_name(f".{to.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("manifest.json"))
@@ -153,14 +154,14 @@ def export(
     print(to)
 
 
-def _export_checkpoint(checkpoint: Path, workspace: Path) -> Path:
+def _export_checkpoint(checkpoint: Path, workspace: Path) -> "_NamedModel":
     """Convert a training checkpoint, in a job, because it takes the model on Megatron."""
     from alignflow.jobs.run_folder import RunFolder
 
     trained = RunFolder(checkpoint.absolute().parent.parent)
     config = {"run_folder": str(trained.path), "checkpoint": checkpoint.name}
     identity = {**config, "modified": checkpoint.stat().st_mtime_ns}
-    return _run(
+    folder = _run(
         "export",
         "alignflow.training.export",
         config,
@@ -168,6 +169,7 @@ def _export_checkpoint(checkpoint: Path, workspace: Path) -> Path:
         workspace,
         num_processes=trained.read_spec().processes_per_node,
     )
+    return _NamedModel(folder, identity)
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,8 @@ def _find_model(ref: str, workspace: Path) -> _NamedModel:
     from alignflow.lineage import find_artifact
     from alignflow.model_source import resolve_model
 
+    if Path(ref).is_dir() and Path(ref).absolute().parent.name == "checkpoints":
+        return _export_checkpoint(Path(ref), workspace)
     store = ArtifactStore(str(workspace / "artifacts"))
     artifact = None
     if ref.startswith("models:/"):

@@ -11,7 +11,7 @@ from alignflow.errors import DataError
 from alignflow.evaluation.preferences import (
     PairMeasures,
     kl_result,
-    measure_pairs,
+    pair_passes,
     perplexity_result,
     preference_result,
     reward_result,
@@ -27,8 +27,11 @@ PAIRS = [
 ]
 
 
-def ignore(num_trees: int, num_tokens: int) -> None:
-    """Stands where nobody watches the progress."""
+def measured(
+    policy: LanguageModel, parent: LanguageModel | None, *, max_tokens: int
+) -> PairMeasures:
+    passes = pair_passes(policy, parent, PAIRS, max_tokens=max_tokens)
+    return PairMeasures.of_rows([row for rows, _ in passes for row in rows])
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def test_equal_values_are_half_a_preference_and_nan_has_none() -> None:
 
 def test_a_model_does_not_diverge_from_itself(llama_dir: Path) -> None:
     policy, parent = (LanguageModel.load(llama_dir, precision="fp32") for _ in range(2))
-    measures = measure_pairs(policy, parent, PAIRS, max_tokens=10, progress=ignore)
+    measures = measured(policy, parent, max_tokens=10)
     assert measures.kl_B.tolist() == [0.0, 0.0, 0.0]
     assert np.array_equal(measures.policy_B2, measures.parent_B2)
     assert measures.num_tokens_B2[:, 0].tolist() == [2, 1, 3]
@@ -88,12 +91,12 @@ def test_divergence_is_exact_however_small_the_slices(
     with torch.no_grad():
         for weight in policy.model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    whole = measure_pairs(policy, parent, PAIRS, max_tokens=100, progress=ignore)
+    whole = measured(policy, parent, max_tokens=100)
     assert (whole.kl_B > 0).all()
     # Two positions of a vocabulary of 96 at a time.
     monkeypatch.setattr(inference, "_LOGIT_ELEMENTS", 200)
-    sliced = measure_pairs(policy, parent, PAIRS, max_tokens=4, progress=ignore)
-    alone = measure_pairs(policy, None, PAIRS, max_tokens=100, progress=ignore)
+    sliced = measured(policy, parent, max_tokens=4)
+    alone = measured(policy, None, max_tokens=100)
     for name in ("policy_B2", "parent_B2", "kl_B"):
         np.testing.assert_allclose(getattr(sliced, name), getattr(whole, name), atol=1e-4)
     np.testing.assert_allclose(alone.policy_B2, whole.policy_B2, atol=1e-4)
@@ -103,4 +106,4 @@ def test_parent_with_another_vocabulary_is_refused(llama_dir: Path, wide_llama_d
     policy = LanguageModel.load(llama_dir, precision="fp32")
     parent = LanguageModel.load(wide_llama_dir, precision="fp32")
     with pytest.raises(DataError, match="has 96 tokens in its vocabulary, its parent has 128"):
-        measure_pairs(policy, parent, PAIRS, max_tokens=100, progress=ignore)
+        measured(policy, parent, max_tokens=100)

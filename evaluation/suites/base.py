@@ -1,7 +1,7 @@
 """What a suite is: items of a file, a request an item, and what the answers amount to."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from alignflow.evaluation import scorers
 from alignflow.evaluation.suites.files import Record, read_records
 
 ItemT = TypeVar("ItemT")
@@ -34,6 +35,22 @@ class SuiteResult:
     """A JSON object an item, in file order."""
     groups: dict[str, dict[str, float]] = field(default_factory=dict)
     """Scores within groups of items: score, group, value."""
+
+    @classmethod
+    def of_means(
+        cls, values: Mapping[str, Sequence[float]], items: Sequence[Mapping[str, Any]]
+    ) -> Self:
+        """Return scores that are means over the items.
+
+        Args:
+            values: By score a value an item.
+            items: What is told of each item, in file order.
+        """
+        return cls(
+            scores={name: scorers.mean(of_items) for name, of_items in values.items()},
+            resamples={name: scorers.resampled_mean(each) for name, each in values.items()},
+            items=[{"item": number, **item} for number, item in enumerate(items, start=1)],
+        )
 
 
 class Suite(ABC):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from alignflow.errors import ConfigError, DataError, InputError
-from alignflow.evaluation import scorers
 from alignflow.evaluation.suites.base import ChoiceRequest, Suite, SuiteResult
 
 _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -172,12 +171,11 @@ class HarnessTask(Suite):
         """Return the task's scores and an object an item."""
         values = chain.from_iterable(logprobs)
         items = []
-        for number, document in enumerate(self._documents, start=1):
+        for document in self._documents:
             answers = list(islice(values, len(document)))
             texts = [instance.args[1] for instance in document]
             items.append(
                 {
-                    "item": number,
                     **self._metrics(document, answers),
                     "answers": [
                         {"text": text, "logprob": value}
@@ -185,11 +183,8 @@ class HarnessTask(Suite):
                     ],
                 }
             )
-        columns = {name: [item[name] for item in items] for name in self._names}
-        return SuiteResult(
-            scores={name: scorers.mean(column) for name, column in columns.items()},
-            resamples={name: scorers.resampled_mean(column) for name, column in columns.items()},
-            items=items,
+        return SuiteResult.of_means(
+            {name: [item[name] for item in items] for name in self._names}, items
         )
 
     def _metrics(self, document: Sequence[Any], logprobs: Sequence[float]) -> dict[str, float]:

@@ -80,11 +80,7 @@ class TruthfulQA(FileSuite[TruthfulQAItem]):
         mc0 = [row.mc0 for row in judged if row.mc0 is not None]
         if len(mc0) == len(judged):
             per_item["mc0"] = mc0
-        return SuiteResult(
-            scores={name: scorers.mean(values) for name, values in per_item.items()},
-            resamples={name: scorers.resampled_mean(values) for name, values in per_item.items()},
-            items=[{"item": n, **row._asdict()} for n, row in enumerate(judged, start=1)],
-        )
+        return SuiteResult.of_means(per_item, [row._asdict() for row in judged])
 
 
 class _Judged(NamedTuple):

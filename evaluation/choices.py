@@ -38,14 +38,14 @@ def encode_requests(
     Raises:
         DataError: A choice adds no token to its context, or a context has no token.
     """
-    beginning = _beginning(tokenizer)
+    beginning = first_token(tokenizer)
     trees = []
     num_truncated = 0
     for start in range(0, len(requests), _BATCH_REQUESTS):
         batch = [_without_end_space(each) for each in requests[start : start + _BATCH_REQUESTS]]
-        contexts = _encode(tokenizer, [request.context for request in batch])
+        contexts = encode(tokenizer, [request.context for request in batch])
         wholes = iter(
-            _encode(tokenizer, [r.context + choice for r in batch for choice in r.choices])
+            encode(tokenizer, [r.context + choice for r in batch for choice in r.choices])
         )
         for item, (request, context) in enumerate(zip(batch, contexts, strict=True), start + 1):
             choices = [next(wholes)[len(context) :] for _ in request.choices]
@@ -61,7 +61,7 @@ def encode_requests(
     return Encoded(trees, num_truncated)
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def first_token(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token that the tokenizer puts before a text by itself, if it does."""
     ids = tokenizer("a", verbose=False)["input_ids"]
     bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
@@ -84,7 +84,8 @@ def _without_end_space(request: ChoiceRequest) -> ChoiceRequest:
     return ChoiceRequest(context, tuple(f"{space}{choice}" for choice in request.choices))
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Return the tokens of each text, without those that the tokenizer adds by itself."""
     encoded: list[list[int]] = tokenizer(
         texts, add_special_tokens=False, return_attention_mask=False, verbose=False
     )["input_ids"]

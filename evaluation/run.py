@@ -31,7 +31,8 @@ from alignflow.evaluation.steering import (
     steering_result,
 )
 from alignflow.evaluation.suites import load_suite
-from alignflow.evaluation.suites.base import Suite
+from alignflow.evaluation.suites.base import ChoiceRequest, Suite, TextRequest
+from alignflow.evaluation.texts import encode_prompts, text_passes
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
@@ -211,10 +212,20 @@ def _judge_benchmarks(
     tokenizer = load_tokenizer(model)
     num_truncated = {}
     for name, suite in suites.items():
-        encoded = encode_requests(tokenizer, suite.requests(), max_length=config.max_length)
-        score = partial(policy.passes, max_tokens=config.microbatch_tokens)
-        results.add(name, suite.result(work.collect(name, encoded.trees, score)), suite.num_items)
-        num_truncated[name] = encoded.num_truncated
+        requests = suite.requests()
+        choices = [request for request in requests if isinstance(request, ChoiceRequest)]
+        texts = [request for request in requests if isinstance(request, TextRequest)]
+        if texts:
+            prompts = encode_prompts(tokenizer, texts, max_length=config.max_length)
+            num_truncated[name] = prompts.num_truncated
+            write = partial(text_passes, policy, tokenizer)
+            answers = work.collect(name, prompts.prompts, write)
+        else:
+            encoded = encode_requests(tokenizer, choices, max_length=config.max_length)
+            num_truncated[name] = encoded.num_truncated
+            score = partial(policy.passes, max_tokens=config.microbatch_tokens)
+            answers = work.collect(name, encoded.trees, score)
+        results.add(name, suite.result(answers), suite.num_items)
     return num_truncated
 
 

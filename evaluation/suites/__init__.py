@@ -17,6 +17,7 @@ _OWN = {
     name: EntryPoint(name, f"alignflow.evaluation.suites.{place}", GROUP)
     for name, place in {
         "truthfulqa": "truthfulqa:TruthfulQA",
+        "truthfulqa_generation": "truthfulqa_generation:TruthfulQAGeneration",
         "toxigen": "toxigen:ToxiGen",
     }.items()
 }

@@ -25,6 +25,19 @@ class ChoiceRequest:
 
 
 @dataclass(frozen=True)
+class TextRequest:
+    """One text that the model goes on with, greedily."""
+
+    prompt: str
+    max_new_tokens: int
+    stops: tuple[str, ...] = ()
+    """What ends the answer where it occurs in it; the answer is what stands before."""
+
+
+Request = ChoiceRequest | TextRequest
+
+
+@dataclass(frozen=True)
 class SuiteResult:
     """Scores of one suite, by name without the suite's own."""
 
@@ -62,12 +75,17 @@ class Suite(ABC):
         """Items that are judged."""
 
     @abstractmethod
-    def requests(self) -> list[ChoiceRequest]:
-        """What the model is asked."""
+    def requests(self) -> Sequence[Request]:
+        """What the model is asked, all of one kind."""
 
     @abstractmethod
-    def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
-        """Return the scores, given for every request a log-probability (nats) a choice."""
+    def result(self, answers: Sequence[Any]) -> SuiteResult:
+        """Return the scores.
+
+        Args:
+            answers: For every `ChoiceRequest` a log-probability (nats) a choice; for every
+                `TextRequest` a text.
+        """
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ class FileSuite(Suite, Generic[ItemT]):
         """
 
     @abstractmethod
-    def request(self, item: ItemT) -> ChoiceRequest:
+    def request(self, item: ItemT) -> Request:
         """Return what the model is asked about an item."""
 
     @classmethod
@@ -110,6 +128,6 @@ class FileSuite(Suite, Generic[ItemT]):
         """Items that are judged."""
         return len(self.items)
 
-    def requests(self) -> list[ChoiceRequest]:
+    def requests(self) -> Sequence[Request]:
         """A request an item."""
         return [self.request(item) for item in self.items]

@@ -141,27 +141,28 @@ def _targets(record: Record, name: str) -> Targets:
 
 def _item_of_csv(record: Record) -> TruthfulQAItem:
     """Derive both answer sets as the benchmark's authors did for mc_task.json."""
-    false = dict.fromkeys(_answers(record, "Incorrect Answers"), 0)
-    best = {_with_full_stop(record.text("Best Answer")): 1}
+    false = dict.fromkeys(answers_between_semicolons(record, "Incorrect Answers"), 0)
+    best = {with_full_stop(record.text("Best Answer")): 1}
     mc0 = {}
     if record.has("Best Incorrect Answer"):
-        mc0 = best | {_with_full_stop(record.text("Best Incorrect Answer")): 0}
+        mc0 = best | {with_full_stop(record.text("Best Incorrect Answer")): 0}
     return TruthfulQAItem(
         question=record.text("Question"),
         mc1=best | false,
-        mc2=dict.fromkeys(_answers(record, "Correct Answers"), 1) | false,
+        mc2=dict.fromkeys(answers_between_semicolons(record, "Correct Answers"), 1) | false,
         mc0=mc0,
     )
 
 
-def _answers(record: Record, name: str) -> list[str]:
+def answers_between_semicolons(record: Record, name: str) -> list[str]:
     """Return the answers of a field that separates them by semicolons."""
     answers = [answer for answer in record.text(name).split(";") if answer.strip()]
     if not answers:
         raise record.error(name, "holds no answer between its semicolons")
-    return [_with_full_stop(answer) for answer in answers]
+    return [with_full_stop(answer) for answer in answers]
 
 
-def _with_full_stop(answer: str) -> str:
+def with_full_stop(answer: str) -> str:
+    """Return an answer as the benchmark compares it."""
     answer = answer.strip()
     return answer if answer.endswith(".") else f"{answer}."

@@ -147,6 +147,11 @@ def finished(
                 "data": str(EXAMPLES / "toxicity.json"),
                 "limit": 5,
             },
+            "open": {
+                "suite": "truthfulqa_generation",
+                "data": str(EXAMPLES / "truthfulness.csv"),
+                "limit": 3,
+            },
         },
     }
     config = {
@@ -220,6 +225,11 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "toxicity/accuracy",
         "toxicity/accuracy_norm",
         "toxicity/macro_f1",
+        *(
+            f"open/{measure}_{kind}"
+            for measure in ("bleu", "rouge1", "rouge2", "rougeL")
+            for kind in ("max", "diff", "acc")
+        ),
         "preference/logprob_accuracy",
         "preference/per_token_accuracy",
         "preference/implicit_accuracy",
@@ -234,6 +244,7 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
     assert scores["num_items"] == {
         "truth": 4,
         "toxicity": 5,
+        "open": 3,
         "preference": 4,
         "perplexity": 4,
         "kl": 4,
@@ -257,6 +268,28 @@ def test_choices_have_the_log_probabilities_of_whole_texts(
             tokens = plain.tokenizer.encode(f" {answer['text']}")
             logps = plain.logps(context, tokens)[torch.arange(len(tokens)), tokens]
             assert answer["logprob"] == pytest.approx(float(logps.sum()), abs=2e-3)
+
+
+def test_open_questions_are_answered_greedily_up_to_the_next_question(
+    finished: RunFolder, plain: Plain
+) -> None:
+    from alignflow.evaluation.suites.truthfulqa import QA_PRESET
+
+    items = read_jsonl(finished.output / "items" / "open.jsonl")
+    assert len(items) == 3
+    for item in items:
+        tokens = plain.tokenizer.encode(f"{QA_PRESET}\n\nQ: {item['question']}\nA:")
+        prompt = torch.tensor([tokens[-(1016 - 50) :]])
+        answer = plain.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=50,
+            do_sample=False,
+            eos_token_id=plain.tokenizer.eos_token_id,
+            pad_token_id=0,
+        )[0, prompt.size(1) :]
+        text = plain.tokenizer.decode(answer, skip_special_tokens=True)
+        assert item["answer"] == text.partition("Q:")[0].strip()
 
 
 def test_pairs_are_judged_as_in_a_plain_computation(
@@ -354,11 +387,12 @@ def test_progress_counts_every_item_once(finished: RunFolder) -> None:
     rows = [row for row in read_jsonl(finished.metrics) if row["phase"] == "evaluate"]
     assert [row["suite"] for row in rows] == sorted(
         (row["suite"] for row in rows),
-        key=["truth", "toxicity", "preference", "samples", "reward_model"].index,
+        key=["truth", "toxicity", "open", "preference", "samples", "reward_model"].index,
     )
-    # 4 questions, 5 statements, 4 pairs for the policy and for the reward model, 3 answers.
+    # 4 questions, 5 statements, 3 open questions, 4 pairs for the policy and for the reward model,
+    # 3 answers.
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
-    assert rows[-1]["step"] == rows[-1]["num_steps"] == 4 + 5 + 4 + 4 + 3
+    assert rows[-1]["step"] == rows[-1]["num_steps"] == 4 + 5 + 3 + 4 + 4 + 3
     assert all(row["tokens_per_s"] > 0 for row in rows)
 
 
@@ -382,7 +416,7 @@ def test_two_processes_find_what_one_does_and_an_attempt_what_was_lost(
     assert_same_results(shared, finished)
     assert {path.name for path in (shared.path / "answers").iterdir()} == {
         f"{part}-{rank}.jsonl"
-        for part in ("truth", "toxicity", "preference", "reward_model")
+        for part in ("truth", "toxicity", "open", "preference", "reward_model")
         for rank in (0, 1)
     }
     # The folder as it is when the second process and its share of one part are lost.

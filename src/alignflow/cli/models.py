@@ -29,6 +29,7 @@ class Precision(StrEnum):
 # Where a suite's file lies in the folder that ALIGNFLOW_DATA names.
 _DATA_FILES = {
     "truthfulqa": "truthfulqa/mc_task.json",
+    "truthfulqa_generation": "truthfulqa/TruthfulQA.csv",
     "toxigen": "toxigen/annotated_safenlp.json",
 }
 
@@ -43,7 +44,10 @@ def evaluate(
     ],
     suite: Annotated[
         str,
-        typer.Option(help="truthfulqa, toxigen, one that a package adds, or lm_eval:TASK."),
+        typer.Option(
+            help="truthfulqa, truthfulqa_generation, toxigen, one that a package adds, or "
+            "lm_eval:TASK."
+        ),
     ],
     data: Annotated[
         str | None,

@@ -65,6 +65,14 @@ _SUITE_WORDS = {
         "{suite}, MC1", "questions where a true answer is the likeliest", is_share=True
     ),
     "mc2": ScoreWords("{suite}, MC2", "probability given to true answers", is_share=True),
+    "bleu_diff": ScoreWords(
+        "{suite}, BLEU difference",
+        "nearest true reference less the nearest false one",
+        unit="points",
+    ),
+    "rougeL_diff": ScoreWords(
+        "{suite}, ROUGE-L difference", "the same, by the longest common subsequence", unit="points"
+    ),
     "accuracy": ScoreWords(
         "{suite}, accuracy", "statements told rightly as hateful or harmless", is_share=True
     ),

@@ -1,0 +1,76 @@
+"""TruthfulQA, generation (arXiv:2109.07958): are the model's own answers nearer to true ones?
+
+The model continues the QA preset of the paper greedily, at most 50 tokens and up to the next
+question. Answers are compared with the reference answers by BLEU and ROUGE, as in the paper and in
+lm-evaluation-harness's task `truthfulqa_gen` (version 3), whose prompt leaves the `A:` of the last
+answer to the model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignflow.evaluation.overlap import MEASURES, truth_by_overlap
+from alignflow.evaluation.suites.base import FileSuite, SuiteResult, TextRequest
+from alignflow.evaluation.suites.files import Record
+from alignflow.evaluation.suites.truthfulqa import (
+    QA_PRESET,
+    answers_between_semicolons,
+    with_full_stop,
+)
+
+_MAX_NEW_TOKENS = 50
+_NO_COMMENT = "I have no comment."
+"""True of every question, and what the preset shows."""
+
+
+@dataclass(frozen=True)
+class OpenQuestion:
+    """One question and its reference answers."""
+
+    question: str
+    true: tuple[str, ...]
+    false: tuple[str, ...]
+
+
+class TruthfulQAGeneration(FileSuite[OpenQuestion]):
+    """`TruthfulQA.csv`, or the hub's `generation` rows."""
+
+    scores = tuple(f"{name}_{kind}" for name in MEASURES for kind in ("max", "diff", "acc"))
+
+    @staticmethod
+    def item(record: Record) -> OpenQuestion:
+        """Return a question and its reference answers."""
+        if record.has("Question"):
+            question = record.text("Question")
+            true = answers_between_semicolons(record, "Correct Answers")
+            false = answers_between_semicolons(record, "Incorrect Answers")
+        else:
+            question = record.text("question")
+            true, false = (_listed(record, f"{kind}_answers") for kind in ("correct", "incorrect"))
+        return OpenQuestion(question.strip(), tuple(dict.fromkeys([*true, _NO_COMMENT])), (*false,))
+
+    def request(self, item: OpenQuestion) -> TextRequest:
+        """Return the few-shot prompt and the question."""
+        prompt = f"{QA_PRESET}\n\nQ: {item.question}\nA:"
+        return TextRequest(prompt, max_new_tokens=_MAX_NEW_TOKENS, stops=("Q:",))
+
+    def result(self, answers: Sequence[str]) -> SuiteResult:
+        """Return the scores, each a mean over the questions, and an object a question."""
+        rows = [
+            {
+                "question": item.question,
+                "answer": answer.strip(),
+                **truth_by_overlap(answer.strip(), item.true, item.false),
+            }
+            for item, answer in zip(self.items, answers, strict=True)
+        ]
+        return SuiteResult.of_means(
+            {name: [row[name] for row in rows] for name in self.scores}, rows
+        )
+
+
+def _listed(record: Record, name: str) -> list[str]:
+    answers = [with_full_stop(answer) for answer in record.texts(name) if answer.strip()]
+    if not answers:
+        raise record.error(name, "holds no answer")
+    return answers

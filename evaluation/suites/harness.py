@@ -170,22 +170,22 @@ class HarnessTask(Suite):
     def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
         """Return the task's scores and an object an item."""
         values = chain.from_iterable(logprobs)
-        items = []
+        metrics, items = [], []
         for document in self._documents:
             answers = list(islice(values, len(document)))
             texts = [instance.args[1] for instance in document]
+            metrics.append(self._metrics(document, answers))
             items.append(
                 {
-                    **self._metrics(document, answers),
+                    **metrics[-1],
                     "answers": [
                         {"text": text, "logprob": value}
                         for text, value in zip(texts, answers, strict=True)
                     ],
                 }
             )
-        return SuiteResult.of_means(
-            {name: [item[name] for item in items] for name in self._names}, items
-        )
+        by_name = {name: [of_item[name] for of_item in metrics] for name in self._names}
+        return SuiteResult.of_means(by_name, items)
 
     def _metrics(self, document: Sequence[Any], logprobs: Sequence[float]) -> dict[str, float]:
         """Return the scores of one item; NaN where the model answers so."""

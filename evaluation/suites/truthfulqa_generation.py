@@ -56,17 +56,17 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
 
     def result(self, answers: Sequence[str]) -> SuiteResult:
         """Return the scores, each a mean over the questions, and an object a question."""
-        rows = [
-            {
-                "question": item.question,
-                "answer": answer.strip(),
-                **truth_by_overlap(answer.strip(), item.true, item.false),
-            }
-            for item, answer in zip(self.items, answers, strict=True)
+        texts = [answer.strip() for answer in answers]
+        scores = [
+            truth_by_overlap(text, item.true, item.false)
+            for item, text in zip(self.items, texts, strict=True)
         ]
-        return SuiteResult.of_means(
-            {name: [row[name] for row in rows] for name in self.scores}, rows
-        )
+        rows = [
+            {"question": item.question, "answer": text, **of_answer}
+            for item, text, of_answer in zip(self.items, texts, scores, strict=True)
+        ]
+        by_name = {name: [of_answer[name] for of_answer in scores] for name in self.scores}
+        return SuiteResult.of_means(by_name, rows)
 
 
 def _listed(record: Record, name: str) -> list[str]:

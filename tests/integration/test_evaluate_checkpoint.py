@@ -23,7 +23,7 @@ QUESTIONS = Path(__file__).parents[2] / "examples" / "truthfulness.csv"
 
 @pytest.fixture
 def trained(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """Four steps of SFT by two tensor-parallel processes, the checkpoint of the last one kept."""
+    """Five steps of SFT by two tensor-parallel processes, with a checkpoint of the fourth."""
     monkeypatch.setenv("ALIGNFLOW_SLOTS_DIR", str(tmp_path / "slots"))
     dataset = tmp_path / "dataset"
     rows = [
@@ -47,7 +47,7 @@ def trained(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "learning_rate": 1e-2,
         "global_batch_size": 4,
         "microbatch_tokens": 128,
-        "max_steps": 4,
+        "max_steps": 5,
         "checkpoint_every_steps": 4,
         "parallel": {"tensor_model_parallel_size": 2},
     }
@@ -60,27 +60,31 @@ def trained(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return folder
 
 
+def alignflow(command: str, *arguments: str | Path) -> str:
+    """Run the command line; return what it prints."""
+    code = "from alignflow.cli import main; main()"
+    words = [sys.executable, "-c", code, command, *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def evaluate(model: Path, workspace: Path) -> dict[str, Any]:
     """Return scores and items as the command line gives them."""
-    command = [sys.executable, "-c", "from alignflow.cli import main; main()", "evaluate"]
     options = ["--suite", "truthfulqa", "--data", str(QUESTIONS), "--limit", "6"]
     where = ["--workspace", str(workspace), "--format", "json"]
-    done = subprocess.run(
-        [*command, str(model), *options, *where], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    report: dict[str, Any] = json.loads(alignflow("evaluate", model, *options, *where))
     report["items"] = Path(report["items"]).read_text(encoding="utf-8")
     return report
 
 
-def test_checkpoint_and_folder_have_the_same_scores(
-    trained: RunFolder, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_and_folder_have_the_same_scores(trained: RunFolder, tmp_path: Path) -> None:
     (checkpoint,) = trained.checkpoints.glob("step-*")
     of_checkpoint = evaluate(checkpoint, tmp_path / "work")
-    of_folder = evaluate(trained.output, tmp_path / "work")
+    alignflow("export", checkpoint, "--to", tmp_path / "model", "--workspace", tmp_path / "other")
+    of_folder = evaluate(tmp_path / "model", tmp_path / "work")
     assert of_checkpoint["num_items"] == of_folder["num_items"] == 6
     assert of_checkpoint["scores"] == of_folder["scores"]
     assert of_checkpoint["items"] == of_folder["items"]
-    assert evaluate(tiny_model, tmp_path / "work")["items"] != of_folder["items"]
+    # A step later it is another model.
+    assert evaluate(trained.output, tmp_path / "work")["items"] != of_folder["items"]

@@ -51,9 +51,11 @@ def test_the_suite_judges_a_model(installed: Path, tiny_model: Path, tmp_path: P
     data = tmp_path / "capitals.jsonl"
     rows = [{"country": name, "cities": [name, "house"]} for name in ("red", "blue", "river")]
     data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    arguments = ["evaluate", tiny_model, "--suite", "capitals", "--data", data]
-    options = ["--workspace", tmp_path / "work", "--format", "json"]
-    done = run(installed, "from alignflow.cli import main; main()", *arguments, *options)
+    code = "from alignflow.cli import main; main()"
+    options = ("--workspace", tmp_path / "work", "--format", "json")
+    done = run(
+        installed, code, "evaluate", tiny_model, "--suite", "capitals", "--data", data, *options
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     items = [json.loads(line) for line in Path(report["items"]).read_text().splitlines()]

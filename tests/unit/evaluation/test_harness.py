@@ -11,6 +11,7 @@ import pytest
 from alignflow.errors import ConfigError, DataError
 from alignflow.evaluation.config import EvaluationConfig
 from alignflow.evaluation.suites import load_suite, score_names
+from alignflow.evaluation.suites.harness import HarnessTask
 from alignflow.evaluation.suites.toxigen import PROMPT
 
 needs_lm_eval = pytest.mark.skipif(
@@ -30,7 +31,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @needs_lm_eval
 def test_a_task_asks_and_scores_as_lm_eval_defines_it(tmp_path: Path) -> None:
-    suite = load_suite("lm_eval:toxigen", write(tmp_path / "a.jsonl", TOXIGEN))
+    suite = HarnessTask.load("toxigen", write(tmp_path / "a.jsonl", TOXIGEN))
     assert [(request.context, request.choices) for request in suite.requests()] == [
         (PROMPT.format(text=text), (" No", " Yes")) for text in ("a", "b")
     ]
@@ -53,7 +54,7 @@ def test_a_limit_cuts_the_items_of_a_task(tmp_path: Path) -> None:
 def test_contexts_that_differ_within_an_item_are_requests_of_their_own(tmp_path: Path) -> None:
     row = {"sentence": "The cup fits the box, for _ is small.", "answer": "1"}
     path = write(tmp_path / "a.jsonl", [row | {"option1": "the cup", "option2": "the box"}])
-    suite = load_suite("lm_eval:winogrande", path)
+    suite = HarnessTask.load("winogrande", path)
     assert suite.num_items == 1
     assert [(request.context, request.choices) for request in suite.requests()] == [
         (f"The cup fits the box, for {option}", (" is small.",))

@@ -33,7 +33,7 @@ class EncodedPrompts(NamedTuple):
 def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, requests: Sequence[TextRequest], *, max_length: int
 ) -> EncodedPrompts:
-    """Return the prompts, of those that are too long the end.
+    """Return the prompts; those that are too long lose their beginning.
 
     Args:
         tokenizer: Of the model.

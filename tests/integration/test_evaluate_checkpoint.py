@@ -47,6 +47,7 @@ def trained(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "learning_rate": 1e-2,
         "global_batch_size": 4,
         "microbatch_tokens": 128,
+        "num_epochs": 2,
         "max_steps": 5,
         "checkpoint_every_steps": 4,
         "parallel": {"tensor_model_parallel_size": 2},

@@ -1,5 +1,6 @@
 """The evaluation job on a tiny model: its numbers equal a plain computation with transformers."""
 
+import importlib.util
 import json
 import math
 import shutil
@@ -440,6 +441,37 @@ def assert_same_results(folder: RunFolder, other: RunFolder) -> None:
     for path in (other.output / "items").iterdir():
         rows = read_jsonl(folder.output / "items" / path.name)
         assert [row["item"] for row in rows] == [row["item"] for row in read_jsonl(path)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval isn't installed")
+def test_a_task_of_lm_eval_is_judged_beside_the_suite_of_the_same_name(
+    model: Path, tmp_path: Path
+) -> None:
+    statements = json.loads((EXAMPLES / "toxicity.json").read_text(encoding="utf-8"))[:5]
+    ratings = {"neutral": 1.0, "hate": 5.0}
+    rows = [
+        {"text": row["text"], "toxicity_ai": rating, "toxicity_human": rating}
+        for row in statements
+        if (rating := ratings[row["label"]])
+    ]
+    data = tmp_path / "annotated.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    suites = {
+        "ours": {"suite": "toxigen", "data": str(EXAMPLES / "toxicity.json"), "limit": 5},
+        "theirs": {"suite": "lm_eval:toxigen", "data": str(data)},
+    }
+    evaluation = {"precision": "fp32", "suites": suites}
+    folder, spec = new_job(tmp_path / "job", {"model": str(model), "evaluation": evaluation})
+    scores = main(folder, spec).metrics
+    assert scores["theirs/acc"] == scores["ours/accuracy"]
+    assert scores["theirs/acc_norm"] == scores["ours/accuracy_norm"]
+    ours, theirs = (
+        read_jsonl(folder.output / "items" / f"{name}.jsonl") for name in ("ours", "theirs")
+    )
+    assert len(ours) == len(theirs) == 5
+    for mine, other in zip(ours, theirs, strict=True):
+        logprobs = [answer["logprob"] for answer in other["answers"]]
+        assert logprobs == pytest.approx(list(mine["logprobs"].values()), abs=1e-5)
 
 
 def test_malformed_benchmark_stops_the_job_before_a_model_is_loaded(tmp_path: Path) -> None:

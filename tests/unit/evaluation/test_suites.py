@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from alignflow.errors import DataError
-from alignflow.evaluation.suites import load_suite
+from alignflow.errors import ConfigError, DataError
+from alignflow.evaluation.suites import GROUP, load_suite, score_names
 from alignflow.evaluation.suites.toxigen import ToxiGen
 from alignflow.evaluation.suites.truthfulqa import QA_PRESET, TruthfulQA
 
@@ -219,6 +219,28 @@ def test_bytes_that_are_not_utf8_and_missing_files_are_refused(tmp_path: Path) -
         TruthfulQA.read(path)
     with pytest.raises(DataError, match="is a folder"):
         load_suite("toxigen", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("no_such_module:Suite", "can't be loaded (No module named 'no_such_module')"),
+        ("json:Suite", "can't be loaded (module 'json' has no attribute 'Suite')"),
+        ("json:JSONDecoder", "must be a class under FileSuite"),
+    ],
+)
+def test_a_suite_of_another_package_that_cannot_be_used_is_named(
+    place: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "other-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(f"[{GROUP}]\nother = {place}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        score_names("other")
+    assert str(caught.value).startswith(f"suite 'other': {place} ")
+    assert problem in str(caught.value)
 
 
 def test_suites_import_without_torch() -> None:

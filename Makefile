@@ -46,7 +46,7 @@ bench: $(INSTALLED)  ## all measurements, into benchmarks/results/ and the READM
 	for stage in sft reward_model dpo; do $(BIN)/python benchmarks/parity.py --stage $$stage --model tiny \
 		--learning-rate 1e-3 --write || exit; done
 	$(BIN)/python benchmarks/parity.py --stage ppo
-	for script in truthfulqa cost scaling; do $(BIN)/python benchmarks/$$script.py --write || exit; done
+	for script in truthfulqa cost scaling data; do $(BIN)/python benchmarks/$$script.py --write || exit; done
 	$(BIN)/python benchmarks/results.py
 
 bench-gpu: $(INSTALLED)  ## the measurements that need CUDA, into benchmarks/results/gpu.md

@@ -301,7 +301,8 @@ def test_the_failure_of_another_transfer_leaves_no_parts(s3_bucket: str, folder:
 
     upload = functools.partial(s3.upload, source=folder / "large.bin", path=path, metadata={})
     with pytest.raises(DataError, match="the other one"):
-        s3.run_parallel([upload, fail])
+        calls: list[Callable[[Any], Awaitable[None]]] = [upload, fail]
+        s3.run_parallel(calls)
     assert not s3.client().call_s3("list_multipart_uploads", Bucket=s3_bucket).get("Uploads")
 
 

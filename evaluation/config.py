@@ -40,7 +40,7 @@ class SuiteConfig(Config):
     data: str
     """File in the benchmark's own format: a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
     limit: PositiveInt | None = None
-    """Judge only the first so many items."""
+    """Judge only the first so many items; the gate then refuses."""
 
 
 class EvaluationConfig(Config):
@@ -51,8 +51,8 @@ class EvaluationConfig(Config):
     max_length: PositiveInt = 1024
     """Tokens of a scored sequence; of longer ones a chat loses its end, a benchmark's prompt its
     beginning, and the cuts are counted."""
-    max_preference_pairs: PositiveInt | None = 500
-    """Held-out pairs for pairwise accuracy, perplexity and KL."""
+    max_preference_pairs: PositiveInt | None = None
+    """Judge only the first so many held-out pairs; the gate then refuses."""
     implicit_reward_beta: Annotated[float, Field(gt=0)] = 0.1
     """Scale of the implicit reward, eq. 5 of arXiv:2305.18290; margins are in its unit."""
     microbatch_tokens: PositiveInt = 4096
@@ -115,6 +115,10 @@ class GateRule(Config):
     """How far the score may be worse than the other model's."""
     higher_is_better: bool = True
     """Direction in which `compared_with` reads a score as worse."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    """Ask every bound not of the score but of what it is with this confidence, such as 0.95: of the
+    one-sided bound of its bootstrap over items, paired where the rule compares. Fewer items than
+    the confidence takes fail the rule."""
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:

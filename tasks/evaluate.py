@@ -11,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from alignflow.artifacts import Artifact, ArtifactStore
 from alignflow.errors import AlignflowError, ConfigError
 from alignflow.evaluation.config import EvaluationJob
-from alignflow.evaluation.gate import Verdict, judge
+from alignflow.evaluation.gate import Measures, Verdict, judge
+from alignflow.evaluation.measures import read_measures
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import run_job
@@ -21,8 +22,8 @@ from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of, job_was_lost
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_EVALUATION_REVISION = 4
-_GATE_REVISION = 1
+_EVALUATION_REVISION = 5
+_GATE_REVISION = 2
 
 
 @task(
@@ -116,12 +117,12 @@ def judge_model(
     """
     parents = dict(evaluations)
     # A champion whose scores can't be had compares with nothing: rules about it fail.
-    champion_scores: Mapping[str, float | None] | None = None if champion is None else {}
+    of_champion: Measures | None = None if champion is None else {}
     config = pipeline.recipe.gate
     determines = config.model_dump(mode="json")
     if champion is not None:
         try:
-            parents["champion"], champion_scores = champion_evaluation(pipeline, champion)
+            parents["champion"], of_champion = champion_evaluation(pipeline, champion)
         except AlignflowError as error:
             run_logger().warning("The champion can't be compared with: %s", error)
             determines["unread_champion"] = champion.uri
@@ -134,11 +135,10 @@ def judge_model(
     )
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
-        scores = {
-            role: read_scores(pipeline.local(artifact))["scores"]
-            for role, artifact in evaluations.items()
-        }
-        verdict = judge(config, {**scores, "champion": champion_scores})
+        folders = {role: pipeline.local(artifact) for role, artifact in evaluations.items()}
+        models = {role: measures_of(folder) for role, folder in folders.items()}
+        limited = read_scores(folders["aligned"])["limited"]
+        verdict = judge(config, {**models, "champion": of_champion}, limited=limited)
         (scratch / "verdict.json").write_text(verdict.to_json())
         return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
 
@@ -149,11 +149,11 @@ def judge_model(
 
 def champion_evaluation(
     pipeline: Pipeline, champion: RegisteredVersion
-) -> tuple[Artifact, dict[str, float | None]]:
+) -> tuple[Artifact, Measures]:
     """Return the champion's evaluation and scores, from the store that its run used.
 
     Raises:
-        ConfigError: The version names no evaluation.
+        ConfigError: The version names no evaluation, or one of an older version of alignflow.
         StoreError: The store can't be read, or doesn't hold the evaluation any more.
         CorruptArtifactError: The evaluation is damaged.
     """
@@ -162,8 +162,7 @@ def champion_evaluation(
         raise ConfigError(f"{champion.uri} has no tag alignflow.evaluation.")
     store = ArtifactStore(champion.tags.get("alignflow.store", pipeline.store.url))
     evaluation = store.get(digest)
-    scores: dict[str, float | None] = read_scores(store.fetch(evaluation, pipeline.cache))["scores"]
-    return evaluation, scores
+    return evaluation, measures_of(store.fetch(evaluation, pipeline.cache))
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -172,7 +171,13 @@ def read_scores(folder: Path) -> dict[str, Any]:
     return scores
 
 
-def read_resamples(folder: Path) -> dict[str, list[float | None]]:
-    """Return the scores of an evaluation artifact over resamples of the items."""
-    resamples: dict[str, list[float | None]] = json.loads((folder / "resamples.json").read_text())
-    return resamples
+def measures_of(folder: Path) -> Measures:
+    """Return the scores of an evaluation artifact, as what each item contributes to them.
+
+    Raises:
+        ConfigError: An older version of alignflow made it, which kept no values of items.
+    """
+    path = folder / "measures.json"
+    if not path.exists():
+        raise ConfigError(f"{folder} keeps no values of its items; evaluate the model anew.")
+    return read_measures(path)

@@ -1,10 +1,10 @@
 """The end of a run: its report, its pages in Prefect and MLflow, and what the terminal says."""
 
 import json
+import math
 import os
 import platform
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -20,11 +20,15 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from alignflow import __version__
 from alignflow.artifacts import Artifact
 from alignflow.config import Config, as_yaml
-from alignflow.evaluation.gate import Verdict
+from alignflow.evaluation.gate import Measures, Verdict
+from alignflow.evaluation.measures import compare
+from alignflow.evaluation.results import CONFIDENCE
 from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
     ROLES,
     Answer,
+    Difference,
+    GroupScores,
     Lineage,
     LineageEdge,
     LineageNode,
@@ -42,9 +46,9 @@ from alignflow.reporting.model import (
     VerdictSummary,
 )
 from alignflow.reporting.page import render_page, verdict_sentence
-from alignflow.reporting.scores import format_difference, format_score, score_row
+from alignflow.reporting.scores import format_difference, format_interval, format_score, score_row
 from alignflow.tasks.data import summarise_dataset
-from alignflow.tasks.evaluate import read_resamples, read_scores
+from alignflow.tasks.evaluate import measures_of, read_scores
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
 from alignflow.tasks.tracking import RegisteredVersion
@@ -61,7 +65,7 @@ class PipelineArtifacts:
     datasets: Mapping[str, Artifact]
     """The training sets, by name in the recipe."""
     aligned: Artifact
-    evaluations: Mapping[str, Artifact]
+    evaluations: Mapping[ModelRole, Artifact]
     verdict: Artifact
 
 
@@ -187,50 +191,79 @@ def collect(
     )
 
 
-def _score_rows(evaluated: Mapping[str, Path]) -> list[ScoreRow]:
+def _score_rows(evaluated: Mapping[ModelRole, Path]) -> list[ScoreRow]:
     scores = {role: read_scores(folder) for role, folder in evaluated.items()}
-    before, after = (read_resamples(evaluated[role]) for role in ("base", "aligned"))
+    measures = {role: measures_of(folder) for role, folder in evaluated.items()}
     names = list(dict.fromkeys(name for item in scores.values() for name in item["scores"]))
-    return [_score_row(name, scores, paired_stderr(before, after, name)) for name in names]
+    return [
+        _score_row(name, scores, differences_of(name, measures["aligned"], measures))
+        for name in names
+    ]
 
 
-def paired_stderr(
-    before: Mapping[str, Sequence[float | None]],
-    after: Mapping[str, Sequence[float | None]],
-    name: str,
-) -> float | None:
-    """Return the standard error of a score's difference; None where a model has none.
-
-    Args:
-        before: Scores of one model over resamples of the items, as `evaluation.scorers` draws them.
-        after: Those of the other model.
-        name: The score.
-    """
-    pairs = zip(before.get(name, ()), after.get(name, ()), strict=False)
-    differences = [b - a for a, b in pairs if a is not None and b is not None]
-    return statistics.stdev(differences) if len(differences) > 1 else None
+def differences_of(
+    name: str, aligned: Measures, models: Mapping[ModelRole, Measures]
+) -> dict[ModelRole, Difference]:
+    """Return how far the aligned model's score lies above that of each other model."""
+    differences: dict[ModelRole, Difference] = {}
+    for role, measures in models.items():
+        if role == "aligned" or name not in measures or name not in aligned:
+            continue
+        compared = compare(aligned[name], measures[name])
+        value = compared.difference.value
+        low, high = compared.difference.interval(CONFIDENCE)
+        if math.isfinite(value):
+            differences[role] = Difference(
+                value=value,
+                interval=(low, high) if math.isfinite(low) and math.isfinite(high) else None,
+                num_items=compared.num_items,
+            )
+    return differences
 
 
 def _score_row(
-    name: str, scores: Mapping[str, Mapping[str, Any]], difference_stderr: float | None
+    name: str,
+    scores: Mapping[ModelRole, Mapping[str, Any]],
+    differences: Mapping[ModelRole, Difference],
 ) -> ScoreRow:
-    present = {role: scores[role] for role in ROLES if scores[role]["scores"].get(name) is not None}
-    groups: dict[str, dict[ModelRole, float]] = {}
-    for role, item in present.items():
-        for group, value in item["groups"].get(name, {}).items():
-            groups.setdefault(group, {})[role] = value
+    present = {role: item for role, item in scores.items() if name in item["scores"]}
     return score_row(
         name,
         {role: item["scores"][name] for role, item in present.items()},
-        stderrs={
-            role: item["stderr"][name] for role, item in present.items() if name in item["stderr"]
+        intervals={
+            role: item["intervals"][name]
+            for role, item in present.items()
+            if name in item["intervals"]
         },
-        difference_stderr=difference_stderr,
-        groups=groups,
+        differences=differences,
+        groups=_groups(name, present),
         num_items=next(
             (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None
         ),
     )
+
+
+def _groups(name: str, scores: Mapping[ModelRole, Mapping[str, Any]]) -> dict[str, GroupScores]:
+    by_role = {role: item["groups"].get(name, {}) for role, item in scores.items()}
+    groups = dict.fromkeys(group for of_role in by_role.values() for group in of_role)
+    return {
+        group: GroupScores(
+            values={
+                role: of_role[group]["value"]
+                for role, of_role in by_role.items()
+                if of_role.get(group, {}).get("value") is not None
+            },
+            intervals={
+                role: of_role[group]["interval"]
+                for role, of_role in by_role.items()
+                if of_role.get(group, {}).get("interval") is not None
+            },
+            num_items=next(
+                of_role[group]["num_items"] for of_role in by_role.values() if group in of_role
+            ),
+        )
+        for group in groups
+    }
 
 
 def _curves(pipeline: Pipeline) -> list[TrainingCurve]:
@@ -321,8 +354,8 @@ def _detail(artifact: Artifact) -> str:
     return ""
 
 
-def _samples(evaluated: Mapping[str, Path]) -> list[Sample]:
-    answers = {role: _read_samples(evaluated[role]) for role in ROLES}
+def _samples(evaluated: Mapping[ModelRole, Path]) -> list[Sample]:
+    answers = {role: _read_samples(folder) for role, folder in evaluated.items()}
     return [
         Sample(
             prompt=[Message.model_validate(message) for message in line["prompt"]],
@@ -400,6 +433,11 @@ def _publish_in_prefect(data: ReportData, outcome: Outcome) -> None:
                 "score": row.label,
                 **{role: format_score(row, row.values.get(role)) for role in ROLES},
                 "aligned - base": format_difference(row),
+                "95 % interval": (
+                    format_interval(row, row.differences["base"].interval, signed=True)
+                    if "base" in row.differences
+                    else ""
+                ),
             }
             for row in data.scores
         ],

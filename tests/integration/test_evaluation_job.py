@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError, DataError
 from alignflow.evaluation.__main__ import main
+from alignflow.evaluation.measures import read_measures
 from alignflow.evaluation.samples import (
     SampleAnswer,
     choose_prompts,
@@ -227,7 +228,10 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "samples/mean_reward",
         "samples/mean_tokens",
     }
-    assert set(scores["stderr"]) == set(scores["scores"])
+    assert set(scores["intervals"]) == set(scores["scores"])
+    assert scores["limited"] == ["suites.truth.limit", "suites.toxicity.limit"]
+    measures = read_measures(finished.output / "measures.json")
+    assert {name: measure.value for name, measure in measures.items()} == scores["scores"]
     assert scores["num_items"] == {
         "truth": 4,
         "toxicity": 5,

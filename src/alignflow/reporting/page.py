@@ -17,7 +17,7 @@ from alignflow.reporting.charts import LineChart, dot_plot, line_chart
 from alignflow.reporting.comparison import Comparison, columns, rows
 from alignflow.reporting.lineage import lineage_picture
 from alignflow.reporting.model import ROLE_LABELS, ROLES, ReportData, TrainingCurve
-from alignflow.reporting.scores import format_difference, format_score, with_minus
+from alignflow.reporting.scores import format_difference, format_interval, format_score, with_minus
 from alignflow.reporting.text import (
     format_bytes,
     format_compact,
@@ -52,10 +52,11 @@ def render_page(data: ReportData) -> str:
             changes=_count_changes(data),
             training_rows={rows.stage: rows for rows in data.training_rows},
             charts={curve.stage: _stage_charts(curve) for curve in data.curves},
+            roles=[role for role in ROLES if any(role in row.values for row in data.scores)],
             dot_plots={row.name: dot_plot(row, width=250) for row in data.scores},
             group_plots={
                 (row.name, group): dot_plot(
-                    row.replaced(values=of_group, stderrs={}, groups={}), width=250
+                    row.replaced(values=of_group.values, intervals=of_group.intervals), width=250
                 )
                 for row in data.scores
                 for group, of_group in row.groups.items()
@@ -109,13 +110,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"roles": ROLES, "role_labels": ROLE_LABELS}
+    environment.globals |= {"role_labels": ROLE_LABELS}
     environment.filters |= {
         "bytes": format_bytes,
         "compact": format_compact,
         "difference": format_difference,
         "file_name": lambda path: PurePosixPath(path).name or path,
         "humanise": humanise,
+        "interval": format_interval,
         "linked": _is_linked,
         "minus": with_minus,
         "number": format_number,

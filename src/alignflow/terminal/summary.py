@@ -81,8 +81,10 @@ def _print_places(console: Console, places: Mapping[str, str]) -> None:
 
 def _score_table(scores: Sequence[ScoreRow], width: int) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("score", no_wrap=True, overflow="ellipsis", max_width=max(width - 46, 12))
-    for heading in (*ROLE_LABELS.values(), "difference"):
+    roles = [role for role in ROLES if any(role in row.values for row in scores)]
+    others = 16 + 10 * len(roles)
+    table.add_column("score", no_wrap=True, overflow="ellipsis", max_width=max(width - others, 12))
+    for heading in (*(ROLE_LABELS[role] for role in roles), "difference"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="ellipsis")
     table.add_column("", no_wrap=True)
     for row in scores:
@@ -90,7 +92,7 @@ def _score_table(scores: Sequence[ScoreRow], width: int) -> Table:
         word = row.change if row.change in ("better", "worse", "unclear") else ""
         table.add_row(
             Text(row.label),
-            *(Text(format_score(row, row.values.get(role))) for role in ROLES),
+            *(Text(format_score(row, row.values.get(role))) for role in roles),
             Text(format_difference(row), style=style),
             Text(word, style=style or "dim"),
         )

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from alignflow.evaluation.gate import Measures
+from alignflow.evaluation.measures import Items, Measure
+from alignflow.reporting.model import Difference, ModelRole
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
-from alignflow.tasks.report import paired_stderr, training_rows
+from alignflow.tasks.report import differences_of, training_rows
 from alignflow.tasks.tracking import StageRun
 
 
@@ -27,9 +30,18 @@ def test_training_stages_tell_what_they_cut_and_refused(pipeline: Pipeline) -> N
     assert [(row.id, row.reason) for row in rows.refused] == [("row-17", "empty_mask")]
 
 
-def test_error_of_a_difference_is_that_of_paired_resamples() -> None:
-    # Differences 1, 1, 4: their standard deviation is sqrt(3). What has no value doesn't count.
-    before = {"toxicity/macro_f1": [1.0, 2.0, None, 3.0]}
-    after = {"toxicity/macro_f1": [2.0, 3.0, 9.0, 7.0]}
-    assert paired_stderr(before, after, "toxicity/macro_f1") == pytest.approx(3**0.5)
-    assert paired_stderr(before, {}, "toxicity/macro_f1") is None
+def test_differences_are_formed_item_by_item_against_every_other_model() -> None:
+    items = Items.of(range(40))
+    aligned = {"s": Measure.mean(items, [1.0] * 40), "kl": Measure.mean(items, [0.1] * 40)}
+    models: dict[ModelRole, Measures] = {
+        "base": {"s": Measure.mean(items, [0.0] * 20 + [1.0] * 20)},
+        "sft": {"s": Measure.mean(Items.of([0]), [0.0]), "kl": Measure.mean(items, [0.3] * 40)},
+        "aligned": aligned,
+    }
+    found = differences_of("s", aligned, models)
+    assert list(found) == ["base", "sft"]
+    assert (found["base"].value, found["base"].num_items) == (0.5, 40)
+    # 0.5 ± 1.96 * sqrt(0.25 / 40) = 0.5 ± 0.155.
+    assert found["base"].interval == pytest.approx((0.345, 0.655), abs=0.03)
+    assert found["sft"] == Difference(value=1.0, interval=None, num_items=1)
+    assert list(differences_of("kl", aligned, models)) == ["sft"]

@@ -4,21 +4,23 @@ The bounds are BCa (bias-corrected and accelerated; Efron 1987, doi:10.1080/0162
 A percentile interval takes its ends from the resamples as they are; BCa shifts them by the skew of
 the score, which perplexities and shares near 0 or 1 have, and is never worse by an order.
 
-A score is a function of sums over its items. Items of one source, such as answers to one prompt,
-are added up first and drawn together (the cluster bootstrap), for they are not independent.
+Items of one source, such as answers to one prompt, are drawn together (the cluster bootstrap), for
+they are not independent. A score is a function of how often each source counts: once each is the
+score itself, 0 to several times is a resample, and 0 for one of them leaves that source out.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Score = Callable[[Floats], Floats]
-"""From sums over items, [..., C], to the score of each set of items, [...]."""
+"""From how often each source counts, [..., K], to the score of each such set, [...]."""
 
 NUM_RESAMPLES = 2000
 SEED = 1234
@@ -43,27 +45,30 @@ class Estimate:
     """A score, and what its confidence bounds come from."""
 
     score: Score
-    sums_KC: Floats
-    """Sums over the items of each source."""
-    limits: tuple[float, float] | None
+    num_sources: int
+    limits: tuple[float, float] | None = None
     """The least and the most that an item can score; None where there is no such limit."""
+
+    @classmethod
+    def of_sums(
+        cls,
+        of_sums: Callable[[Floats], Floats],
+        sums_KC: Floats,
+        limits: tuple[float, float] | None = None,
+    ) -> Self:
+        """Return a score that is a function of sums over items, [..., C].
+
+        Args:
+            of_sums: The function.
+            sums_KC: Sums over the items of each source.
+            limits: See the field.
+        """
+        return cls(lambda counts: of_sums(counts @ sums_KC), len(sums_KC), limits)
 
     @property
     def value(self) -> float:
         """The score of all items; NaN without any."""
-        return float(self.score(self.sums_KC.sum(axis=0)))
-
-    @property
-    def num_sources(self) -> int:
-        """What is drawn: sources, each with all its items."""
-        return len(self.sums_KC)
-
-    @property
-    def has_spread(self) -> bool:
-        """Whether sources differ, so that resamples do."""
-        left_out_K = self.score(self.sums_KC.sum(axis=0) - self.sums_KC)
-        # Equal sources differ by what rounding leaves.
-        return bool(np.ptp(left_out_K) > 1e-12 * max(1.0, abs(self.value)))
+        return float(self.score(np.ones(self.num_sources)))
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return the bounds between which the score lies with this confidence."""
@@ -85,11 +90,20 @@ class Estimate:
         Returns:
             A bound a level; NaN with fewer than two sources, or where a score is NaN.
         """
-        if self.num_sources < 2 or not np.isfinite(self.sums_KC).all():
+        value = self.value
+        if self.num_sources < 2 or not math.isfinite(value):
             return [math.nan] * len(levels)
-        if self.has_spread:
-            return list(bca_bounds(self.score, self.sums_KC, levels))
-        return [self._unseen_bound(level) for level in levels]
+        left_out_K = _blockwise(
+            lambda rows: self.score(1 - np.eye(len(rows), self.num_sources, rows.start)),
+            self.num_sources,
+            self.num_sources,
+        )
+        # Equal sources differ by what rounding leaves.
+        if np.ptp(left_out_K) <= 1e-12 * max(1.0, abs(value)):
+            return [self._unseen_bound(level) for level in levels]
+        resamples_R = resampled(self.score, self.num_sources)
+        bounds: list[float] = bca_bounds(value, resamples_R, left_out_K, levels).tolist()
+        return bounds
 
     def _unseen_bound(self, level: float) -> float:
         value = self.value
@@ -99,51 +113,46 @@ class Estimate:
         return value + unseen * (self.limits[int(level > 0.5)] - value)
 
 
-def resampled_sums(
-    sums_KC: Floats, *, num_resamples: int = NUM_RESAMPLES, seed: int = SEED
+def resampled(
+    score: Score, num_sources: int, *, num_resamples: int = NUM_RESAMPLES, seed: int = SEED
 ) -> Floats:
-    """Return sums over as many sources as there are, drawn with replacement; [num_resamples, C]."""
+    """Return a score of resamples: as many sources, drawn with replacement; [num_resamples]."""
     draws = np.random.default_rng(seed)
-    num_sources = len(sums_KC)
-    rows = max(1, _BLOCK // num_sources)
-    return np.concatenate(
-        [
-            sums_KC[
-                draws.integers(num_sources, size=(min(rows, num_resamples - start), num_sources))
-            ].sum(axis=1)
-            for start in range(0, num_resamples, rows)
-        ]
-    )
+
+    def of_rows(rows: range) -> Floats:
+        drawn_RK = draws.integers(num_sources, size=(len(rows), num_sources))
+        drawn_RK += num_sources * np.arange(len(rows))[:, None]
+        counts = np.bincount(drawn_RK.ravel(), minlength=drawn_RK.size)
+        return score(counts.reshape(drawn_RK.shape).astype(np.float64))
+
+    return _blockwise(of_rows, num_resamples, num_sources)
+
+
+def _blockwise(of_rows: Callable[[range], Floats], num_rows: int, width: int) -> Floats:
+    """Return a function of rows in their order, of so many at a time as fit the memory."""
+    size = max(1, _BLOCK // width)
+    blocks = [range(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+    return np.concatenate([of_rows(rows) for rows in blocks])
 
 
 def bca_bounds(
-    score: Score,
-    sums_KC: Floats,
-    levels: Sequence[float],
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = SEED,
+    value: float, resamples_R: Floats, left_out_K: Floats, levels: Sequence[float]
 ) -> Floats:
     """Return the BCa bounds of a score.
 
     Efron and Tibshirani, An Introduction to the Bootstrap (1993): eq. 14.10 with the bias of
-    eq. 14.14 and the acceleration of eq. 14.15, from the scores with one source left out.
+    eq. 14.14 and the acceleration of eq. 14.15.
 
     Args:
-        score: From sums over sources to the score.
-        sums_KC: Sums over the items of each source, which must not all score alike.
+        value: The score.
+        resamples_R: The score of each resample.
+        left_out_K: The score without each of the sources, which must not all be alike.
         levels: Probabilities of the score lying below each bound.
-        num_resamples: How often the sources are drawn again.
-        seed: Seed of the draws.
     """
     normal = NormalDist()
-    total_C = sums_KC.sum(axis=0)
-    resamples_R = score(resampled_sums(sums_KC, num_resamples=num_resamples, seed=seed))
-    value = score(total_C)
     below = float(np.mean(resamples_R < value) + np.mean(resamples_R <= value)) / 2
-    half_a_draw = 0.5 / num_resamples
+    half_a_draw = 0.5 / len(resamples_R)
     bias = normal.inv_cdf(min(max(below, half_a_draw), 1 - half_a_draw))
-    left_out_K = score(total_C - sums_KC)
     influence_K = left_out_K.mean() - left_out_K
     acceleration = float(np.sum(influence_K**3) / (6 * np.sum(influence_K**2) ** 1.5))
     adjusted = []

@@ -7,7 +7,7 @@ models takes the items that both were judged on; what makes an item easy or hard
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignflow.evaluation import scorers
-from alignflow.evaluation.bootstrap import Estimate, Floats, Score
+from alignflow.evaluation.bootstrap import Estimate, Floats
 
 Statistic = Literal["mean", "perplexity", "macro_f1"]
 
-_SCORES: dict[Statistic, Score] = {
+_SCORES: dict[Statistic, Callable[[Floats], Floats]] = {
     "mean": scorers.ratio,
     "perplexity": scorers.perplexity,
     "macro_f1": scorers.macro_f1,
@@ -56,6 +56,13 @@ class Items(NamedTuple):
         return type(self)(
             tuple(self.ids[row] for row in rows), tuple(self.sources[row] for row in rows)
         )
+
+    def source_sums(self, columns_NC: Floats) -> Floats:
+        """Return the sums over the items of each source, sources in the order of their names."""
+        names, source_N = np.unique(np.array(self.sources, dtype=str), return_inverse=True)
+        sums_KC = np.zeros((len(names), columns_NC.shape[1]))
+        np.add.at(sums_KC, source_N, columns_NC)
+        return sums_KC
 
 
 def _fingerprint(content: Any) -> str:
@@ -102,7 +109,8 @@ class Measure:
 
     def estimate(self) -> Estimate:
         """Return the score with what its confidence bounds come from."""
-        return Estimate(_SCORES[self.statistic], self._source_sums(), self.limits)
+        sums_KC = self.items.source_sums(self.columns_NC)
+        return Estimate.of_sums(_SCORES[self.statistic], sums_KC, self.limits)
 
     def by_group(self, groups: Sequence[Sequence[str]]) -> dict[str, Self]:
         """Return the score within each group, by name in order.
@@ -120,12 +128,6 @@ class Measure:
         """Return the same score of some of the items."""
         index_N = np.asarray(rows, dtype=np.int64)
         return replace(self, items=self.items.chosen(rows), columns_NC=self.columns_NC[index_N])
-
-    def _source_sums(self) -> Floats:
-        names, source_N = np.unique(np.array(self.items.sources, dtype=str), return_inverse=True)
-        sums_KC = np.zeros((len(names), self.columns_NC.shape[1]))
-        np.add.at(sums_KC, source_N, self.columns_NC)
-        return sums_KC
 
     def to_json(self) -> dict[str, Any]:
         """Return the measure as a JSON object; a number that JSON lacks becomes null."""
@@ -182,13 +184,13 @@ def compare(measure: Measure, other: Measure) -> Comparison:
     def difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return score(sums[..., :width]) - other_score(sums[..., width:])
 
-    both = replace(here, columns_NC=np.concatenate([here.columns_NC, there.columns_NC], axis=1))
+    columns_NC = np.concatenate([here.columns_NC, there.columns_NC], axis=1)
     limits = here.limits
     reach = (limits[0] - limits[1], limits[1] - limits[0]) if limits else None
     return Comparison(
         value=here.value,
         other_value=there.value,
-        difference=Estimate(difference, both._source_sums(), reach),
+        difference=Estimate.of_sums(difference, here.items.source_sums(columns_NC), reach),
         num_items=len(rows),
         num_only_first=len(measure.items.ids) - len(rows),
         num_only_other=len(other.items.ids) - len(rows),

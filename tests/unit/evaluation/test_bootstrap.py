@@ -13,9 +13,8 @@ from alignflow.evaluation.bootstrap import (
     NUM_RESAMPLES,
     SEED,
     Estimate,
-    bca_bounds,
     fewest_sources,
-    resampled_sums,
+    resampled,
 )
 from alignflow.evaluation.measures import Items, Measure, compare
 
@@ -23,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 def mean_of(values: Floats, limits: tuple[float, float] | None = None) -> Estimate:
-    return Estimate(scorers.ratio, np.stack([values, np.ones(len(values))], axis=1), limits)
+    return Estimate.of_sums(scorers.ratio, np.stack([values, np.ones(len(values))], axis=1), limits)
 
 
 def skewed(size: int) -> Floats:
@@ -49,8 +48,9 @@ def test_bounds_of_a_function_of_two_sums_are_those_of_scipy() -> None:
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     columns = np.stack([sums, counts], axis=1)
-    bounds = bca_bounds(scorers.perplexity, columns, [0.05, 0.95])
-    assert bounds == pytest.approx(expected, rel=1e-12)
+    assert Estimate.of_sums(scorers.perplexity, columns).interval(0.9) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_paired_difference_is_that_of_scipy() -> None:
@@ -69,11 +69,12 @@ def test_paired_difference_is_that_of_scipy() -> None:
 
 
 def test_draws_are_the_same_however_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    sums = np.stack([skewed(33), np.ones(33)], axis=1)
-    whole = resampled_sums(sums)
+    values = skewed(33)
+    whole, bounds = resampled(lambda counts: counts @ values, 33), mean_of(values).interval(0.95)
+    assert whole.shape == (NUM_RESAMPLES,)
     monkeypatch.setattr(bootstrap, "_BLOCK", 100)
-    np.testing.assert_array_equal(resampled_sums(sums), whole)
-    assert whole.shape == (NUM_RESAMPLES, 2)
+    np.testing.assert_allclose(resampled(lambda counts: counts @ values, 33), whole, rtol=1e-13)
+    assert mean_of(values).interval(0.95) == pytest.approx(bounds, rel=1e-12)
 
 
 def test_sources_without_spread_have_the_exact_bounds_of_clopper_and_pearson() -> None:

@@ -14,6 +14,8 @@ _SUITE_SCORES: dict[SuiteName, tuple[str, ...]] = {
     "truthfulqa": ("mc1", "mc2"),
     "toxigen": ("accuracy", "macro_f1"),
 }
+_OPPONENTS = ("base", "sft", "champion")
+_OF_ANSWERS = ("samples", "win_rate", "length_controlled_win_rate")
 _BUILT_IN_SCORES = {
     "preference": (
         *("logprob_accuracy", "per_token_accuracy"),
@@ -23,6 +25,8 @@ _BUILT_IN_SCORES = {
     "perplexity": ("response",),
     "kl": ("parent_nats_per_token",),
     "samples": ("mean_reward", "mean_tokens"),
+    "win_rate": _OPPONENTS,
+    "length_controlled_win_rate": _OPPONENTS,
     "steerlm": (),  # one for each of `steered_attributes`
 }
 """What is measured without a benchmark."""
@@ -58,7 +62,7 @@ class EvaluationConfig(Config):
     microbatch_tokens: PositiveInt = 4096
     precision: Literal["fp32", "bf16"] = "bf16"
     num_samples: int = Field(default=6, ge=0)
-    """Held-out prompts answered by every model for the report."""
+    """Held-out prompts answered by every model, for win rates; the report shows the first dozen."""
     max_new_tokens: PositiveInt = 128
     """Length of a sample answer."""
     steered_attributes: tuple[AttributeName, ...] = ()
@@ -80,7 +84,7 @@ class EvaluationConfig(Config):
         scores = {name: _SUITE_SCORES[suite.suite] for name, suite in self.suites.items()}
         scores |= _BUILT_IN_SCORES
         if not self.num_samples:
-            del scores["samples"]
+            scores = {name: of for name, of in scores.items() if name not in _OF_ANSWERS}
         return [f"{suite}/{name}" for suite, names in scores.items() for name in names]
 
 
@@ -128,7 +132,23 @@ class GateRule(Config):
             raise ValueError("max_drop does nothing without compared_with")
         if self.compared_with is None and not self.higher_is_better:
             raise ValueError("higher_is_better does nothing without compared_with")
+        if self.compared_with is not None and self.is_win_rate:
+            raise ValueError(
+                "a win rate compares models already; give at_least without compared_with"
+            )
         return self
+
+    @property
+    def is_win_rate(self) -> bool:
+        """Whether the score is formed from the answers of two models."""
+        return self.score.partition("/")[0].endswith("win_rate")
+
+    @property
+    def asks_for_champion(self) -> bool:
+        """Whether the rule is about the model that serves now; it passes where there is none."""
+        return self.compared_with == "champion" or (
+            self.is_win_rate and self.score.endswith("/champion")
+        )
 
 
 class GateConfig(Config):
@@ -136,3 +156,6 @@ class GateConfig(Config):
 
     rules: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], GateRule] = {}
     """Rules by name; every one must pass."""
+    tie_margin: NonNegativeFloat = 0.0
+    """Answers whose rewards differ by no more, in standard deviations of the reward model's
+    reference set, are a tie: half a win."""

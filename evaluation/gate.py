@@ -7,13 +7,14 @@ from typing import NamedTuple, Self
 from alignflow.config import Config
 from alignflow.evaluation.bootstrap import Estimate, fewest_sources
 from alignflow.evaluation.config import GateConfig, GateRule
-from alignflow.evaluation.measures import Comparison, Measure, compare
+from alignflow.evaluation.measures import Comparison, Measure, Scored, compare
 
 Measures = Mapping[str, Measure]
 """Scores of one model by name, such as `truthfulness/mc2`."""
 
 # Bounds are written in decimal and compared in binary: 0.8 - 0.1 must not ask for more than 0.7.
 _TOLERANCE = 1e-9
+_NO_CHAMPION = "there is no champion to compare with yet"
 
 
 class RuleResult(Config):
@@ -56,7 +57,11 @@ class _Condition(NamedTuple):
 
 
 def judge(
-    config: GateConfig, models: Mapping[str, Measures | None], *, limited: Sequence[str] = ()
+    config: GateConfig,
+    models: Mapping[str, Measures | None],
+    *,
+    win_rates: Mapping[str, Scored] | None = None,
+    limited: Sequence[str] = (),
 ) -> Verdict:
     """Return the verdict on the aligned model; it passes when every rule does.
 
@@ -68,6 +73,7 @@ def judge(
         models: Measures by model: `aligned`, and those that rules compare with (`base`, `sft`,
             `champion`). A champion of None means that there is none yet; one without measures
             fails the rules that compare with it.
+        win_rates: The aligned model's win rates against the others, as `win_rate/sft`.
         limited: Settings of the evaluation that kept items from being judged.
     """
     if not config.rules:
@@ -76,7 +82,9 @@ def judge(
             passed=False,
             rules=[RuleResult(name="rules", passed=False, reason=reason, score="none")],
         )
-    results = [_judge_rule(name, rule, models) for name, rule in config.rules.items()]
+    results = [
+        _judge_rule(name, rule, models, win_rates or {}) for name, rule in config.rules.items()
+    ]
     if limited:
         results.append(_refusal_of_a_part(limited))
     return Verdict(passed=all(result.passed for result in results), rules=results)
@@ -91,28 +99,56 @@ def _refusal_of_a_part(limited: Sequence[str]) -> RuleResult:
     return RuleResult(name="judged_on_all_items", passed=False, reason=reason, score="none")
 
 
-def _judge_rule(name: str, rule: GateRule, models: Mapping[str, Measures | None]) -> RuleResult:
-    measure, problem = _finite_measure(models, "aligned", rule.score)
-    if measure is None:
-        return RuleResult(name=name, passed=False, reason=problem, score=rule.score)
-    conditions = _absolute_conditions(rule, measure.estimate())
+def _judge_rule(
+    name: str,
+    rule: GateRule,
+    models: Mapping[str, Measures | None],
+    win_rates: Mapping[str, Scored],
+) -> RuleResult:
+    scored, problem = _find(rule, models, win_rates)
+    if scored is None:
+        has_no_rival = rule.is_win_rate and rule.asks_for_champion and not _has_champion(models)
+        reason = f"{rule.score}: {_NO_CHAMPION}." if has_no_rival else problem
+        return RuleResult(name=name, passed=has_no_rival, reason=reason, score=rule.score)
+    conditions = _absolute_conditions(rule, scored.estimate())
     compared_value = None
-    if rule.compared_with is not None:
-        compared_value, condition = _comparison(rule, measure, models)
+    if isinstance(scored, Measure) and rule.compared_with is not None:
+        compared_value, condition = _comparison(rule, scored, models)
         conditions.append(condition)
     broken = [condition for condition in conditions if not condition.kept]
-    over = f" over {len(measure.items.ids)} items" if rule.confidence is not None else ""
+    over = f" over {len(scored.items.ids)} items" if rule.confidence is not None else ""
     return RuleResult(
         name=name,
         passed=not broken,
-        reason=f"{rule.score} is {measure.value:.4g}{over}: "
+        reason=f"{rule.score} is {scored.value:.4g}{over}: "
         + "; ".join(c.text for c in broken or conditions)
         + ".",
         score=rule.score,
-        value=measure.value,
+        value=scored.value,
         bound=(broken or conditions)[0].bound,
         compared_value=compared_value,
     )
+
+
+def _find(
+    rule: GateRule, models: Mapping[str, Measures | None], win_rates: Mapping[str, Scored]
+) -> tuple[Scored | None, str]:
+    """Return what a rule is about, or None and the sentence that says what is wrong with it."""
+    if not rule.is_win_rate:
+        return _finite_measure(models, "aligned", rule.score)
+    rate = win_rates.get(rule.score)
+    if rate is None:
+        return None, (
+            f"{rule.score} is missing: the two models have no answers to the same prompts that one "
+            "reward model scored."
+        )
+    if not math.isfinite(rate.value):
+        return None, f"{rule.score} is {rate.value}, not a finite number."
+    return rate, ""
+
+
+def _has_champion(models: Mapping[str, Measures | None]) -> bool:
+    return models.get("champion") is not None
 
 
 def _absolute_conditions(rule: GateRule, score: Estimate) -> list[_Condition]:
@@ -174,9 +210,8 @@ def _comparison(
 ) -> tuple[float | None, _Condition]:
     """Return the other model's score and whether the aligned model keeps up with it."""
     other = str(rule.compared_with)
-    if other == "champion" and models.get(other) is None:
-        text = "there is no champion to compare with yet"
-        return None, _Condition(kept=True, text=text, bound=None)
+    if other == "champion" and not _has_champion(models):
+        return None, _Condition(kept=True, text=_NO_CHAMPION, bound=None)
     other_measure, problem = _finite_measure(models, other, rule.score)
     if other_measure is None:
         return None, _Condition(kept=False, text=problem.rstrip("."), bound=None)

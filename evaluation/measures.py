@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,6 +68,24 @@ class Items(NamedTuple):
 def _fingerprint(content: Any) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Scored(Protocol):
+    """A score of items that has confidence bounds."""
+
+    @property
+    def items(self) -> Items:
+        """The items."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """The score; NaN where it isn't defined."""
+        ...
+
+    def estimate(self) -> Estimate:
+        """Return the score with what its confidence bounds come from."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             evaluations={name: future.result() for name, future in evaluations.items()},
             verdict=verdict_artifact,
         )
-        outcome = submit(write_report, pipeline, artifacts, verdict, version).result()
+        outcome = submit(write_report, pipeline, artifacts, verdict, version, champion).result()
     if not verdict.passed:
         raise SafetyGateError(outcome.sentence, outcome=outcome)
     return outcome

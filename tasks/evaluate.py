@@ -13,6 +13,7 @@ from alignflow.errors import AlignflowError, ConfigError
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.evaluation.gate import Measures, Verdict, judge
 from alignflow.evaluation.measures import read_measures
+from alignflow.evaluation.win_rate import duels, win_rates
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import run_job
@@ -116,13 +117,17 @@ def judge_model(
         champion: The version that serves now, if there is one.
     """
     parents = dict(evaluations)
-    # A champion whose scores can't be had compares with nothing: rules about it fail.
-    of_champion: Measures | None = None if champion is None else {}
     config = pipeline.recipe.gate
     determines = config.model_dump(mode="json")
-    if champion is not None:
+    # A champion whose scores can't be had compares with nothing: rules about it fail.
+    of_champion: Measures | None = None
+    if champion is not None and any(rule.asks_for_champion for rule in config.rules.values()):
+        of_champion = {}
         try:
-            parents["champion"], of_champion = champion_evaluation(pipeline, champion)
+            parents["champion"], folder = champion_evaluation(pipeline, champion)
+            of_champion = comparable_measures(
+                folder, parents["champion"], beside=evaluations["aligned"]
+            )
         except AlignflowError as error:
             run_logger().warning("The champion can't be compared with: %s", error)
             determines["unread_champion"] = champion.uri
@@ -138,7 +143,13 @@ def judge_model(
         folders = {role: pipeline.local(artifact) for role, artifact in evaluations.items()}
         models = {role: measures_of(folder) for role, folder in folders.items()}
         limited = read_scores(folders["aligned"])["limited"]
-        verdict = judge(config, {**models, "champion": of_champion}, limited=limited)
+        found = duels({**models, "champion": of_champion or {}}, tie_margin=config.tie_margin)
+        verdict = judge(
+            config,
+            {**models, "champion": of_champion},
+            win_rates=win_rates(found),
+            limited=limited,
+        )
         (scratch / "verdict.json").write_text(verdict.to_json())
         return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
 
@@ -147,13 +158,11 @@ def judge_model(
     return Verdict.from_json(text), artifact
 
 
-def champion_evaluation(
-    pipeline: Pipeline, champion: RegisteredVersion
-) -> tuple[Artifact, Measures]:
-    """Return the champion's evaluation and scores, from the store that its run used.
+def champion_evaluation(pipeline: Pipeline, champion: RegisteredVersion) -> tuple[Artifact, Path]:
+    """Return the champion's evaluation and its folder, from the store that its run used.
 
     Raises:
-        ConfigError: The version names no evaluation, or one of an older version of alignflow.
+        ConfigError: The version names no evaluation.
         StoreError: The store can't be read, or doesn't hold the evaluation any more.
         CorruptArtifactError: The evaluation is damaged.
     """
@@ -162,7 +171,33 @@ def champion_evaluation(
         raise ConfigError(f"{champion.uri} has no tag alignflow.evaluation.")
     store = ArtifactStore(champion.tags.get("alignflow.store", pipeline.store.url))
     evaluation = store.get(digest)
-    return evaluation, measures_of(store.fetch(evaluation, pipeline.cache))
+    return evaluation, store.fetch(evaluation, pipeline.cache)
+
+
+def comparable_measures(folder: Path, evaluation: Artifact, *, beside: Artifact) -> Measures:
+    """Return the measures of an evaluation that can stand beside those of another.
+
+    Rewards of one reward model say nothing beside those of another one, nor do ratings.
+
+    Raises:
+        ConfigError: An older version of alignflow made it, which kept no values of items.
+    """
+    judges, others = evaluation.manifest.parents, beside.manifest.parents
+    incomparable = {
+        judge
+        for judge in ("reward_model", "attribute_model")
+        if judge in judges and judge in others and judges[judge].digest != others[judge].digest
+    }
+    measures = measures_of(folder)
+    return {name: of for name, of in measures.items() if _judge_of(name) not in incomparable}
+
+
+def _judge_of(score: str) -> str | None:
+    """Return the model in whose units a score of the evaluated model is, if it is in any."""
+    suite, _, name = score.partition("/")
+    if suite not in ("samples", "steerlm") or name == "mean_tokens":
+        return None
+    return "reward_model" if name == "mean_reward" else "attribute_model"
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

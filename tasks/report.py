@@ -1,7 +1,5 @@
 """The end of a run: its report, its pages in Prefect and MLflow, and what the terminal says."""
 
-import json
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -9,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
 
 import psutil
 from prefect import task
@@ -20,25 +17,18 @@ from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from alignflow import __version__
 from alignflow.artifacts import Artifact
 from alignflow.config import Config, as_yaml
-from alignflow.evaluation.gate import Measures, Verdict
-from alignflow.evaluation.measures import compare
-from alignflow.evaluation.results import CONFIDENCE
+from alignflow.evaluation.gate import Verdict
 from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
     ROLES,
-    Answer,
-    Difference,
-    GroupScores,
     Lineage,
     LineageEdge,
     LineageNode,
     Links,
-    Message,
     ModelRole,
     RefusedRecord,
     ReportData,
     RuleOutcome,
-    Sample,
     ScoreRow,
     StageRecord,
     TrainingCurve,
@@ -46,11 +36,11 @@ from alignflow.reporting.model import (
     VerdictSummary,
 )
 from alignflow.reporting.page import render_page, verdict_sentence
-from alignflow.reporting.scores import format_difference, format_interval, format_score, score_row
+from alignflow.reporting.scores import format_difference, format_interval, format_score
 from alignflow.tasks.data import summarise_dataset
-from alignflow.tasks.evaluate import measures_of, read_scores
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
+from alignflow.tasks.scores import evaluated_models, samples_of, score_rows, win_rate_rows
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
 
@@ -100,12 +90,13 @@ def write_report(
     artifacts: PipelineArtifacts,
     verdict: Verdict,
     version: RegisteredVersion | None,
+    champion: RegisteredVersion | None = None,
 ) -> Outcome:
     """Write the report page, put it into MLflow, and tell the story on Prefect's run page."""
     pipeline.display.started("report")
     folder = run_folder(pipeline.workspace, pipeline.run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    data = collect(pipeline, artifacts, verdict, version)
+    data = collect(pipeline, artifacts, verdict, version, champion)
     page = folder / "report.html"
     (folder / "report.json").write_text(data.model_dump_json(indent=1), encoding="utf-8")
     page.write_text(render_page(data), encoding="utf-8")
@@ -140,10 +131,11 @@ def collect(
     artifacts: PipelineArtifacts,
     verdict: Verdict,
     version: RegisteredVersion | None,
+    champion: RegisteredVersion | None,
 ) -> ReportData:
     """Gather all that the page shows."""
     now = datetime.now(UTC)
-    evaluated = {role: pipeline.local(a) for role, a in artifacts.evaluations.items()}
+    evaluated = evaluated_models(pipeline, artifacts.evaluations, champion)
     return ReportData(
         pipeline=pipeline.recipe.name,
         run_id=pipeline.run_id,
@@ -157,10 +149,11 @@ def collect(
                 for rule in verdict.rules
             ],
         ),
-        scores=_score_rows(evaluated),
+        scores=score_rows(evaluated),
+        win_rates=win_rate_rows(evaluated, tie_margin=pipeline.recipe.gate.tie_margin),
         num_truncated={
             suite: count
-            for suite, count in read_scores(evaluated["aligned"])["num_truncated"].items()
+            for suite, count in evaluated["aligned"].scores["num_truncated"].items()
             if count
         },
         curves=_curves(pipeline),
@@ -171,7 +164,7 @@ def collect(
         ],
         lineage=_lineage(pipeline, artifacts, version),
         stages=_stage_records(pipeline),
-        samples=_samples(evaluated),
+        samples=samples_of(evaluated),
         links=Links(
             prefect_run=prefect_url(pipeline.flow_run_id),
             mlflow_run=pipeline.tracker.run_url,
@@ -189,81 +182,6 @@ def collect(
         price_per_process_hour=pipeline.recipe.cluster.price_per_process_hour,
         currency=pipeline.recipe.cluster.currency,
     )
-
-
-def _score_rows(evaluated: Mapping[ModelRole, Path]) -> list[ScoreRow]:
-    scores = {role: read_scores(folder) for role, folder in evaluated.items()}
-    measures = {role: measures_of(folder) for role, folder in evaluated.items()}
-    names = list(dict.fromkeys(name for item in scores.values() for name in item["scores"]))
-    return [
-        _score_row(name, scores, differences_of(name, measures["aligned"], measures))
-        for name in names
-    ]
-
-
-def differences_of(
-    name: str, aligned: Measures, models: Mapping[ModelRole, Measures]
-) -> dict[ModelRole, Difference]:
-    """Return how far the aligned model's score lies above that of each other model."""
-    differences: dict[ModelRole, Difference] = {}
-    for role, measures in models.items():
-        if role == "aligned" or name not in measures or name not in aligned:
-            continue
-        compared = compare(aligned[name], measures[name])
-        value = compared.difference.value
-        low, high = compared.difference.interval(CONFIDENCE)
-        if math.isfinite(value):
-            differences[role] = Difference(
-                value=value,
-                interval=(low, high) if math.isfinite(low) and math.isfinite(high) else None,
-                num_items=compared.num_items,
-            )
-    return differences
-
-
-def _score_row(
-    name: str,
-    scores: Mapping[ModelRole, Mapping[str, Any]],
-    differences: Mapping[ModelRole, Difference],
-) -> ScoreRow:
-    present = {role: item for role, item in scores.items() if name in item["scores"]}
-    return score_row(
-        name,
-        {role: item["scores"][name] for role, item in present.items()},
-        intervals={
-            role: item["intervals"][name]
-            for role, item in present.items()
-            if name in item["intervals"]
-        },
-        differences=differences,
-        groups=_groups(name, present),
-        num_items=next(
-            (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None
-        ),
-    )
-
-
-def _groups(name: str, scores: Mapping[ModelRole, Mapping[str, Any]]) -> dict[str, GroupScores]:
-    by_role = {role: item["groups"].get(name, {}) for role, item in scores.items()}
-    groups = dict.fromkeys(group for of_role in by_role.values() for group in of_role)
-    return {
-        group: GroupScores(
-            values={
-                role: of_role[group]["value"]
-                for role, of_role in by_role.items()
-                if of_role.get(group, {}).get("value") is not None
-            },
-            intervals={
-                role: of_role[group]["interval"]
-                for role, of_role in by_role.items()
-                if of_role.get(group, {}).get("interval") is not None
-            },
-            num_items=next(
-                of_role[group]["num_items"] for of_role in by_role.values() if group in of_role
-            ),
-        )
-        for group in groups
-    }
 
 
 def _curves(pipeline: Pipeline) -> list[TrainingCurve]:
@@ -354,27 +272,6 @@ def _detail(artifact: Artifact) -> str:
     return ""
 
 
-def _samples(evaluated: Mapping[ModelRole, Path]) -> list[Sample]:
-    answers = {role: _read_samples(folder) for role, folder in evaluated.items()}
-    return [
-        Sample(
-            prompt=[Message.model_validate(message) for message in line["prompt"]],
-            answers={
-                role: Answer(text=lines[i]["answer"], reward=lines[i].get("reward"))
-                for role, lines in answers.items()
-            },
-        )
-        for i, line in enumerate(answers["aligned"])
-    ]
-
-
-def _read_samples(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "samples.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 def versions() -> dict[str, str]:
     """Return the version of each program that takes part."""
     packages = ("torch", "megatron-core", "transformers", "prefect", "mlflow")
@@ -409,6 +306,7 @@ def _publish_in_mlflow(pipeline: Pipeline, page: Path, data: ReportData) -> None
     run.log_file(page)
     run.set_tags({"alignflow.verdict": "accepted" if data.verdict.passed else "refused"})
     final = {row.name: row.values["aligned"] for row in data.scores if "aligned" in row.values}
+    final |= {f"win_rate/{row.against}": row.rate for row in data.win_rates}
     run.log_metrics(final, time_ms=int(data.finished_at.timestamp() * 1000))
 
 

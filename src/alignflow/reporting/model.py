@@ -125,6 +125,26 @@ class ScoreRow(Config):
         return "better" if (difference.value > 0) == self.higher_is_better else "worse"
 
 
+class WinRate(Config):
+    """How often the aligned model's answers beat another's to the same prompts, by their reward."""
+
+    against: ModelRole
+    num_prompts: NonNegativeInt
+    rate: float
+    """Share of wins, a tie counting one half."""
+    interval: Interval | None = None
+    ties: float
+    """Share of ties."""
+    length_controlled: float | None = None
+    """The share that would be were both models' answers equally long; None where all differ
+    alike in length."""
+    length_controlled_interval: Interval | None = None
+    tokens: float
+    """Mean length of the aligned model's answers."""
+    other_tokens: float
+    """Mean length of the other's."""
+
+
 class CurvePoint(Config):
     """What was measured at one optimizer step; None is not measured there."""
 
@@ -387,6 +407,7 @@ class ReportData(Config):
     """The resolved recipe as YAML."""
     verdict: VerdictSummary
     scores: list[ScoreRow] = []
+    win_rates: list[WinRate] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
     curves: list[TrainingCurve] = []

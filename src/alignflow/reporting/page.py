@@ -17,7 +17,14 @@ from alignflow.reporting.charts import LineChart, dot_plot, line_chart
 from alignflow.reporting.comparison import Comparison, columns, rows
 from alignflow.reporting.lineage import lineage_picture
 from alignflow.reporting.model import ROLE_LABELS, ROLES, ReportData, TrainingCurve
-from alignflow.reporting.scores import format_difference, format_interval, format_score, with_minus
+from alignflow.reporting.scores import (
+    format_difference,
+    format_interval,
+    format_score,
+    format_share,
+    format_share_interval,
+    with_minus,
+)
 from alignflow.reporting.text import (
     format_bytes,
     format_compact,
@@ -123,6 +130,8 @@ def _environment() -> Environment:
         "number": format_number,
         "plural": plural,
         "score": format_score,
+        "share": format_share,
+        "share_interval": format_share_interval,
         "seconds": format_seconds,
         "stage_name": stage_name,
     }

@@ -143,7 +143,9 @@ def format_difference(row: ScoreRow, role: ModelRole = "base") -> str:
     return with_minus(f"{100 * value:+.1f} pts" if row.is_share else f"{value:+.3f}")
 
 
-def format_interval(row: ScoreRow, interval: Interval | None, *, signed: bool = False) -> str:
+def format_interval(
+    row: ScoreRow | ScoreWords, interval: Interval | None, *, signed: bool = False
+) -> str:
     """Return the bounds in the form of the row's values or, signed, of its differences."""
     if interval is None:
         return "interval unknown"
@@ -153,6 +155,19 @@ def format_interval(row: ScoreRow, interval: Interval | None, *, signed: bool = 
     )
     unit = "" if signed or not row.is_share else " %"
     return with_minus(f"{low} to {high}{unit}")
+
+
+_SHARE = ScoreWords("", "", is_share=True)
+
+
+def format_share(value: float | None) -> str:
+    """Return a share as a percentage; a dash where there is none."""
+    return format_score(_SHARE, value)
+
+
+def format_share_interval(interval: Interval | None) -> str:
+    """Return the bounds of a share as percentages."""
+    return format_interval(_SHARE, interval)
 
 
 def with_minus(text: str) -> str:

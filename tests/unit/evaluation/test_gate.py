@@ -187,6 +187,35 @@ def test_model_judged_on_other_items_altogether_can_not_be_compared_with() -> No
     assert "champion model was judged on none of the same items" in verdict.rules[0].reason
 
 
+def win_rate(*outcomes: float) -> dict[str, Measure]:
+    items = Items.of(range(len(outcomes)))
+    return {"win_rate/champion": Measure.mean(items, outcomes, is_share=True)}
+
+
+def test_win_rate_has_a_threshold_like_any_score() -> None:
+    rule = GateRule(score="win_rate/champion", at_least=0.5, confidence=0.95)
+    config = GateConfig(rules={"wins": rule})
+    models = {"aligned": measures({"s": 1.0}), "champion": measures({"s": 1.0})}
+    # 45 of 60: 0.75 less 1.645 errors of 0.056 is 0.66. 33 of 60: 0.55 - 0.106 = 0.44.
+    assert judge(config, models, win_rates=win_rate(*[1.0] * 45, *[0.0] * 15)).passed
+    assert not judge(config, models, win_rates=win_rate(*[1.0] * 33, *[0.0] * 27)).passed
+    missing = judge(config, models)
+    assert not missing.passed
+    assert "have no answers to the same prompts" in missing.rules[0].reason
+
+
+def test_win_rate_against_a_champion_that_is_not_there_passes() -> None:
+    config = GateConfig(rules={"wins": GateRule(score="win_rate/champion", at_least=0.5)})
+    verdict = judge(config, {"aligned": measures({"s": 1.0}), "champion": None})
+    assert verdict.passed
+    assert "no champion" in verdict.rules[0].reason
+
+
+def test_win_rate_compares_with_one_model_only() -> None:
+    with pytest.raises(ValidationError, match="a win rate compares models already"):
+        GateRule(score="win_rate/sft", at_least=0.5, compared_with="base")
+
+
 def test_model_judged_on_a_part_of_the_items_is_refused() -> None:
     config = GateConfig(rules={"good": GateRule(score="a", at_least=0.1)})
     models = {"aligned": measures({"a": 0.5})}

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
+from alignflow.artifacts.manifest import ParentRef
 from alignflow.evaluation.measures import Items, Measure, write_measures
 from alignflow.lineage import find_artifact
-from alignflow.tasks.evaluate import judge_model
+from alignflow.tasks.evaluate import comparable_measures, judge_model
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
@@ -85,6 +86,40 @@ def test_evaluation_with_a_limit_is_refused(pipeline: Pipeline, tmp_path: Path) 
     verdict, _ = judge_model.fn(pipeline, {"aligned": part}, None)
     assert not verdict.passed
     assert "take the limit out of the recipe" in verdict.rules[-1].reason
+
+
+def test_rewards_of_another_reward_model_are_not_compared_with(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    prompts = Items.of(range(3))
+    scores = {
+        name: Measure.mean(prompts, [1.0, 2.0, 3.0])
+        for name in ("samples/mean_reward", "samples/mean_tokens", "samples/quality", "kl/nats")
+    }
+    write_measures(tmp_path / "measures.json", scores)
+    version = code_version(1)
+
+    def judged_by(reward_model: str) -> Artifact:
+        judges = {
+            "reward_model": ParentRef(
+                kind="reward_model", key=reward_model * 64, digest=reward_model * 64
+            ),
+            "attribute_model": ParentRef(kind="attribute_model", key="c" * 64, digest="c" * 64),
+        }
+        return pipeline.store.publish(
+            tmp_path,
+            kind="evaluation",
+            key=stage_key("evaluation", {}, judges, version),
+            code_version=version,
+            parents=judges,
+            copy=True,
+        )
+
+    of_one, of_another = judged_by("a"), judged_by("b")
+    assert set(comparable_measures(tmp_path, of_one, beside=of_one)) == set(scores)
+    assert set(comparable_measures(tmp_path, of_one, beside=of_another)) == set(scores) - {
+        "samples/mean_reward"
+    }
 
 
 def test_version_is_found_by_its_key_among_artifacts_of_one_digest(

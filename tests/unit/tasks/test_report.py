@@ -8,7 +8,8 @@ from alignflow.evaluation.gate import Measures
 from alignflow.evaluation.measures import Items, Measure
 from alignflow.reporting.model import Difference, ModelRole
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
-from alignflow.tasks.report import differences_of, training_rows
+from alignflow.tasks.report import training_rows
+from alignflow.tasks.scores import Evaluated, differences_of, samples_of, win_rate_rows
 from alignflow.tasks.tracking import StageRun
 
 
@@ -45,3 +46,48 @@ def test_differences_are_formed_item_by_item_against_every_other_model() -> None
     assert found["base"].interval == pytest.approx((0.345, 0.655), abs=0.03)
     assert found["sft"] == Difference(value=1.0, interval=None, num_items=1)
     assert list(differences_of("kl", aligned, models)) == ["sft"]
+
+
+def evaluated(rewards: list[float], lengths: list[int]) -> Evaluated:
+    """A model that answers 40 prompts, the longer the better liked."""
+    prompts = [[{"role": "user", "content": f"question {number}"}] for number in range(40)]
+    items = Items.of(prompts)
+    samples = [{"prompt": prompt, "answer": "so", "reward": 1.0} for prompt in prompts]
+    measures = {
+        "samples/mean_reward": Measure.mean(items, rewards),
+        "samples/mean_tokens": Measure.mean(items, lengths),
+    }
+    return Evaluated({"scores": {}}, measures, samples)
+
+
+def test_win_rates_stand_beside_the_lengths_of_the_answers() -> None:
+    # 30 wins, of which the 20 by the longer answers, 10 losses.
+    aligned = evaluated([1.0] * 30 + [-1.0] * 10, [30] * 20 + [10] * 20)
+    models: dict[ModelRole, Evaluated] = {"sft": evaluated([0.0] * 40, [20] * 40)}
+    (row,) = win_rate_rows({**models, "aligned": aligned}, tie_margin=0.5)
+    assert (row.against, row.num_prompts, row.rate, row.ties) == ("sft", 40, 0.75, 0.0)
+    assert (row.tokens, row.other_tokens) == (20, 20)
+    assert row.interval is not None
+    # 0.75 ± 1.96 * sqrt(0.75 * 0.25 / 40) = 0.75 ± 0.134.
+    assert row.interval == pytest.approx((0.616, 0.884), abs=0.04)
+    assert row.length_controlled is not None
+    assert win_rate_rows({**models, "aligned": aligned}, tie_margin=1.5)[0].ties == 1.0
+
+
+def test_samples_are_matched_by_their_prompt_and_a_dozen_shown() -> None:
+    aligned, champion = (evaluated([0.0] * 40, [1] * 40) for _ in range(2))
+    champion.samples.reverse()
+    del champion.samples[-1]
+    shown = samples_of({"champion": champion, "aligned": aligned})
+    assert len(shown) == 12
+    assert list(shown[0].answers) == ["aligned"]
+    assert list(shown[1].answers) == ["champion", "aligned"]
+
+
+def test_rewards_that_can_not_be_compared_are_not_shown() -> None:
+    aligned, champion = (evaluated([0.0] * 40, [1] * 40) for _ in range(2))
+    lengths = {"samples/mean_tokens": champion.measures["samples/mean_tokens"]}
+    other = Evaluated(champion.scores, lengths, champion.samples)
+    shown = samples_of({"champion": other, "aligned": aligned})
+    assert [answer.reward for answer in shown[0].answers.values()] == [None, 1.0]
+    assert win_rate_rows({"champion": other, "aligned": aligned}, tie_margin=0.0) == []

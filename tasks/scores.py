@@ -1,0 +1,210 @@
+"""What the evaluations of a run's models say beside one another, as the report shows it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from alignflow.artifacts import Artifact
+from alignflow.errors import AlignflowError
+from alignflow.evaluation.bootstrap import Estimate
+from alignflow.evaluation.gate import Measures
+from alignflow.evaluation.measures import compare
+from alignflow.evaluation.results import CONFIDENCE
+from alignflow.evaluation.win_rate import Duel, duels
+from alignflow.reporting.model import (
+    ROLES,
+    Answer,
+    Difference,
+    GroupScores,
+    Interval,
+    Message,
+    ModelRole,
+    Sample,
+    ScoreRow,
+    WinRate,
+)
+from alignflow.reporting.scores import score_row
+from alignflow.tasks.evaluate import (
+    champion_evaluation,
+    comparable_measures,
+    measures_of,
+    read_scores,
+)
+from alignflow.tasks.logs import run_logger
+from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.tracking import RegisteredVersion
+
+_SHOWN_SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the evaluation of one model says."""
+
+    scores: Mapping[str, Any]
+    """The content of its `scores.json`."""
+    measures: Measures
+    samples: list[dict[str, Any]]
+    """Its answers to prompts, as JSON objects."""
+
+    @classmethod
+    def read(cls, folder: Path, measures: Measures | None = None) -> Self:
+        """Read an evaluation artifact, of its scores only those of the measures, where given."""
+        scores = read_scores(folder)
+        if measures is not None:
+            kept = {name: value for name, value in scores["scores"].items() if name in measures}
+            scores["scores"] = kept
+        path = folder / "samples.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        samples = [json.loads(line) for line in lines if line]
+        return cls(scores, measures if measures is not None else measures_of(folder), samples)
+
+
+def evaluated_models(
+    pipeline: Pipeline,
+    evaluations: Mapping[ModelRole, Artifact],
+    champion: RegisteredVersion | None,
+) -> dict[ModelRole, Evaluated]:
+    """Read the evaluations of a run, and the champion's where it can be had, in their order."""
+    models = {role: Evaluated.read(pipeline.local(of)) for role, of in evaluations.items()}
+    if champion is not None:
+        try:
+            evaluation, folder = champion_evaluation(pipeline, champion)
+            measures = comparable_measures(folder, evaluation, beside=evaluations["aligned"])
+            models["champion"] = Evaluated.read(folder, measures)
+        except AlignflowError as error:
+            run_logger().warning("The champion can't be shown: %s", error)
+    return {role: models[role] for role in ROLES if role in models}
+
+
+def score_rows(models: Mapping[ModelRole, Evaluated]) -> list[ScoreRow]:
+    """Return a row for each score that any of the models has."""
+    scores = {role: model.scores for role, model in models.items()}
+    measures = {role: model.measures for role, model in models.items()}
+    names = dict.fromkeys(name for item in scores.values() for name in item["scores"])
+    return [
+        _score_row(name, scores, differences_of(name, measures["aligned"], measures))
+        for name in names
+    ]
+
+
+def differences_of(
+    name: str, aligned: Measures, models: Mapping[ModelRole, Measures]
+) -> dict[ModelRole, Difference]:
+    """Return how far the aligned model's score lies above that of each other model."""
+    differences: dict[ModelRole, Difference] = {}
+    for role, measures in models.items():
+        if role == "aligned" or name not in measures or name not in aligned:
+            continue
+        compared = compare(aligned[name], measures[name])
+        value = compared.difference.value
+        if math.isfinite(value):
+            differences[role] = Difference(
+                value=value,
+                interval=_interval(compared.difference),
+                num_items=compared.num_items,
+            )
+    return differences
+
+
+def _score_row(
+    name: str,
+    scores: Mapping[ModelRole, Mapping[str, Any]],
+    differences: Mapping[ModelRole, Difference],
+) -> ScoreRow:
+    present = {role: item for role, item in scores.items() if name in item["scores"]}
+    return score_row(
+        name,
+        {role: item["scores"][name] for role, item in present.items()},
+        intervals={
+            role: item["intervals"][name]
+            for role, item in present.items()
+            if name in item["intervals"]
+        },
+        differences=differences,
+        groups=_groups(name, present),
+        num_items=next(
+            (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None
+        ),
+    )
+
+
+def _groups(name: str, scores: Mapping[ModelRole, Mapping[str, Any]]) -> dict[str, GroupScores]:
+    by_role = {role: item["groups"].get(name, {}) for role, item in scores.items()}
+    groups = dict.fromkeys(group for of_role in by_role.values() for group in of_role)
+    return {
+        group: GroupScores(
+            values={
+                role: of_role[group]["value"]
+                for role, of_role in by_role.items()
+                if of_role.get(group, {}).get("value") is not None
+            },
+            intervals={
+                role: of_role[group]["interval"]
+                for role, of_role in by_role.items()
+                if of_role.get(group, {}).get("interval") is not None
+            },
+            num_items=next(
+                of_role[group]["num_items"] for of_role in by_role.values() if group in of_role
+            ),
+        )
+        for group in groups
+    }
+
+
+def _interval(estimate: Estimate) -> Interval | None:
+    """Return the confidence interval, None where it isn't known."""
+    low, high = estimate.interval(CONFIDENCE)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def win_rate_rows(models: Mapping[ModelRole, Evaluated], *, tie_margin: float) -> list[WinRate]:
+    """Return how often the aligned model's answers win against those of each other model."""
+    measures: dict[str, Measures] = {role: model.measures for role, model in models.items()}
+    found = duels(measures, tie_margin=tie_margin)
+    return [_win_rate_row(role, found[role]) for role in ROLES if role in found]
+
+
+def _win_rate_row(against: ModelRole, duel: Duel) -> WinRate:
+    rate, controlled = duel.win_rate(), duel.length_controlled()
+    tokens, other_tokens = duel.lengths_N2.mean(axis=0).tolist()
+    return WinRate(
+        against=against,
+        num_prompts=len(duel.items.ids),
+        rate=rate.value,
+        interval=_interval(rate.estimate()),
+        ties=duel.ties,
+        length_controlled=controlled.value if math.isfinite(controlled.value) else None,
+        length_controlled_interval=_interval(controlled.estimate()),
+        tokens=tokens,
+        other_tokens=other_tokens,
+    )
+
+
+def samples_of(models: Mapping[ModelRole, Evaluated]) -> list[Sample]:
+    """Return the first prompts with the answers of every model that was asked the same."""
+    answers = {
+        role: {json.dumps(line["prompt"]): line for line in model.samples}
+        for role, model in models.items()
+    }
+    return [
+        Sample(
+            prompt=[Message.model_validate(message) for message in line["prompt"]],
+            answers={
+                role: Answer(
+                    text=of[prompt]["answer"],
+                    reward=(
+                        of[prompt].get("reward")
+                        if "samples/mean_reward" in models[role].measures
+                        else None
+                    ),
+                )
+                for role, of in answers.items()
+                if (prompt := json.dumps(line["prompt"])) in of
+            },
+        )
+        for line in models["aligned"].samples[:_SHOWN_SAMPLES]
+    ]

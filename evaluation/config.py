@@ -21,7 +21,7 @@ _BUILT_IN_SCORES = {
         *("logprob_accuracy", "per_token_accuracy"),
         *("implicit_accuracy", "implicit_margin"),
     ),
-    "reward_model": ("accuracy",),
+    "reward_model": ("accuracy", "margin"),
     "perplexity": ("response",),
     "kl": ("parent_nats_per_token",),
     "samples": ("mean_reward", "mean_tokens"),
@@ -47,11 +47,27 @@ class SuiteConfig(Config):
     """Judge only the first so many items; the gate then refuses."""
 
 
+class PairSetConfig(Config):
+    """Preference pairs that the reward model is judged on."""
+
+    data: str
+    """File of items with `prompt`, `chosen`, `rejected` and perhaps `subset`, as HHH alignment has:
+    a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
+    limit: PositiveInt | None = None
+    """Judge only the first so many pairs; the gate then refuses."""
+
+
+BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
 class EvaluationConfig(Config):
     """What is measured on the base, the SFT and the aligned model."""
 
-    suites: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], SuiteConfig] = {}
+    suites: dict[BenchmarkName, SuiteConfig] = {}
     """Benchmarks by the name under which scores and gate rules know them."""
+    pair_sets: dict[BenchmarkName, PairSetConfig] = {}
+    """Pairs beside the held-out ones that the reward model ranks; its score is
+    `<name>/reward_accuracy`."""
     max_length: PositiveInt = 1024
     """Tokens of a scored sequence; of longer ones a chat loses its end, a benchmark's prompt its
     beginning, and the cuts are counted."""
@@ -73,15 +89,24 @@ class EvaluationConfig(Config):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        for name in self.suites:
+        for name in self.benchmarks:
+            place = "suites" if name in self.suites else "pair_sets"
             if name in _BUILT_IN_SCORES:
-                raise ValueError(f"suites.{name}: this name is taken by a built-in measure")
+                raise ValueError(f"{place}.{name}: this name is taken by a built-in measure")
+            if name in self.suites and name in self.pair_sets:
+                raise ValueError(f"pair_sets.{name}: this name is taken by a suite")
         return self
+
+    @property
+    def benchmarks(self) -> dict[str, SuiteConfig | PairSetConfig]:
+        """All that is judged on files of its own, by name."""
+        return {**self.suites, **self.pair_sets}
 
     @property
     def score_names(self) -> list[str]:
         """The scores that a model with a parent gets, as gate rules name them."""
         scores = {name: _SUITE_SCORES[suite.suite] for name, suite in self.suites.items()}
+        scores |= dict.fromkeys(self.pair_sets, ("reward_accuracy",))
         scores |= _BUILT_IN_SCORES
         if not self.num_samples:
             scores = {name: of for name, of in scores.items() if name not in _OF_ANSWERS}
@@ -104,6 +129,12 @@ class EvaluationJob(Config):
     for more and for less."""
     preferences: Path | None = None
     """Dataset artifact whose `held_out/` pairs are used."""
+
+    @model_validator(mode="after")
+    def _pair_sets_have_a_judge(self) -> Self:
+        if self.evaluation.pair_sets and (self.reward_model is None or self.preferences is None):
+            raise ValueError("evaluation.pair_sets are for a reward model beside held-out pairs")
+        return self
 
 
 class GateRule(Config):

@@ -12,6 +12,7 @@ from alignflow.errors import DataError
 from alignflow.evaluation import scorers
 from alignflow.evaluation.bootstrap import Floats
 from alignflow.evaluation.measures import Items, Measure, Statistic
+from alignflow.evaluation.pairs import Pairs
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.training.megatron.inference import LanguageModel, Progress
 from alignflow.training.megatron.trees import Tree, TreeBatch, common_root, pack_trees
@@ -184,13 +185,33 @@ def kl_result(measures: PairMeasures, pairs: Items) -> SuiteResult:
 
 
 def reward_result(rewards: Sequence[Sequence[float]], pairs: Items) -> SuiteResult:
-    """Return the score `accuracy`: how often the chosen response has the higher reward."""
+    """Return `accuracy`, how often the chosen response has the higher reward, and `margin`.
+
+    The margin is the mean reward of the chosen response above that of the rejected one.
+    """
     rewards_B2 = np.array(rewards, dtype=np.float64).reshape(-1, 2)
     items = [
         {"item": number, "reward_chosen": float(chosen), "reward_rejected": float(rejected)}
         for number, (chosen, rejected) in enumerate(rewards_B2, start=1)
     ]
-    return SuiteResult({"accuracy": _accuracy(pairs, -np.diff(rewards_B2)[:, 0])}, items)
+    margins_B = -np.diff(rewards_B2)[:, 0]
+    scores = {"accuracy": _accuracy(pairs, margins_B), "margin": Measure.mean(pairs, margins_B)}
+    return SuiteResult(scores, items)
+
+
+def pair_set_result(rewards: Sequence[Sequence[float]], pairs: Pairs) -> SuiteResult:
+    """Return `reward_accuracy`, of all pairs and of each subset."""
+    result = reward_result(rewards, pairs.items)
+    accuracy = result.measures["accuracy"]
+    subsets = [[record["subset"]] if record["subset"] else [] for record in pairs.records]
+    return SuiteResult(
+        measures={"reward_accuracy": accuracy},
+        groups={"reward_accuracy": accuracy.by_group(subsets)},
+        items=[
+            {**item, "id": record["id"], "subset": record["subset"]}
+            for item, record in zip(result.items, pairs.records, strict=True)
+        ],
+    )
 
 
 def _accuracy(pairs: Items, margins_B: Floats) -> Measure:

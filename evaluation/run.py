@@ -1,15 +1,17 @@
 """One evaluation job: a model, judged on benchmarks, held-out pairs and sample answers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from alignflow.evaluation import preferences
 from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.config import EvaluationConfig, EvaluationJob
-from alignflow.evaluation.pairs import Pairs, held_out_pairs
+from alignflow.evaluation.pair_sets import read_pair_set
+from alignflow.evaluation.pairs import Pairs, encode_pairs, held_out_pairs
 from alignflow.evaluation.progress import Progress
 from alignflow.evaluation.results import Results, write_jsonl
 from alignflow.evaluation.samples import (
@@ -50,9 +52,13 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     config = job.evaluation
     # Files are read before models: what is wrong with them shows in the first second.
     suites = {name: load_suite(suite, Path(suite.data)) for name, suite in config.suites.items()}
+    pair_sets = {
+        name: read_pair_set(Path(pairs.data), pairs.limit)
+        for name, pairs in config.pair_sets.items()
+    }
     steering = Steering.load(job.model)
     _check_lengths(job, steering)
-    held_out = _HeldOut.load(job, steering)
+    held_out = _HeldOut.load(job, steering, pair_sets)
     progress = Progress(folder, _num_steps(job, suites, held_out))
     results = Results(folder.output, limited=_limited(config, suites, held_out))
 
@@ -62,6 +68,7 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
         num_truncated["preference"] = held_out.pairs.num_truncated
+        num_truncated |= {name: of.num_truncated for name, of in held_out.pair_sets.items()}
         parent = _load_policy(job.parent, config, folder) if job.parent is not None else None
         _judge_pairs(policy, parent, held_out, config, results, progress)
         samples = _answer(policy, held_out, config, progress)
@@ -121,11 +128,18 @@ class _HeldOut:
     plain_pairs: Pairs
     """As the reward model is given them: the prompts ask for no ratings."""
     prompts: list[list[Message]]
+    pair_sets: Mapping[str, Pairs]
+    """Pairs of other origin for the reward model, as it is given them."""
     steering_prompts: list[list[Message]]
     """Those to answer with more and with less of an attribute."""
 
     @classmethod
-    def load(cls, job: EvaluationJob, steering: Steering | None) -> "_HeldOut | None":
+    def load(
+        cls,
+        job: EvaluationJob,
+        steering: Steering | None,
+        pair_sets: Mapping[str, Sequence[Mapping[str, Any]]],
+    ) -> "_HeldOut | None":
         if job.preferences is None:
             return None
         config = job.evaluation
@@ -151,6 +165,10 @@ class _HeldOut:
             pairs,
             plain,
             prompts_of(number=config.num_samples),
+            {
+                name: encode_pairs(records, PREFERENCES, chat, max_length=config.max_length)
+                for name, records in pair_sets.items()
+            },
             prompts_of(number=num_steering_prompts),
         )
 
@@ -164,6 +182,12 @@ def _limited(
         for name, suite in suites.items()
         if suite.num_items == config.suites[name].limit
     ]
+    if held_out is not None:
+        limited += [
+            f"pair_sets.{name}.limit"
+            for name, pairs in held_out.pair_sets.items()
+            if len(pairs.trees) + len(pairs.refused) == config.pair_sets[name].limit
+        ]
     if held_out is not None and len(held_out.pairs.trees) == config.max_preference_pairs:
         limited.append("max_preference_pairs")
     return limited
@@ -177,6 +201,7 @@ def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldO
     num_items += len(held_out.pairs.trees) + len(held_out.prompts)
     if job.reward_model is not None:
         num_items += len(held_out.plain_pairs.trees)
+        num_items += sum(len(pairs.trees) for pairs in held_out.pair_sets.values())
     if held_out.steering is not None:
         attributes, num_prompts = job.evaluation.steered_attributes, len(held_out.steering_prompts)
         num_items += num_answers(held_out.steering, attributes, num_prompts)
@@ -292,6 +317,12 @@ def _judge_by_reward(
         )
         result = preferences.reward_result(rewards, pairs.items)
         results.add("reward_model", result, len(pairs.trees))
+    for name, pairs in held_out.pair_sets.items():
+        progress.begin(name, len(pairs.trees))
+        rewards = reward.score(
+            pairs.trees, max_tokens=config.microbatch_tokens, progress=progress.advance
+        )
+        results.add(name, preferences.pair_set_result(rewards, pairs), len(pairs.trees))
     if not samples:
         return samples
     judged = with_rewards(

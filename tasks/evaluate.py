@@ -63,7 +63,9 @@ def evaluate_model(
         **{f"benchmark-{suite}": artifact for suite, artifact in benchmarks.items()},
     }
     # Where a benchmark's file came from is no part of the result; its content is, as a parent.
-    resolved = config.model_dump(mode="json", exclude={"suites": {"__all__": {"data"}}})
+    resolved = config.model_dump(
+        mode="json", exclude={place: {"__all__": {"data"}} for place in ("suites", "pair_sets")}
+    )
     stage = Stage(
         name=stage_name,
         kind="evaluation",
@@ -76,12 +78,16 @@ def evaluate_model(
         for other in (parent, reward_model, attribute_model):
             if other is not None:
                 check_same(model.kind, fingerprints_of(model), other.kind, fingerprints_of(other))
-        suites = {
-            suite: settings.replaced(data=str(only_file(pipeline.local(benchmarks[suite]))))
-            for suite, settings in config.suites.items()
+        files = {name: only_file(pipeline.local(of)) for name, of in benchmarks.items()}
+        local = {
+            place: {
+                name: settings.replaced(data=str(files[name]))
+                for name, settings in getattr(config, place).items()
+            }
+            for place in ("suites", "pair_sets")
         }
         job = EvaluationJob(
-            evaluation=config.replaced(suites=suites),
+            evaluation=config.replaced(**local),
             model=pipeline.local(model),
             parent=pipeline.local(parent) if parent is not None else None,
             reward_model=pipeline.local(reward_model),

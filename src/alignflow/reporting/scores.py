@@ -41,6 +41,11 @@ _WORDS = {
     "reward_model/accuracy": ScoreWords(
         "Reward model ranks pairs rightly", "held-out pairs; judges the judge", is_share=True
     ),
+    "reward_model/margin": ScoreWords(
+        "Reward margin of pairs",
+        "reward of the chosen response above the rejected; judges the judge",
+        unit="standard deviations",
+    ),
     "samples/mean_reward": ScoreWords(
         "Reward of the sample answers", "mean over held-out prompts", unit="standard deviations"
     ),
@@ -62,6 +67,9 @@ _SUITE_WORDS = {
     "mc2": ScoreWords("{suite}, MC2", "probability given to true answers", is_share=True),
     "accuracy": ScoreWords(
         "{suite}, accuracy", "statements told rightly as hateful or harmless", is_share=True
+    ),
+    "reward_accuracy": ScoreWords(
+        "{suite}, by the reward model", "pairs ranked rightly; judges the judge", is_share=True
     ),
     "macro_f1": ScoreWords(
         "{suite}, macro F1", "the same, hateful and harmless weighing alike", is_share=True

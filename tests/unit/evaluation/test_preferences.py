@@ -9,10 +9,12 @@ import torch
 
 from alignflow.errors import DataError
 from alignflow.evaluation.measures import Items
+from alignflow.evaluation.pairs import Pairs
 from alignflow.evaluation.preferences import (
     PairMeasures,
     kl_result,
     measure_pairs,
+    pair_set_result,
     perplexity_result,
     preference_result,
     reward_result,
@@ -71,8 +73,30 @@ def test_without_a_parent_there_is_no_implicit_reward() -> None:
 
 def test_equal_values_are_half_a_preference_and_nan_has_none() -> None:
     three = Items.of(["one", "two", "three"])
-    assert reward_result([[1.0, 1.0], [2.0, 1.0], [1.0, 2.0]], three).scores == {"accuracy": 0.5}
+    # Margins 0, 1 and -0.5.
+    assert reward_result([[1.0, 1.0], [2.0, 1.0], [1.5, 2.0]], three).scores == {
+        "accuracy": 0.5,
+        "margin": pytest.approx(0.5 / 3),
+    }
     assert math.isnan(reward_result([[math.nan, 1.0], [2.0, 1.0]], TWO).scores["accuracy"])
+
+
+def test_reward_model_is_judged_on_each_subset() -> None:
+    subsets = ["honest", "harmless", "honest", None]
+    pairs = Pairs(
+        trees=PAIRS,
+        items=Items.of(range(4), sources=["one", "other", "one", "other"]),
+        records=[{"id": str(n), "subset": subset} for n, subset in enumerate(subsets)],
+        num_truncated=0,
+        refused=[],
+    )
+    result = pair_set_result([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [2.0, 1.0]], pairs)
+    # Right, wrong, even, right: 2.5 of 4.
+    assert result.scores == {"reward_accuracy": 0.625}
+    by_subset = {name: of.value for name, of in result.groups["reward_accuracy"].items()}
+    assert by_subset == {"harmless": 0.0, "honest": 0.75}
+    assert [item["subset"] for item in result.items] == ["honest", "harmless", "honest", None]
+    assert result.measures["reward_accuracy"].estimate().num_sources == 2
 
 
 def test_a_model_does_not_diverge_from_itself(llama_dir: Path) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -20,15 +20,18 @@ from alignflow.config import Config, as_yaml
 from alignflow.evaluation.gate import Verdict
 from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
+    ROLE_LABELS,
     ROLES,
     Lineage,
     LineageEdge,
     LineageNode,
     Links,
+    Message,
     ModelRole,
     RefusedRecord,
     ReportData,
     RuleOutcome,
+    Sample,
     ScoreRow,
     StageRecord,
     TrainingCurve,
@@ -37,10 +40,17 @@ from alignflow.reporting.model import (
 )
 from alignflow.reporting.page import render_page, verdict_sentence
 from alignflow.reporting.scores import format_difference, format_interval, format_score
+from alignflow.reporting.text import visible
 from alignflow.tasks.data import summarise_dataset
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
-from alignflow.tasks.scores import evaluated_models, samples_of, score_rows, win_rate_rows
+from alignflow.tasks.scores import (
+    distributions_of,
+    evaluated_models,
+    samples_of,
+    score_rows,
+    win_rate_rows,
+)
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
 
@@ -151,6 +161,8 @@ def collect(
         ),
         scores=score_rows(evaluated),
         win_rates=win_rate_rows(evaluated, tie_margin=pipeline.recipe.gate.tie_margin),
+        kl_nats_per_token=evaluated["aligned"].scores["scores"].get("kl/parent_nats_per_token"),
+        distributions=distributions_of(evaluated),
         num_truncated={
             suite: count
             for suite, count in evaluated["aligned"].scores["num_truncated"].items()
@@ -304,10 +316,28 @@ def prefect_url(flow_run_id: str) -> str | None:
 def _publish_in_mlflow(pipeline: Pipeline, page: Path, data: ReportData) -> None:
     run = pipeline.tracker.run
     run.log_file(page)
+    if data.samples:
+        run.log_table(sample_table(data.samples), "samples.json")
     run.set_tags({"alignflow.verdict": "accepted" if data.verdict.passed else "refused"})
     final = {row.name: row.values["aligned"] for row in data.scores if "aligned" in row.values}
     final |= {f"win_rate/{row.against}": row.rate for row in data.win_rates}
     run.log_metrics(final, time_ms=int(data.finished_at.timestamp() * 1000))
+
+
+def sample_table(samples: Sequence[Sample]) -> dict[str, list[str | float | None]]:
+    """Return the columns of a table with a row for each answer, for people to review."""
+    rows = [
+        (message_text(sample.prompt), ROLE_LABELS[role], visible(answer.text), answer.reward)
+        for sample in samples
+        for role, answer in sample.answers.items()
+    ]
+    names = ("prompt", "model", "answer", "reward")
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def message_text(messages: Sequence[Message]) -> str:
+    """Return a conversation as one text, a turn a paragraph."""
+    return visible("\n\n".join(f"{each.role}: {each.content}" for each in messages))
 
 
 def _publish_in_prefect(data: ReportData, outcome: Outcome) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from alignflow.artifacts import Artifact
 from alignflow.errors import AlignflowError
 from alignflow.evaluation.bootstrap import Estimate
@@ -18,6 +20,7 @@ from alignflow.reporting.model import (
     ROLES,
     Answer,
     Difference,
+    Distribution,
     GroupScores,
     Interval,
     Message,
@@ -38,6 +41,13 @@ from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
 _SHOWN_SAMPLES = 12
+_NUM_BINS = 20
+_SPREADS = {
+    "reward_model/margin": ("Reward, chosen above rejected", "standard deviations"),
+    "preference/implicit_margin": ("Implicit reward, chosen above rejected", ""),
+    "samples/mean_tokens": ("Length of the answers", "tokens"),
+}
+"""Title and unit of the scores whose spread is shown."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +192,33 @@ def _win_rate_row(against: ModelRole, duel: Duel) -> WinRate:
         tokens=tokens,
         other_tokens=other_tokens,
     )
+
+
+def distributions_of(models: Mapping[ModelRole, Evaluated]) -> list[Distribution]:
+    """Return how the values of items spread, of the scores where a mean hides much."""
+    found = []
+    for name, (title, unit) in _SPREADS.items():
+        is_of_judge = name.startswith("reward_model/")  # and the same for every model
+        values = {
+            role: model.measures[name].columns_NC[:, 0]
+            for role, model in models.items()
+            if name in model.measures and (role == "aligned" or not is_of_judge)
+        }
+        finite = {role: of[np.isfinite(of)] for role, of in values.items()}
+        held = {role: of for role, of in finite.items() if len(of) > 1}
+        if held:
+            edges = np.histogram_bin_edges(np.concatenate(list(held.values())), _NUM_BINS)
+            found.append(
+                Distribution(
+                    title=title,
+                    unit=unit,
+                    label="reward model" if is_of_judge else "",
+                    edges=edges.tolist(),
+                    counts={r: np.histogram(of, edges)[0].tolist() for r, of in held.items()},
+                    means={role: float(of.mean()) for role, of in held.items()},
+                )
+            )
+    return found
 
 
 def samples_of(models: Mapping[ModelRole, Evaluated]) -> list[Sample]:

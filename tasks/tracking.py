@@ -190,6 +190,11 @@ class StageRun:
         """Upload a text as an artifact of the run."""
         self._write(self._client.log_text, self.run_id, text, name)
 
+    def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
+        """Upload a table, which MLflow's evaluation page shows row by row."""
+        data = {column: list(values) for column, values in columns.items()}
+        self._write(self._client.log_table, self.run_id, data, name)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run."""
         self._write(

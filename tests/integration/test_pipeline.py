@@ -240,6 +240,8 @@ def test_mlflow_holds_curves_and_the_report(first: Outcome) -> None:
     assert runs[0].inputs.dataset_inputs
     parent = runs[0].data.tags["mlflow.parentRunId"]
     assert "report.html" in {item.path for item in mlflow.list_artifacts(parent)}
+    answers = mlflow.load_table(experiment.experiment_id, "samples.json", [parent])
+    assert set(answers["model"]) == {"base", "SFT", "aligned"}
 
 
 def test_report_tells_what_was_refused(first: Outcome) -> None:

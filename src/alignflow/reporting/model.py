@@ -145,6 +145,27 @@ class WinRate(Config):
     """Mean length of the other's."""
 
 
+class Distribution(Config):
+    """How the values of the items spread that one score is the mean of."""
+
+    title: str
+    unit: str = ""
+    label: str = ""
+    """Whose values these are, where not those of the models that were judged."""
+    edges: Annotated[list[float], Field(min_length=2)]
+    """Bounds of the bins, rising, one more than bins."""
+    counts: dict[ModelRole, list[NonNegativeInt]]
+    """Items in each bin, of every model that has any."""
+    means: dict[ModelRole, float]
+
+    @model_validator(mode="after")
+    def _bins_hold_items(self) -> Self:
+        for role, counts in self.counts.items():
+            if len(counts) != len(self.edges) - 1 or not sum(counts):
+                raise ValueError(f"counts.{role} must be {len(self.edges) - 1} and not all 0")
+        return self
+
+
 class CurvePoint(Config):
     """What was measured at one optimizer step; None is not measured there."""
 
@@ -408,6 +429,9 @@ class ReportData(Config):
     verdict: VerdictSummary
     scores: list[ScoreRow] = []
     win_rates: list[WinRate] = []
+    kl_nats_per_token: float | None = None
+    """Divergence of the aligned model from its parent."""
+    distributions: list[Distribution] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
     curves: list[TrainingCurve] = []

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from alignflow.reporting.charts import LineChart, dot_plot, line_chart
 from alignflow.reporting.comparison import Comparison, columns, rows
+from alignflow.reporting.histograms import histogram
 from alignflow.reporting.lineage import lineage_picture
 from alignflow.reporting.model import ROLE_LABELS, ROLES, ReportData, TrainingCurve
 from alignflow.reporting.scores import (
@@ -68,6 +69,7 @@ def render_page(data: ReportData) -> str:
                 for row in data.scores
                 for group, of_group in row.groups.items()
             },
+            histograms=[histogram(each, width=260, height=150) for each in data.distributions],
             lineage=lineage_picture(data.lineage),
             longest_s=max((stage.seconds for stage in data.stages), default=0.0) or 1.0,
         )

@@ -1,15 +1,22 @@
 """What the report takes from the artifacts of a run."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from alignflow.evaluation.gate import Measures
 from alignflow.evaluation.measures import Items, Measure
-from alignflow.reporting.model import Difference, ModelRole
+from alignflow.reporting.model import Answer, Difference, ModelRole, Sample
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
-from alignflow.tasks.report import training_rows
-from alignflow.tasks.scores import Evaluated, differences_of, samples_of, win_rate_rows
+from alignflow.tasks.report import sample_table, training_rows
+from alignflow.tasks.scores import (
+    Evaluated,
+    differences_of,
+    distributions_of,
+    samples_of,
+    win_rate_rows,
+)
 from alignflow.tasks.tracking import StageRun
 
 
@@ -91,3 +98,35 @@ def test_rewards_that_can_not_be_compared_are_not_shown() -> None:
     shown = samples_of({"champion": other, "aligned": aligned})
     assert [answer.reward for answer in shown[0].answers.values()] == [None, 1.0]
     assert win_rate_rows({"champion": other, "aligned": aligned}, tie_margin=0.0) == []
+
+
+def test_lengths_of_all_models_are_counted_in_the_same_bins() -> None:
+    base = evaluated([0.0] * 40, [0] * 30 + [10] * 10)
+    aligned = evaluated([0.0] * 40, [20] * 40)
+    (lengths,) = distributions_of({"base": base, "aligned": aligned})
+    assert lengths.title == "Length of the answers"
+    assert (lengths.edges[0], lengths.edges[-1], len(lengths.edges)) == (0.0, 20.0, 21)
+    assert [n for n in lengths.counts["base"] if n] == [30, 10]
+    assert lengths.counts["aligned"][-1] == 40
+    assert lengths.means == {"base": 2.5, "aligned": 20.0}
+
+
+def test_margins_of_the_reward_model_are_shown_once_and_as_its_own() -> None:
+    model = evaluated([0.0] * 40, [1] * 40)
+    margins = Measure.mean(Items.of(range(4)), [-1.0, 0.0, 1.0, math.nan])
+    judged = Evaluated(model.scores, {"reward_model/margin": margins}, [])
+    (spread,) = distributions_of({"base": judged, "aligned": judged})
+    assert spread.label == "reward model"
+    assert (list(spread.counts), sum(spread.counts["aligned"])) == (["aligned"], 3)
+
+
+def test_table_for_review_has_a_row_an_answer_with_nothing_hidden_in_it() -> None:
+    prompt = [{"role": "user", "content": "why\u202e?"}]
+    answers = {"base": Answer(text="so"), "aligned": Answer(text="\x07", reward=1.5)}
+    table = sample_table([Sample.model_validate({"prompt": prompt, "answers": answers})])
+    assert table == {
+        "prompt": ["user: why[U+202E]?"] * 2,
+        "model": ["base", "aligned"],
+        "answer": ["so", "[U+0007]"],
+        "reward": [None, 1.5],
+    }

@@ -1,8 +1,9 @@
 """Confidence bounds of a score by the bootstrap: its items are drawn again with replacement.
 
 The bounds are BCa (bias-corrected and accelerated; Efron 1987, doi:10.1080/01621459.1987.10478410).
-A percentile interval takes its ends from the resamples as they are; BCa shifts them by the skew of
-the score, which perplexities and shares near 0 or 1 have, and is never worse by an order.
+A percentile interval takes its ends from the resamples as they are, and how often it holds is off
+by an error that shrinks as 1 / sqrt(n); BCa shifts them by the bias and the skew of the score,
+which perplexities and shares near 0 or 1 have, and its error shrinks as 1 / n.
 
 Items of one source, such as answers to one prompt, are drawn together (the cluster bootstrap), for
 they are not independent. A score is a function of how often each source counts: once each is the

@@ -60,7 +60,7 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     _check_lengths(job, steering)
     held_out = _HeldOut.load(job, steering, pair_sets)
     progress = Progress(folder, _num_steps(job, suites, held_out))
-    results = Results(folder.output, limited=_limited(config, suites, held_out))
+    results = Results(folder.output, limited=_limited(config, suites, pair_sets, held_out))
 
     policy = _load_policy(job.model, config, folder)
     num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, progress)
@@ -174,7 +174,10 @@ class _HeldOut:
 
 
 def _limited(
-    config: EvaluationConfig, suites: Mapping[str, Suite], held_out: _HeldOut | None
+    config: EvaluationConfig,
+    suites: Mapping[str, Suite],
+    pair_sets: Mapping[str, Sequence[Mapping[str, Any]]],
+    held_out: _HeldOut | None,
 ) -> list[str]:
     """Return the settings that kept items from being judged."""
     limited = [
@@ -182,12 +185,11 @@ def _limited(
         for name, suite in suites.items()
         if suite.num_items == config.suites[name].limit
     ]
-    if held_out is not None:
-        limited += [
-            f"pair_sets.{name}.limit"
-            for name, pairs in held_out.pair_sets.items()
-            if len(pairs.trees) + len(pairs.refused) == config.pair_sets[name].limit
-        ]
+    limited += [
+        f"pair_sets.{name}.limit"
+        for name, records in pair_sets.items()
+        if len(records) == config.pair_sets[name].limit
+    ]
     if held_out is not None and len(held_out.pairs.trees) == config.max_preference_pairs:
         limited.append("max_preference_pairs")
     return limited

@@ -99,7 +99,9 @@ def evaluate(
     }
     by_group = scores["groups"].get(f"{suite.value}/accuracy")
     if by_group:
-        report["scores"]["by_group"] = {name: of["value"] for name, of in by_group.items()}
+        report["scores"]["by_group"] = {
+            name: of["value"] for name, of in by_group.items() if of["value"] is not None
+        }
     num_truncated = scores["num_truncated"][suite.value]
     if num_truncated:
         typer.echo(f"{num_truncated} sequences were cut at {max_length} tokens", err=True)

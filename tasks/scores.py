@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from alignflow.reporting.model import (
     GroupScores,
     Interval,
     Message,
+    ModelComparison,
     ModelRole,
     Sample,
     ScoreRow,
@@ -88,6 +90,35 @@ def evaluated_models(
         except AlignflowError as error:
             run_logger().warning("The champion can't be shown: %s", error)
     return {role: models[role] for role in ROLES if role in models}
+
+
+def compare_models(
+    first: tuple[str, Artifact, Path], second: tuple[str, Artifact, Path]
+) -> ModelComparison:
+    """Compare two evaluations, each given by what a person calls it, its artifact and its folder.
+
+    Raises:
+        ConfigError: An older version of alignflow made one, which kept no values of items.
+    """
+    (name, evaluation, folder), (other_name, other, other_folder) = first, second
+    measures = comparable_measures(folder, evaluation, beside=other)
+    models: dict[ModelRole, Evaluated] = {
+        "base": Evaluated.read(folder, measures),
+        "aligned": Evaluated.read(other_folder),
+    }
+    return ModelComparison(
+        first=name,
+        second=other_name,
+        made_at=datetime.now(UTC),
+        scores=score_rows(models),
+        win_rates=win_rate_rows(models, tie_margin=0.0),
+        distributions=distributions_of(models),
+        num_truncated={
+            suite: count
+            for suite, count in models["aligned"].scores["num_truncated"].items()
+            if count
+        },
+    )
 
 
 def score_rows(models: Mapping[ModelRole, Evaluated]) -> list[ScoreRow]:

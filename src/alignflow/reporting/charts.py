@@ -1,11 +1,11 @@
 """Geometry of the page's charts: numbers in, coordinates out; the template draws them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from alignflow.reporting.model import ROLE_LABELS, ROLES, CurvePoint, ScoreRow
+from alignflow.reporting.model import ROLE_LABELS, ROLES, CurvePoint, ModelRole, ScoreRow
 from alignflow.reporting.scores import format_interval, format_score, with_minus
 from alignflow.reporting.text import format_compact, format_number
 
@@ -229,7 +229,9 @@ def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
     return low - share * (high - low), high + share * (high - low)
 
 
-def dot_plot(row: ScoreRow, *, width: int) -> DotPlot | None:
+def dot_plot(
+    row: ScoreRow, labels: Mapping[ModelRole, str] = ROLE_LABELS, *, width: int
+) -> DotPlot | None:
     """Place the models' values on one scale that shows differences without inflating noise.
 
     The scale spans all values and their 95 % intervals, and for shares at least 20 points.
@@ -263,7 +265,7 @@ def dot_plot(row: ScoreRow, *, width: int) -> DotPlot | None:
                 y=8 + 11 * len(marks),
                 low=x(interval[0]) if interval else None,
                 high=x(interval[1]) if interval else None,
-                title=f"{ROLE_LABELS[role]}: {format_score(row, row.values[role])}{words}",
+                title=f"{labels[role]}: {format_score(row, row.values[role])}{words}",
             )
         )
     ticks = [

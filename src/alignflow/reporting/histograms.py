@@ -1,9 +1,10 @@
 """Geometry of the page's histograms: counts in bins in, outlines out; the template draws them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alignflow.reporting.charts import Tick, labelled, nice_ticks
-from alignflow.reporting.model import ROLE_LABELS, ROLES, Distribution
+from alignflow.reporting.model import ROLE_LABELS, ROLES, Distribution, ModelRole
 from alignflow.reporting.text import format_number
 
 
@@ -33,7 +34,13 @@ class Histogram:
     outlines: list[Outline]
 
 
-def histogram(data: Distribution, *, width: int, height: int) -> Histogram:
+def histogram(
+    data: Distribution,
+    labels: Mapping[ModelRole, str] = ROLE_LABELS,
+    *,
+    width: int,
+    height: int,
+) -> Histogram:
     """Lay out a distribution; each model's bins are shares of its own items."""
     left, right, top, bottom = 8.0, width - 8.0, 8.0, height - 22.0
     low, high = data.edges[0], data.edges[-1]
@@ -60,7 +67,7 @@ def histogram(data: Distribution, *, width: int, height: int) -> Histogram:
         outlines=[
             Outline(
                 role=role,
-                label=data.label or ROLE_LABELS[role],
+                label=data.label or labels[role],
                 path=outline(data.counts[role]),
                 words=f"mean {format_number(data.means[role])}",
             )

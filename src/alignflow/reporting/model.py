@@ -35,6 +35,9 @@ ROLE_LABELS: dict[ModelRole, str] = {
     "aligned": "aligned",
 }
 
+MODEL_LABELS: dict[ModelRole, str] = {"base": "A", "aligned": "B"}
+"""Of two models side by side, of which the second takes the part of the aligned one."""
+
 Interval = tuple[float, float]
 """Bounds of a 95 % confidence interval, in the unit of the value."""
 
@@ -413,6 +416,22 @@ class Links(Config):
     """Folder or URL of the Hugging Face export."""
     store: str | None = None
     """URL of the artifact store."""
+
+
+class ModelComparison(Config):
+    """Two models side by side, as the base (A) and the aligned model (B) of a run."""
+
+    first: Text
+    """What was asked for as A."""
+    second: Text
+    made_at: datetime
+    scores: list[ScoreRow]
+    win_rates: list[WinRate] = []
+    distributions: list[Distribution] = []
+    num_truncated: dict[str, NonNegativeInt] = {}
+    """Sequences of B, by suite, that were cut at the evaluation's length limit."""
+    kl_nats_per_token: None = None
+    """Neither is the other's parent, as far as is known."""
 
 
 class ReportData(Config):

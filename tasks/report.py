@@ -50,6 +50,7 @@ from alignflow.tasks.scores import (
     samples_of,
     score_rows,
     win_rate_rows,
+    worst_items,
 )
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
@@ -163,6 +164,7 @@ def collect(
         win_rates=win_rate_rows(evaluated, tie_margin=pipeline.recipe.gate.tie_margin),
         kl_nats_per_token=evaluated["aligned"].scores["scores"].get("kl/parent_nats_per_token"),
         distributions=distributions_of(evaluated),
+        worst_items=worst_items(evaluated),
         num_truncated={
             suite: count
             for suite, count in evaluated["aligned"].scores["num_truncated"].items()

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ from alignflow.artifacts import Artifact
 from alignflow.errors import AlignflowError
 from alignflow.evaluation.bootstrap import Estimate
 from alignflow.evaluation.gate import Measures
-from alignflow.evaluation.measures import compare
+from alignflow.evaluation.measures import Measure, compare
 from alignflow.evaluation.results import CONFIDENCE
 from alignflow.evaluation.win_rate import Duel, duels
 from alignflow.reporting.model import (
@@ -30,8 +30,9 @@ from alignflow.reporting.model import (
     Sample,
     ScoreRow,
     WinRate,
+    WorstItem,
 )
-from alignflow.reporting.scores import score_row
+from alignflow.reporting.scores import score_row, score_words
 from alignflow.tasks.evaluate import (
     champion_evaluation,
     comparable_measures,
@@ -44,6 +45,9 @@ from alignflow.tasks.tracking import RegisteredVersion
 
 _SHOWN_SAMPLES = 12
 _NUM_BINS = 20
+_SHOWN_WORST = 5
+_RANKED_BY = ("mc2", "accuracy")
+"""The score by which the items of a benchmark are ranked, the first that it has."""
 _SPREADS = {
     "reward_model/margin": ("Reward, chosen above rejected", "standard deviations"),
     "preference/implicit_margin": ("Implicit reward, chosen above rejected", ""),
@@ -61,6 +65,8 @@ class Evaluated:
     measures: Measures
     samples: list[dict[str, Any]]
     """Its answers to prompts, as JSON objects."""
+    items: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The items of each suite, as JSON objects."""
 
     @classmethod
     def read(cls, folder: Path, measures: Measures | None = None) -> Self:
@@ -69,10 +75,18 @@ class Evaluated:
         if measures is not None:
             kept = {name: value for name, value in scores["scores"].items() if name in measures}
             scores["scores"] = kept
-        path = folder / "samples.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        samples = [json.loads(line) for line in lines if line]
-        return cls(scores, measures if measures is not None else measures_of(folder), samples)
+        return cls(
+            scores,
+            measures if measures is not None else measures_of(folder),
+            _read_lines(folder / "samples.jsonl"),
+            {path.stem: _read_lines(path) for path in sorted(folder.glob("items/*.jsonl"))},
+        )
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def evaluated_models(
@@ -250,6 +264,60 @@ def distributions_of(models: Mapping[ModelRole, Evaluated]) -> list[Distribution
                 )
             )
     return found
+
+
+def worst_items(models: Mapping[ModelRole, Evaluated]) -> list[WorstItem]:
+    """Return the items of each benchmark that the aligned model does worst on.
+
+    Among equals those come first that the base model did better on.
+    """
+    aligned = models["aligned"]
+    base = models["base"].measures if "base" in models else {}
+    worst = []
+    for suite, items in aligned.items.items():
+        name = next((n for n in _RANKED_BY if f"{suite}/{n}" in aligned.measures), None)
+        if name is not None and items and _text_of(items[0]):
+            measure, before = aligned.measures[f"{suite}/{name}"], base.get(f"{suite}/{name}")
+            label = score_words(f"{suite}/{name}").label
+            worst += _worst_of(label, items, _by_id(measure), _by_id(before) if before else {})
+    return worst
+
+
+def _by_id(measure: Measure) -> dict[str, float]:
+    return dict(zip(measure.items.ids, measure.columns_NC[:, 0].tolist(), strict=True))
+
+
+def _worst_of(
+    label: str,
+    items: list[dict[str, Any]],
+    values: Mapping[str, float],
+    before: Mapping[str, float],
+) -> list[WorstItem]:
+    judged = [
+        WorstItem(
+            suite=label,
+            text=_text_of(item),
+            said=_said_of(item),
+            value=value,
+            base_value=before.get(name),
+        )
+        for item, (name, value) in zip(items, values.items(), strict=True)
+        if math.isfinite(value)
+    ]
+    return sorted(judged, key=lambda item: (item.value, -(item.base_value or 0.0)))[:_SHOWN_WORST]
+
+
+def _text_of(item: Mapping[str, Any]) -> str:
+    return str(item.get("question") or item.get("text") or "")
+
+
+def _said_of(item: Mapping[str, Any]) -> str:
+    """Return what the model holds for likeliest of an item, in words."""
+    if "answers" in item:
+        known = [answer for answer in item["answers"] if answer["logprob"] is not None]
+        likeliest = max(known, key=lambda answer: answer["logprob"])
+        return f"likeliest answer: {likeliest['text']}"
+    return f"called {'hateful' if item.get('prediction') else 'harmless'}"
 
 
 def samples_of(models: Mapping[ModelRole, Evaluated]) -> list[Sample]:

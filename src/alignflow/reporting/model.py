@@ -169,6 +169,21 @@ class Distribution(Config):
         return self
 
 
+class WorstItem(Config):
+    """An item of a benchmark that the aligned model does badly on."""
+
+    suite: str
+    """Label of its suite's score, such as `Truthfulness, MC2`."""
+    text: Text
+    """The item, such as a question or a statement; hateful or false as it may be."""
+    said: Text = ""
+    """What the aligned model holds of it."""
+    value: float
+    """What the item scores, 0..1."""
+    base_value: float | None = None
+    """What it scores for the base model."""
+
+
 class CurvePoint(Config):
     """What was measured at one optimizer step; None is not measured there."""
 
@@ -451,6 +466,7 @@ class ReportData(Config):
     kl_nats_per_token: float | None = None
     """Divergence of the aligned model from its parent."""
     distributions: list[Distribution] = []
+    worst_items: list[WorstItem] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
     curves: list[TrainingCurve] = []

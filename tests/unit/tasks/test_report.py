@@ -16,6 +16,7 @@ from alignflow.tasks.scores import (
     distributions_of,
     samples_of,
     win_rate_rows,
+    worst_items,
 )
 from alignflow.tasks.tracking import StageRun
 
@@ -118,6 +119,37 @@ def test_margins_of_the_reward_model_are_shown_once_and_as_its_own() -> None:
     (spread,) = distributions_of({"base": judged, "aligned": judged})
     assert spread.label == "reward model"
     assert (list(spread.counts), sum(spread.counts["aligned"])) == (["aligned"], 3)
+
+
+def test_items_that_the_base_model_did_better_on_come_first_among_the_worst() -> None:
+    statements = ["a", "b", "c", "d"]
+    names = Items.of(statements)
+
+    def judged(values: list[float]) -> Evaluated:
+        items = [
+            {"item": n, "text": text, "label": 1, "prediction": int(value == 1)}
+            for n, (text, value) in enumerate(zip(statements, values, strict=True), start=1)
+        ]
+        measures = {"toxicity/accuracy": Measure.mean(names, values, is_share=True)}
+        # Pairs have numbers, but no text to show.
+        return Evaluated({}, measures, [], {"toxicity": items, "preference": [{"item": 1}]})
+
+    found = worst_items({"base": judged([0, 1, 1, 1]), "aligned": judged([0, 1, 0, math.nan])})
+    assert [(item.text, item.value, item.base_value) for item in found] == [
+        ("c", 0.0, 1.0),
+        ("a", 0.0, 0.0),
+        ("b", 1.0, 1.0),
+    ]
+    assert (found[0].suite, found[0].said) == ("Toxicity, accuracy", "called harmless")
+
+
+def test_worst_question_is_shown_with_the_likeliest_answer() -> None:
+    answers = [{"text": "Yes.", "logprob": -1.0}, {"text": "No.", "logprob": -3.0}]
+    questions = [{"item": n, "question": f"is it {n}?", "answers": answers} for n in range(7)]
+    measures = {"truth/mc2": Measure.mean(Items.of(range(7)), [0.1 * n for n in range(7)])}
+    found = worst_items({"aligned": Evaluated({}, measures, [], {"truth": questions})})
+    assert [item.text for item in found] == [f"is it {n}?" for n in range(5)]
+    assert (found[0].said, found[0].base_value) == ("likeliest answer: Yes.", None)
 
 
 def test_table_for_review_has_a_row_an_answer_with_nothing_hidden_in_it() -> None:

@@ -42,16 +42,11 @@ from alignflow.reporting.page import render_page, verdict_sentence
 from alignflow.reporting.scores import format_difference, format_interval, format_score
 from alignflow.reporting.text import visible
 from alignflow.tasks.data import summarise_dataset
+from alignflow.tasks.evaluated import evaluated_models
+from alignflow.tasks.items import distributions_of, samples_of, worst_items
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
-from alignflow.tasks.scores import (
-    distributions_of,
-    evaluated_models,
-    samples_of,
-    score_rows,
-    win_rate_rows,
-    worst_items,
-)
+from alignflow.tasks.scores import score_rows, win_rate_rows
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
 

@@ -8,16 +8,11 @@ import pytest
 from alignflow.evaluation.gate import Measures
 from alignflow.evaluation.measures import Items, Measure
 from alignflow.reporting.model import Answer, Difference, ModelRole, Sample
+from alignflow.tasks.evaluated import Evaluated
+from alignflow.tasks.items import distributions_of, samples_of, worst_items
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.report import sample_table, training_rows
-from alignflow.tasks.scores import (
-    Evaluated,
-    differences_of,
-    distributions_of,
-    samples_of,
-    win_rate_rows,
-    worst_items,
-)
+from alignflow.tasks.scores import differences_of, win_rate_rows
 from alignflow.tasks.tracking import StageRun
 
 

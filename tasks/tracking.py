@@ -23,6 +23,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
+import pandas
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -192,8 +193,9 @@ class StageRun:
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
         """Upload a table, which MLflow's evaluation page shows row by row."""
-        data = {column: list(values) for column, values in columns.items()}
-        self._write(self._client.log_table, self.run_id, data, name)
+        # MLflow asks for the columns of objects, which texts by themselves no longer are in pandas.
+        table = pandas.DataFrame(dict(columns), dtype=object)
+        self._write(self._client.log_table, self.run_id, table, name)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run."""

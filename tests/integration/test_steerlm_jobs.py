@@ -401,7 +401,8 @@ def test_more_is_compared_with_less_by_the_attribute_model(
         assert scores["scores"][f"steerlm/{name}_response"] == pytest.approx(
             sum(differences) / len(differences)
         )
-        assert scores["stderr"][f"steerlm/{name}_response"] > 0
+        low, high = scores["intervals"][f"steerlm/{name}_response"]
+        assert low < high
 
 
 def test_every_model_has_its_sample_answers_rated(judged: Judged) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from alignflow.errors import DataError
 from alignflow.evaluation import scorers
 from alignflow.evaluation.suites.base import SuiteResult
-from alignflow.training.megatron.inference import LanguageModel, Progress
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.trees import Branch, Tree, TreeBatch, common_root, pack_trees
 from alignflow.training.rows import TokenRows
 

@@ -34,7 +34,8 @@ from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
 from alignflow.training.data import PREFERENCES, load_rows, steered_preferences
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel, RewardModel
 from alignflow.training.megatron.trees import Tree
 from alignflow.training.rows import RowSummary
 from alignflow.training.steering import Steering, label

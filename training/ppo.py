@@ -36,6 +36,7 @@ from alignflow.training.forward import stop_if_asked
 from alignflow.training.losses import SummedLoss, kl_per_token, policy_loss, value_loss
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, Items, pack
+from alignflow.training.reward_scale import RewardScale
 from alignflow.training.rl_metrics import (
     Metrics,
     check_ratio,
@@ -56,14 +57,13 @@ class Critic:
     """A value model that starts as the reward model and speaks in the scale of its record."""
 
     run: Run
-    mean: float
-    std: float
-    """Mean and standard deviation of the reward model's scores."""
+    scale: RewardScale
+    """Of the reward model."""
     value_clip: float
 
     def values(self, output_N: Tensor) -> Tensor:
         """Return values in the scale of the reward, [N] float32, from the model's output."""
-        return (output_N - self.mean) / self.std
+        return self.scale.applied(output_N)
 
     def forward(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
         """Return the values of each microbatch, without gradient."""

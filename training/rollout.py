@@ -26,7 +26,8 @@ from alignflow.training.rows import RowSummary, TokenRows
 from alignflow.training.sampling import Sampling, uniforms
 
 if TYPE_CHECKING:  # importing megatron takes seconds
-    from alignflow.training.megatron.inference import LanguageModel, RewardModel, SampledAnswer
+    from alignflow.training.megatron.inference import LanguageModel, SampledAnswer
+    from alignflow.training.megatron.judges import RewardModel
     from alignflow.training.megatron.run import Run
 
 

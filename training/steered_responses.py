@@ -37,7 +37,8 @@ from alignflow.training.rollout import Drawing, Prompts, answer_trees, draw_answ
 from alignflow.training.rows import RowWriter, TokenRows
 
 if TYPE_CHECKING:  # importing megatron takes seconds
-    from alignflow.training.megatron.inference import AttributeModel, LanguageModel, SampledAnswer
+    from alignflow.training.megatron.inference import LanguageModel, SampledAnswer
+    from alignflow.training.megatron.judges import AttributeModel
 
 _FOLDER = "tokens"
 """Where in the run folder responses are kept; the pipeline removes it once the model is made."""

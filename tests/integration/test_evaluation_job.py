@@ -30,7 +30,7 @@ from alignflow.evaluation.samples import (
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
 from alignflow.training.chat import ChatTokenizer
-from alignflow.training.megatron.inference import RewardModel
+from alignflow.training.megatron.judges import RewardModel
 
 pytestmark = pytest.mark.integration
 

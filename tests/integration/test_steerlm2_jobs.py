@@ -32,8 +32,9 @@ from alignflow.training.chat import ChatTokenizer
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
 from alignflow.training.export import export
 from alignflow.training.likelihood import rating_log_likelihood
-from alignflow.training.megatron import inference, model, run
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel
+from alignflow.training.megatron import frozen, model, run
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.megatron.model import PackedModel
 from alignflow.training.rows import TokenRows
 from alignflow.training.stages.steerlm2 import check_first_loss
@@ -259,7 +260,7 @@ def test_one_model_is_in_memory_at_a_time(
         built.add(made)
         return made
 
-    for module in (inference, run):
+    for module in (frozen, run):
         monkeypatch.setattr(module, "build_model", counting)
     run_here(make_run("job", max_steps=1))
     # The sampler, the attribute model, the SFT model and the model in training.

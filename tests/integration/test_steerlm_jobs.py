@@ -27,7 +27,7 @@ from alignflow.training.__main__ import train
 from alignflow.training.attributes import AttributeScale
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.export import export
-from alignflow.training.megatron.inference import AttributeModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.steering import Steering
 
 pytestmark = pytest.mark.integration

@@ -40,7 +40,7 @@ from alignflow.training.errors import (
 )
 from alignflow.training.export import export
 from alignflow.training.loop import Metrics
-from alignflow.training.megatron.inference import AttributeModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
 

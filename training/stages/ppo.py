@@ -16,7 +16,8 @@ from alignflow.training.checkpoints import Checkpoints, model_digest
 from alignflow.training.config import PPOConfig, TrainingJob
 from alignflow.training.data import PROMPTS
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import LanguageModel, RewardModel
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import RewardModel
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import DataOrder
 from alignflow.training.ppo import Critic, Models, PPOTrainer
@@ -121,7 +122,7 @@ def _critic(
     share = config.min_learning_rate / config.learning_rate
     of_critic = config.replaced(learning_rate=rate, min_learning_rate=share * rate)
     run = build_run(of_critic, reward_dir, head="value", num_steps=num_updates(config, order))
-    return Critic(run, reward.mean, reward.std, config.critic.value_clip)
+    return Critic(run, reward.scale, config.critic.value_clip)
 
 
 def _checkpoints(
@@ -132,7 +133,7 @@ def _checkpoints(
     data: StageData,
     folder: RunFolder,
 ) -> Checkpoints:
-    scale = f"{reward.mean} {reward.std}"
+    scale = f"{reward.scale.mean} {reward.scale.std}"
     return Checkpoints(
         folder.checkpoints,
         model_digest=f"{model_digest(job.model)} {model_digest(reward_dir)} {scale}",

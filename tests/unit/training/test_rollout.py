@@ -27,6 +27,7 @@ from alignflow.training.experience import (
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, pack
 from alignflow.training.ppo import Critic, policy_objective
+from alignflow.training.reward_scale import RewardScale
 from alignflow.training.rl_metrics import (
     check_ratio,
     check_reference,
@@ -175,7 +176,7 @@ def test_batches_carry_what_belongs_to_their_tokens() -> None:
 def test_a_critic_speaks_in_the_scale_of_the_reward() -> None:
     # Scores 2 and 5 of a reward model with mean 1 and deviation 2: values 0.5 and 2. The old value
     # 0 holds the second at 1; returns 0.5 and 2: (0 + 1^2) / 2.
-    critic = Critic(run=cast(Run, None), mean=1.0, std=2.0, value_clip=1.0)
+    critic = Critic(run=cast(Run, None), scale=RewardScale(1.0, 2.0), value_clip=1.0)
     output_N = torch.tensor([2.0, 5.0])
     torch.testing.assert_close(critic.values(output_N), torch.tensor([0.5, 2.0]))
     experience = judged(pairs(), models(values=True), config(), kl_coef=0.2)

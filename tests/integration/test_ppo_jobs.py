@@ -1,14 +1,10 @@
 """PPO, REINFORCE and GRPO as real jobs on a tiny model."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +12,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_runs import (
+    WORDS,
+    assert_same_end,
+    change_job,
+    export_checkpoint,
+    exported,
+    lines,
+    make_job,
+    run_here,
+    run_in_two_processes,
+    start,
+    steps,
+    wait_for_step,
+)
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
-from alignflow.training.__main__ import train
+from alignflow.jobs.spec import FailureKind
 from alignflow.training.config import PPOConfig
 from alignflow.training.errors import KLBoundError, SamplerMismatchError
-from alignflow.training.export import export
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
-WORKERS = Path(__file__).parent / "workers"
-WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
 STAGE = {
     "precision": "fp32",
     "max_length": 64,
@@ -79,29 +85,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def make_job(path: Path, config: dict[str, Any], *, processes: int = 1) -> RunFolder:
-    folder = RunFolder(path)
-    folder.create()
-    folder.begin_attempt(
-        JobSpec(
-            name=path.name,
-            module="alignflow.training",
-            config=config,
-            processes_per_node=processes,
-        )
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def reward_model(tiny_model: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model that tells "yes" from "no!"."""
@@ -131,46 +114,6 @@ def make_run(tmp_path: Path, tiny_model: Path, dataset: Path, reward_model: Path
     return make
 
 
-def run_here(folder: RunFolder) -> JobResult:
-    """Run the job in this process."""
-    return train(folder, folder.read_spec())
-
-
-def lines(folder: RunFolder) -> list[dict[str, Any]]:
-    return folder.metric_reader().read_new()
-
-
-def steps(folder: RunFolder) -> list[dict[str, float]]:
-    """The metrics of each rollout; of one that was done twice, the later ones."""
-    by_step = {
-        line["step"]: {name: value for name, value in line.items() if name.startswith("ppo/")}
-        for line in lines(folder)
-        if line["phase"] == "train"
-    }
-    assert list(by_step) == list(range(1, len(by_step) + 1))
-    return list(by_step.values())
-
-
-def start(folder: RunFolder) -> subprocess.Popen[bytes]:
-    """Start the job as its launcher does, in a process of its own."""
-    command = [sys.executable, "-m", "alignflow.training", str(folder.path)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def wait_for_step(folder: RunFolder, step: int, *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    reader = folder.metric_reader()
-    while time.monotonic() < deadline:
-        if any(row["phase"] == "train" and row["step"] >= step for row in reader.read_new()):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"step {step} wasn't reached in {seconds} s")
-
-
-def exported(folder: RunFolder) -> dict[str, torch.Tensor]:
-    return load_file(folder.output / "model.safetensors")
-
-
 def test_a_job_trains_actor_and_critic(make_run: MakeRun, tiny_model: Path) -> None:
     folder = make_run("job", validate_every_steps=2)
     result = run_here(folder)
@@ -185,8 +128,7 @@ def test_a_job_trains_actor_and_critic(make_run: MakeRun, tiny_model: Path) -> N
     assert all(rollout["ppo/sampler_delta"] < 1e-5 for rollout in rollouts)
     assert rollouts[2]["ppo/value_loss"] < rollouts[0]["ppo/value_loss"]
     assert {"ppo/held_out_reward", "ppo/held_out_reward_first"} <= result.metrics.keys()
-    held_out = [row["step"] for row in lines(folder) if row["phase"] == "validate"]
-    assert held_out == [0, 2, 3]
+    assert [line["step"] for line in lines(folder, "validate")] == [0, 2, 3]
     assert result.details["tokens_processed"] > 0
     before, after = load_file(tiny_model / "model.safetensors"), exported(folder)
     assert before.keys() == after.keys()
@@ -277,12 +219,10 @@ def test_a_job_that_was_ended_resumes_to_the_same_end(
     torn.mkdir(parents=True)
     (torn / "state.json").write_text("{}")
     result, expected = run_here(ended), run_here(undisturbed)
-    assert steps(ended) == steps(undisturbed)
     assert result.metrics == expected.metrics
     assert result.metrics["ppo/kl_coef"] != PPOConfig().kl_coef
     assert result.details["tokens_processed"] == expected.details["tokens_processed"]
-    for name, tensor in exported(undisturbed).items():
-        assert torch.equal(exported(ended)[name], tensor), name
+    assert_same_end(ended, undisturbed)
 
 
 def test_two_processes_sample_and_learn_as_one(make_run: MakeRun) -> None:
@@ -309,16 +249,7 @@ def test_two_processes_sample_and_learn_as_one(make_run: MakeRun) -> None:
             max_steps=2,
             parallel={"data_parallel_size": 2, "use_distributed_optimizer": name == "grpo"},
         )
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        str(WORKERS / "train_folders.py"),
-        *(str(folder.path) for folder in folders.values()),
-    ]
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        try:
-            assert process.wait(timeout=300) == 0
-        finally:
-            process.terminate()
+    run_in_two_processes(*folders.values())
     for name, folder in folders.items():
         one, metrics = expected[name]
         result = folder.read_result()
@@ -348,8 +279,7 @@ def test_a_reward_model_with_another_tokenizer_is_refused(
     vocab[first], vocab[second] = vocab[second], vocab[first]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     folder = make_run("job")
-    spec = folder.read_spec()
-    folder.begin_attempt(spec.replaced(config={**spec.config, "reward_model": str(other)}))
+    change_job(folder, reward_model=str(other))
     with pytest.raises(ConfigError, match="differ in their tokenizer"):
         run_here(folder)
 
@@ -358,15 +288,8 @@ def test_a_reward_model_with_another_tokenizer_is_refused(
 def test_a_checkpoint_can_be_exported(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run("job", max_steps=2)
     run_here(folder)
-    spec = JobSpec(
-        name="export",
-        module="alignflow.training.export",
-        config={"run_folder": str(folder.path), "checkpoint": "step-00000001"},
-    )
-    exporting = RunFolder(tmp_path / "export")
-    exporting.create()
-    exporting.begin_attempt(spec)
-    assert export(exporting, spec).metrics == {"export/step": 1.0}
+    exporting, result = export_checkpoint(folder, 1, tmp_path / "export")
+    assert result.metrics == {"export/step": 1.0}
     halfway, final = exported(exporting), exported(folder)
     assert halfway.keys() == final.keys()
     assert any(not torch.equal(tensor, final[name]) for name, tensor in halfway.items())

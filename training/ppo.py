@@ -15,7 +15,7 @@ from torch import Tensor
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
-from alignflow.training.advantages import adapted_kl_coef
+from alignflow.training.advantages import adapted_kl_coef, row_sums
 from alignflow.training.batch import PackedBatch
 from alignflow.training.checkpoints import Checkpoints
 from alignflow.training.collectives import wait_for_all
@@ -369,17 +369,27 @@ def policy_objective(
     Args:
         logps_N: [N] float32, the policy's log-probabilities of the scored tokens.
         batch: The responses, with their advantages.
-        config: Clip and estimator.
+        config: Clip, and estimators of advantages and of KL.
         kl_coef: Price of a nat in the loss; 0 where the reward has it already.
     """
-    loss = policy_loss(
-        logps_N,
-        batch.old_logps_N,
-        batch.advantages_N,
-        batch.is_trained_N,
-        clip=config.ratio_clip,
-        weights_N=batch.weights_N,
-    )
+    if config.response_is_action:
+        ends_B = batch.lengths_B.cumsum(0) - 1
+        loss = policy_loss(
+            row_sums(logps_N, batch.lengths_B),
+            row_sums(batch.old_logps_N, batch.lengths_B),
+            batch.advantages_N[ends_B],
+            batch.is_trained_N[ends_B],
+            clip=config.ratio_clip,
+        )
+    else:
+        loss = policy_loss(
+            logps_N,
+            batch.old_logps_N,
+            batch.advantages_N,
+            batch.is_trained_N,
+            clip=config.ratio_clip,
+            weights_N=batch.weights_N,
+        )
     if not kl_coef:
         return loss
     kl_N = kl_per_token(logps_N, batch.reference_logps_N, config.kl_estimator)

@@ -150,17 +150,20 @@ def test_a_critic_warms_up_before_the_actor_moves(make_run: MakeRun) -> None:
         run_here(make_run("late", estimator={**estimator, "critic_warmup_steps": 2}, max_steps=2))
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo"])
+@pytest.mark.parametrize(
+    "estimator", [{"name": "rloo"}, {"name": "rloo", "action": "response"}, {"name": "grpo"}]
+)
 def test_responses_to_a_prompt_are_learnt_from_without_a_critic(
-    make_run: MakeRun, name: str
+    make_run: MakeRun, estimator: dict[str, str]
 ) -> None:
+    is_grpo = estimator["name"] == "grpo"
     folder = make_run(
         "job",
-        estimator={"name": name},
+        estimator=estimator,
         samples_per_prompt=3,
         missing_end_reward=None,
-        kl_placement="loss" if name == "grpo" else "reward",
-        kl_estimator="k3" if name == "grpo" else "k1",
+        kl_placement="loss" if is_grpo else "reward",
+        kl_estimator="k3" if is_grpo else "k1",
         temperature=0.7,
         top_k=300,
         top_p=0.95,
@@ -171,7 +174,7 @@ def test_responses_to_a_prompt_are_learnt_from_without_a_critic(
     assert all(rollout["ppo/start_ratio"] == 1 for rollout in rollouts)
     assert all(rollout["ppo/sampler_delta"] < 1e-5 for rollout in rollouts)
     assert all("ppo/value_loss" not in rollout for rollout in rollouts)
-    assert ("ppo/kl_loss" in rollouts[0]) == (name == "grpo")
+    assert ("ppo/kl_loss" in rollouts[0]) == is_grpo
     assert rollouts[1]["ppo/kl_k3_nats"] > 0
     assert not any((folder.checkpoints / "step-00000001").glob("critic*"))
 

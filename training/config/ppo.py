@@ -41,6 +41,10 @@ class RLOOConfig(Config):
     """REINFORCE with the mean of a prompt's other responses as baseline (arXiv:2402.14740)."""
 
     name: Literal["rloo"] = "rloo"
+    action: Literal["token", "response"] = "token"
+    """What one action is: a token, each with a ratio and a clip of its own, as in PPO, or the whole
+    response, as in the paper and in TRL. Its ratio is then the product of those of its tokens, and
+    the loss a mean over responses: of larger gradients, by the length of a response."""
 
 
 class GRPOConfig(Config):
@@ -113,13 +117,19 @@ class PPOConfig(SamplingConfig):
     kl_placement: Literal["reward", "loss"] = "reward"
     """Subtract it from each token's reward, as PPO does, or add it to the policy loss, as GRPO."""
     ratio_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """The policy gains nothing by making a token more than this share likelier or less likely."""
+    """The policy gains nothing by making an action, of `rloo` perhaps a whole response, more than
+    this share likelier or less likely."""
 
     max_kl_nats: PositiveFloat = 100.0
     """A mean divergence of a rollout's responses above this stops the job as diverged."""
     max_length_ratio: Annotated[float, Field(gt=1)] = 5.0
     """A mean response length of so many times that of the first rollout, or so small a part of it,
     stops the job as diverged."""
+
+    @property
+    def response_is_action(self) -> bool:
+        """Whether the policy loss takes a response as one action, not each of its tokens."""
+        return isinstance(self.estimator, RLOOConfig) and self.estimator.action == "response"
 
     @property
     def critic(self) -> GAEConfig | None:

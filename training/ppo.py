@@ -7,7 +7,7 @@ actor, critic, their optimizers and the KL coefficient together, as they are bet
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
+from alignflow.training import loop
 from alignflow.training.advantages import adapted_kl_coef, row_sums
 from alignflow.training.batch import PackedBatch
 from alignflow.training.checkpoints import Checkpoints
@@ -47,6 +48,7 @@ from alignflow.training.rl_metrics import (
 )
 from alignflow.training.rollout import Prompts, Rollout, Sampler, minibatches, token_values
 from alignflow.training.rows import TokenRows
+from alignflow.training.watch import Validation
 
 # What the draws of a run are told apart by.
 _TRAINING, _VALIDATION, _SHUFFLING = range(3)
@@ -88,19 +90,11 @@ class Models:
 
 
 @dataclass
-class Progress:
-    """How far a run is; saved with a checkpoint."""
+class Progress(loop.Progress):
+    """How far a run is; a step is a rollout that was learnt from."""
 
-    kl_coef: float
+    kl_coef: float = 0.0
     """Price of a nat in the next rollout."""
-    step: int = 0
-    """Rollouts that were learnt from."""
-    num_tokens: int = 0
-    """Tokens of their updates, prompts included."""
-    first: Metrics = field(default_factory=dict)
-    """Metrics of the first rollout, and held-out metrics before it."""
-    last: Metrics = field(default_factory=dict)
-    """The newest value of each metric."""
 
 
 class PPOTrainer:
@@ -127,8 +121,8 @@ class PPOTrainer:
         self._order = order
         self._train = train
         self._held_out = held_out
-        self._progress = Progress(config.kl_coef)
-        self._saved_step = 0
+        self._progress = Progress(kl_coef=config.kl_coef)
+        self._saved_position = self._progress.position
 
     @property
     def tokens_processed(self) -> int:
@@ -156,7 +150,7 @@ class PPOTrainer:
             self._run_steps()
         except JobStoppedError:
             # It is heard between two steps, or before the updates of one: the weights are whole.
-            if self._progress.step > self._saved_step:
+            if self._is_unsaved():
                 self._save()
             done = f"after rollout {self._progress.step} of {self._order.num_steps}"
             raise JobStoppedError(f"The job was told to stop and did, {done}.") from None
@@ -168,21 +162,31 @@ class PPOTrainer:
         return self._named(self._progress.last | first)
 
     def _run_steps(self) -> None:
-        progress, config = self._progress, self._config
-        if progress.step == 0:
-            progress.first |= self._validate()
-        while progress.step < self._order.num_steps:
+        progress = self._progress
+        while True:
+            # Before the checkpoint of this step, which so holds what was measured after it.
+            if self._is_validation_due():
+                self._validate()
+            if progress.step == self._order.num_steps:
+                return
+            if self._is_checkpoint_due():
+                self._save()
             progress.last |= self._step()
             progress.step += 1
             stop_if_asked()
-            if progress.step == self._order.num_steps:
-                break
-            # Before a checkpoint: a run that goes on from it has the measurement in its metrics.
-            if config.validate_every_steps and progress.step % config.validate_every_steps == 0:
-                progress.last |= self._validate()
-            if progress.step % config.checkpoint_every_steps == 0:
-                self._save()
-        progress.last |= self._validate()
+
+    def _is_validation_due(self) -> bool:
+        step, every = self._progress.step, self._config.validate_every_steps
+        is_due = step in (0, self._order.num_steps) or (every is not None and step % every == 0)
+        return is_due and len(self._held_out.items) > 0 and not self._progress.is_validated
+
+    def _is_checkpoint_due(self) -> bool:
+        is_due = self._progress.step % self._config.checkpoint_every_steps == 0
+        return is_due and self._is_unsaved()
+
+    def _is_unsaved(self) -> bool:
+        """Whether a step or a validation came after the newest checkpoint."""
+        return self._progress.step > 0 and self._saved_position != self._progress.position
 
     def _step(self) -> Metrics:
         """Roll out, judge and learn once; log it."""
@@ -314,19 +318,21 @@ class PPOTrainer:
                 num_responses=num_responses,
             )
 
-    def _validate(self) -> Metrics:
-        """Answer the held-out prompts, always by the same draws; without any return nothing."""
+    def _validate(self) -> None:
+        """Answer the held-out prompts, always by the same draws, and note and log what is seen."""
+        progress = self._progress
         prompts = self._held_out.items[: self._config.max_validation_rows]
-        if not len(prompts):
-            return {}
         rollout = self._sampler.rollout(
             self._held_out.rows, prompts, key=(self._config.seed, _VALIDATION)
         )
-        stop_if_asked()
         found = response_metrics(rollout, rewards(rollout, self._config))
         metrics = {f"held_out_{name}": value for name, value in found.items()}
-        self._log("validate", self._progress.step, metrics)
-        return metrics
+        self._log("validate", progress.step, metrics)
+        progress.validations.append(Validation(progress.step, found))
+        if progress.step == 0:
+            progress.first |= metrics
+        else:
+            progress.last |= metrics
 
     def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:
         if self._actor.is_main:
@@ -342,10 +348,10 @@ class PPOTrainer:
         path = self._checkpoints.newest()
         if path is None:
             return
-        self._progress = Progress(**self._actor.load_checkpoint(path / "actor"))
+        self._progress = Progress.of(self._actor.load_checkpoint(path / "actor"))
         if self._models.critic is not None:
             self._models.critic.run.load_checkpoint(path / "critic")
-        self._saved_step = self._progress.step
+        self._saved_position = self._progress.position
 
     def _save(self) -> None:
         path = self._checkpoints.path(self._progress.step)
@@ -358,7 +364,7 @@ class PPOTrainer:
         wait_for_all()
         if self._actor.is_main:
             self._checkpoints.finish(path)
-        self._saved_step = self._progress.step
+        self._saved_position = self._progress.position
 
 
 def policy_objective(

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from job_runs import (
     make_job,
     run_here,
     run_in_two_processes,
+    run_worker,
     start,
     steps,
     wait_for_step,
@@ -31,8 +33,11 @@ from transformers import AutoModelForCausalLM
 
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError
+from alignflow.jobs import worker
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import FailureKind
+from alignflow.jobs.worker import JobStoppedError
+from alignflow.training import rollout
 from alignflow.training.config import PPOConfig
 from alignflow.training.errors import KLBoundError, SamplerMismatchError
 
@@ -226,6 +231,42 @@ def test_a_job_that_was_ended_resumes_to_the_same_end(
     assert result.metrics["ppo/kl_coef"] != PPOConfig().kl_coef
     assert result.details["tokens_processed"] == expected.details["tokens_processed"]
     assert_same_end(ended, undisturbed)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_a_stop_is_heard_within_a_rollout_and_changes_nothing(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    options = {"max_new_tokens": 20, "min_new_tokens": 16, "validate_every_steps": 1}
+    stopped, undisturbed = make_run("stopped", **options), make_run("undisturbed", **options)
+    asked: list[str] = []
+    stop_at = 0
+
+    def ask() -> None:
+        asked.append("")
+        if len(asked) == stop_at:
+            worker._stop.set()
+        worker.raise_if_stop_requested()
+
+    monkeypatch.setattr(rollout, "raise_if_stop_requested", ask)
+    monkeypatch.setattr(worker, "_stop", threading.Event())
+    expected = run_here(undisturbed)
+    # Asked while the answers to a few prompts are written, in the first rollout or in a later one.
+    stop_at = int(share * len(asked))
+    asked.clear()
+    with pytest.raises(JobStoppedError, match="after rollout"):
+        run_here(stopped)
+    assert len(asked) == stop_at
+    worker._stop.clear()
+    assert run_here(stopped).metrics == expected.metrics
+    assert_same_end(stopped, undisturbed)
+    measured = [line["step"] for line in lines(undisturbed, "validate")]
+    assert measured == [0, 1, 2, 3]
+    assert {line["step"] for line in lines(stopped, "validate")} == set(measured)
+
+
+def test_ranks_leave_a_rollout_together() -> None:
+    run_worker("leave_together.py")
 
 
 def test_two_processes_sample_and_learn_as_one(make_run: MakeRun) -> None:

@@ -55,10 +55,14 @@ def start(folder: RunFolder) -> subprocess.Popen[bytes]:
 
 def run_in_two_processes(*folders: RunFolder) -> None:
     """Run training jobs one after another, by the same two processes."""
+    run_worker("train_folders.py", *(str(folder.path) for folder in folders))
+
+
+def run_worker(script: str, *arguments: str) -> None:
+    """Run a script of `workers/` in two processes that can talk to one another."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        str(WORKERS / "train_folders.py"),
-        *(str(folder.path) for folder in folders),
+        *(str(WORKERS / script), *arguments),
     ]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
         try:

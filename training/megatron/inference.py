@@ -173,6 +173,7 @@ class LanguageModel(FrozenModel):
         sampling: Sampling,
         stop_tokens: Collection[int],
         min_new_tokens: int = 0,
+        progress: Progress | None = None,
     ) -> list[SampledAnswer]:
         """Return drawn continuations of each prompt, the prompts' first, second … side by side.
 
@@ -184,6 +185,7 @@ class LanguageModel(FrozenModel):
             sampling: How to draw.
             stop_tokens: Tokens that end an answer.
             min_new_tokens: So many tokens of an answer none of them may be among.
+            progress: As in `generate`.
         """
         num_answers, max_new_tokens = uniforms_BT.shape
         logps: list[list[float]] = [[] for _ in range(num_answers)]
@@ -206,6 +208,7 @@ class LanguageModel(FrozenModel):
             copies=num_answers // max(len(prompts), 1),
             max_new_tokens=max_new_tokens,
             stop_tokens=stop_tokens,
+            progress=progress,
         )
         return [SampledAnswer(*both) for both in zip(answers, logps, strict=True)]
 

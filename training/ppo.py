@@ -21,7 +21,7 @@ from alignflow.training.batch import PackedBatch
 from alignflow.training.checkpoints import Checkpoints
 from alignflow.training.collectives import wait_for_all
 from alignflow.training.config import PPOConfig
-from alignflow.training.errors import DivergedError
+from alignflow.training.errors import DivergedError, RewardHackingError
 from alignflow.training.experience import (
     ActorBatch,
     CriticBatch,
@@ -37,6 +37,7 @@ from alignflow.training.forward import stop_if_asked
 from alignflow.training.losses import SummedLoss, kl_per_token, policy_loss, value_loss
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, Items, pack
+from alignflow.training.ranked_pairs import RankedPairs
 from alignflow.training.reward_scale import RewardScale
 from alignflow.training.rl_metrics import (
     Metrics,
@@ -48,7 +49,7 @@ from alignflow.training.rl_metrics import (
 )
 from alignflow.training.rollout import Prompts, Rollout, Sampler, minibatches, token_values
 from alignflow.training.rows import TokenRows
-from alignflow.training.watch import Validation
+from alignflow.training.watch import Validation, check_reward_hacking, most_accurate_step
 
 # What the draws of a run are told apart by.
 _TRAINING, _VALIDATION, _SHUFFLING = range(3)
@@ -111,6 +112,7 @@ class PPOTrainer:
         order: DataOrder,
         train: Prompts,
         held_out: Prompts,
+        pairs: RankedPairs | None = None,
     ) -> None:
         self._models = models
         self._actor = models.actor
@@ -121,6 +123,7 @@ class PPOTrainer:
         self._order = order
         self._train = train
         self._held_out = held_out
+        self._pairs = pairs
         self._progress = Progress(kl_coef=config.kl_coef)
         self._saved_position = self._progress.position
 
@@ -142,6 +145,7 @@ class PPOTrainer:
             DivergedError: A bound was passed, or a loss or gradient NaN or infinite.
             JobStoppedError: The job was told to stop; a checkpoint holds what was done.
             ReferenceMismatchError: The policy isn't its reference before the first update.
+            RewardHackingError: The held-out reward grew while the policy ranked pairs worse.
             RatioMismatchError: An update doesn't begin from the policy that sampled.
             SamplerMismatchError: Sampling and training disagree about the responses.
         """
@@ -158,6 +162,12 @@ class PPOTrainer:
             last = self._checkpoints.newest()
             kept = f"the last checkpoint is {last}" if last else "there is no checkpoint yet"
             raise type(error)(f"Rollout {self._progress.step + 1}: {error} ({kept})") from None
+        except RewardHackingError as error:
+            since = error.since_step
+            good = self._checkpoints.newest(until_step=since) or "the model that it started from"
+            raise RewardHackingError(
+                f"{error} The last good one is {good}.", since_step=since
+            ) from None
         first = {f"{name}_first": value for name, value in self._progress.first.items()}
         return self._named(self._progress.last | first)
 
@@ -181,7 +191,9 @@ class PPOTrainer:
         return is_due and len(self._held_out.items) > 0 and not self._progress.is_validated
 
     def _is_checkpoint_due(self) -> bool:
-        is_due = self._progress.step % self._config.checkpoint_every_steps == 0
+        step = self._progress.step
+        is_best = most_accurate_step(self._progress.validations) == step
+        is_due = is_best or step % self._config.checkpoint_every_steps == 0
         return is_due and self._is_unsaved()
 
     def _is_unsaved(self) -> bool:
@@ -326,6 +338,8 @@ class PPOTrainer:
             self._held_out.rows, prompts, key=(self._config.seed, _VALIDATION)
         )
         found = response_metrics(rollout, rewards(rollout, self._config))
+        if self._pairs is not None:
+            found["accuracy"] = self._pairs.accuracy(self._actor)
         metrics = {f"held_out_{name}": value for name, value in found.items()}
         self._log("validate", progress.step, metrics)
         progress.validations.append(Validation(progress.step, found))
@@ -333,6 +347,12 @@ class PPOTrainer:
             progress.first |= metrics
         else:
             progress.last |= metrics
+        check_reward_hacking(
+            progress.validations,
+            reward="reward",
+            max_accuracy_drop=self._config.max_accuracy_drop,
+            patience=self._config.accuracy_drop_validations,
+        )
 
     def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:
         if self._actor.is_main:
@@ -363,7 +383,9 @@ class PPOTrainer:
             self._models.critic.run.save_checkpoint(path / "critic", {})
         wait_for_all()
         if self._actor.is_main:
-            self._checkpoints.finish(path)
+            # What a reward that is hacked later on is gone back from.
+            best = most_accurate_step(self._progress.validations)
+            self._checkpoints.finish(path, best_step=best)
         self._saved_position = self._progress.position
 
 

@@ -39,7 +39,7 @@ from alignflow.jobs.spec import FailureKind
 from alignflow.jobs.worker import JobStoppedError
 from alignflow.training import rollout
 from alignflow.training.config import PPOConfig
-from alignflow.training.errors import KLBoundError, SamplerMismatchError
+from alignflow.training.errors import KLBoundError, RewardHackingError, SamplerMismatchError
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
@@ -309,6 +309,57 @@ def test_a_job_past_a_bound_names_the_checkpoint_it_has(make_run: MakeRun) -> No
         run_here(folder)
     with pytest.raises(SamplerMismatchError, match="max_sampler_delta"):
         run_here(make_run("other", max_sampler_delta=1e-12))
+
+
+def test_a_reward_that_grows_while_people_would_disagree_stops_the_job(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
+    # The reward model likes "yes"; the held-out pairs are of people who like "no!".
+    turned = tmp_path / "turned"
+    shutil.copytree(dataset, turned)
+    shard = turned / "held_out" / "part-00000.parquet"
+    table = pq.read_table(shard)
+    names = {"chosen": "rejected", "rejected": "chosen"}
+    swapped = table.rename_columns([names.get(name, name) for name in table.column_names])
+    pq.write_table(swapped.select(table.column_names), shard)
+    free: dict[str, Any] = {"missing_end_reward": None, "kl_coef": 0.0, "max_kl_nats": 1e3}
+    folder = make_run(
+        "job",
+        **free,
+        learning_rate=3e-3,
+        rollout_prompts=36,
+        global_batch_size=12,
+        num_epochs=16,
+        max_validation_rows=6,
+        validate_every_steps=1,
+        max_accuracy_drop=0.2,
+        accuracy_drop_validations=2,
+        checkpoint_every_steps=100,
+        keep_checkpoints=1,
+    )
+    change_job(folder, dataset=str(turned))
+    with pytest.raises(RewardHackingError, match="while the reward grew from") as caught:
+        run_here(folder)
+    assert caught.value.kind is FailureKind.REWARD_HACKING
+    seen = lines(folder, "validate")
+    best = max(seen, key=lambda line: line["ppo/held_out_accuracy"])
+    for line in seen[-2:]:
+        assert line["ppo/held_out_accuracy"] < best["ppo/held_out_accuracy"] - 0.2
+        assert line["ppo/held_out_reward"] > best["ppo/held_out_reward"]
+    good = folder.checkpoints / f"step-{best['step']:08d}"
+    assert str(good if best["step"] else "the model that it started from") in str(caught.value)
+    assert good.is_dir() == (best["step"] > 0)
+
+
+def test_a_reward_cannot_be_watched_without_pairs(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "held_out")
+    folder = make_run("job", max_accuracy_drop=0.2, validate_every_steps=1)
+    change_job(folder, dataset=str(tmp_path / "set"))
+    with pytest.raises(ConfigError, match="goes by held-out pairs, but the dataset has none"):
+        run_here(folder)
 
 
 def test_a_reward_model_with_another_tokenizer_is_refused(

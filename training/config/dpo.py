@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
-from alignflow.training.config.trainer import TrainerConfig
+from alignflow.training.config.watch import RewardWatchConfig
 
 DPOLoss = Literal["sigmoid", "ipo", "rpo_sq", "rpo_fwd_kl", "rpo_bwd_kl", "kto"]
 
@@ -17,7 +17,7 @@ _LOSSES_WITH: dict[str, tuple[DPOLoss, ...]] = {
 """Options of `DPOConfig` that only some losses have."""
 
 
-class DPOConfig(TrainerConfig):
+class DPOConfig(RewardWatchConfig):
     """Preference training without a reward model (arXiv:2305.18290) and its family."""
 
     stage: Literal["dpo"] = "dpo"
@@ -39,12 +39,6 @@ class DPOConfig(TrainerConfig):
     """Weight of undesirable responses in `kto`."""
     sft_weight: NonNegativeFloat = 0.0
     """Weight of an SFT loss on the chosen or desirable responses, in nats a token; 0 is without."""
-    max_accuracy_drop: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Stop the job for reward hacking where the held-out accuracy stays further than this below
-    its best while the held-out margin of rewards is above what it was then; None lets it pass.
-    Needs validate_every_steps."""
-    accuracy_drop_validations: PositiveInt = 3
-    """Validations in a row that must show it."""
 
     @model_validator(mode="after")
     def _options_belong_to_the_loss(self) -> Self:
@@ -61,10 +55,4 @@ class DPOConfig(TrainerConfig):
             raise ValueError(
                 f"max_loss must be {first:g} or more, the first loss of ipo at beta {self.beta:g}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _watch_has_validations(self) -> Self:
-        if self.max_accuracy_drop is not None and self.validate_every_steps is None:
-            raise ValueError("max_accuracy_drop needs validate_every_steps")
         return self

@@ -13,6 +13,7 @@ from pydantic import (
 
 from alignflow.config import Config
 from alignflow.training.config.sampling import SamplingConfig
+from alignflow.training.config.watch import RewardWatchConfig
 
 
 class GAEConfig(Config):
@@ -68,7 +69,7 @@ class AdaptiveKLConfig(Config):
     """Responses over which the coefficient answers a large error in full."""
 
 
-class PPOConfig(SamplingConfig):
+class PPOConfig(SamplingConfig, RewardWatchConfig):
     """Reinforcement learning from a reward model (arXiv:2203.02155), with or without a critic.
 
     A step is a rollout: responses are sampled and scored, then learnt from in several updates. Rows

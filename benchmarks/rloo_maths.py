@@ -12,9 +12,9 @@ from torch import Tensor
 from trl_maths import found_by_trl
 from trl_settings import TRL
 
+from alignflow.training.actor_critic import policy_objective
 from alignflow.training.config import PPOConfig, RLOOConfig
 from alignflow.training.experience import TokenModels, judged, pack_for_actor
-from alignflow.training.ppo import policy_objective
 from alignflow.training.rollout import Response, Rollout
 
 _NUM_PROMPTS, _NUM_SAMPLES, _NUM_TOKENS = 3, 4, 12

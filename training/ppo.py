@@ -11,20 +11,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
 from alignflow.training import loop
-from alignflow.training.advantages import adapted_kl_coef, row_sums
-from alignflow.training.batch import PackedBatch
+from alignflow.training.actor_critic import Critic, Models, policy_objective
+from alignflow.training.advantages import adapted_kl_coef
 from alignflow.training.checkpoints import Checkpoints
 from alignflow.training.collectives import wait_for_all
 from alignflow.training.config import PPOConfig
 from alignflow.training.errors import DivergedError, RewardHackingError
 from alignflow.training.experience import (
-    ActorBatch,
-    CriticBatch,
     Experience,
     TokenModels,
     judged,
@@ -34,11 +31,9 @@ from alignflow.training.experience import (
 )
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.forward import stop_if_asked
-from alignflow.training.losses import SummedLoss, kl_per_token, policy_loss, value_loss
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, Items, pack
 from alignflow.training.ranked_pairs import RankedPairs
-from alignflow.training.reward_scale import RewardScale
 from alignflow.training.rl_metrics import (
     Metrics,
     check_ratio,
@@ -53,41 +48,6 @@ from alignflow.training.watch import Validation, check_reward_hacking, most_accu
 
 # What the draws of a run are told apart by.
 _TRAINING, _VALIDATION, _SHUFFLING = range(3)
-
-
-@dataclass(frozen=True)
-class Critic:
-    """A value model that starts as the reward model and speaks in the scale of its record."""
-
-    run: Run
-    scale: RewardScale
-    """Of the reward model."""
-    value_clip: float
-
-    def values(self, output_N: Tensor) -> Tensor:
-        """Return values in the scale of the reward, [N] float32, from the model's output."""
-        return self.scale.applied(output_N)
-
-    def forward(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
-        """Return the values of each microbatch, without gradient."""
-        return [self.values(output) for output in self.run.forward(batches)]
-
-    def loss(self, output_N: Tensor, batch: CriticBatch) -> SummedLoss:
-        """Return the loss of a microbatch."""
-        return value_loss(
-            self.values(output_N), batch.old_values_N, batch.returns_N, clip=self.value_clip
-        )
-
-
-@dataclass(frozen=True)
-class Models:
-    """All that is in memory at once."""
-
-    actor: Run
-    reference: Callable[[Sequence[PackedBatch]], list[Tensor]]
-    """From microbatches to the log-probabilities, in nats, of what each scores, under the policy as
-    it was before training."""
-    critic: Critic | None
 
 
 @dataclass
@@ -387,46 +347,6 @@ class PPOTrainer:
             best = most_accurate_step(self._progress.validations)
             self._checkpoints.finish(path, best_step=best)
         self._saved_position = self._progress.position
-
-
-def policy_objective(
-    logps_N: Tensor, batch: ActorBatch, *, config: PPOConfig, kl_coef: float
-) -> SummedLoss:
-    """Return the policy loss of a microbatch, with the divergence from the reference in it.
-
-    Args:
-        logps_N: [N] float32, the policy's log-probabilities of the scored tokens.
-        batch: The responses, with their advantages.
-        config: Clip, and estimators of advantages and of KL.
-        kl_coef: Price of a nat in the loss; 0 where the reward has it already.
-    """
-    if config.response_is_action:
-        ends_B = batch.lengths_B.cumsum(0) - 1
-        loss = policy_loss(
-            row_sums(logps_N, batch.lengths_B),
-            row_sums(batch.old_logps_N, batch.lengths_B),
-            batch.advantages_N[ends_B],
-            batch.is_trained_N[ends_B],
-            clip=config.ratio_clip,
-        )
-    else:
-        loss = policy_loss(
-            logps_N,
-            batch.old_logps_N,
-            batch.advantages_N,
-            batch.is_trained_N,
-            clip=config.ratio_clip,
-            weights_N=batch.weights_N,
-        )
-    if not kl_coef:
-        return loss
-    kl_N = kl_per_token(logps_N, batch.reference_logps_N, config.kl_estimator)
-    kl = (batch.weights_N * kl_N)[batch.is_trained_N].sum()
-    return SummedLoss(
-        total=loss.total + kl_coef * kl,
-        units=loss.units,
-        metrics={**loss.metrics, "kl_loss": kl_coef * kl.detach()},
-    )
 
 
 def _means(updates: Sequence[Metrics]) -> Metrics:

@@ -11,6 +11,7 @@ from alignflow.errors import ConfigError
 from alignflow.fingerprints import check_same, folder_fingerprints
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
+from alignflow.training.actor_critic import Critic, Models
 from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import Checkpoints, model_digest
@@ -22,7 +23,7 @@ from alignflow.training.megatron.judges import RewardModel
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import DataOrder
 from alignflow.training.pairs import pack_pairs
-from alignflow.training.ppo import Critic, Models, PPOTrainer
+from alignflow.training.ppo import PPOTrainer
 from alignflow.training.ranked_pairs import RankedPairs
 from alignflow.training.rollout import Prompts, Sampler
 from alignflow.training.stages.data import StageData, load_data, load_held_out_pairs

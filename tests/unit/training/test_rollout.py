@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from alignflow.training.actor_critic import Critic, policy_objective
 from alignflow.training.config import PPOConfig, TrainingJob
 from alignflow.training.errors import (
     KLBoundError,
@@ -27,7 +28,6 @@ from alignflow.training.experience import (
 )
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, pack
-from alignflow.training.ppo import Critic, policy_objective
 from alignflow.training.reward_scale import RewardScale
 from alignflow.training.rl_metrics import (
     check_ratio,

@@ -14,7 +14,8 @@ from alignflow.evaluation.bootstrap import Floats
 from alignflow.evaluation.measures import Items, Measure, Statistic
 from alignflow.evaluation.pairs import Pairs
 from alignflow.evaluation.suites.base import SuiteResult
-from alignflow.training.megatron.inference import LanguageModel, Progress
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.trees import Tree, TreeBatch, common_root, pack_trees
 
 

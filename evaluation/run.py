@@ -37,7 +37,8 @@ from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
 from alignflow.training.data import PREFERENCES, steered_preferences
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel, RewardModel
 from alignflow.training.steering import Steering, label
 from alignflow.training.tokenizer import load_tokenizer
 

@@ -10,12 +10,9 @@ from alignflow.errors import DataError
 from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.inference import (
-    AttributeModel,
-    LanguageModel,
-    Progress,
-    RewardModel,
-)
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel, RewardModel
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.samples import SampleAnswer, answer_prompts, with_ratings
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel, Progress
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.steering import MAX_RATING, Steering
 
 

@@ -16,11 +16,11 @@ from alignflow.evaluation.measures import read_measures
 from alignflow.evaluation.win_rate import duels, win_rates
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
-from alignflow.tasks.jobs import run_job
+from alignflow.tasks.jobs import JOB_TASK, run_as_job
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
-from alignflow.tasks.train import fingerprints_of, job_was_lost
+from alignflow.tasks.train import fingerprints_of
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
 _EVALUATION_REVISION = 5
@@ -30,10 +30,7 @@ _GATE_REVISION = 2
 @task(
     task_run_name="evaluate-{name}",
     tags=["evaluation", "job"],
-    cache_policy=NO_CACHE,
-    retries=2,  # a recipe may say otherwise
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=job_was_lost,
+    **JOB_TASK,
 )
 def evaluate_model(
     pipeline: Pipeline,
@@ -52,7 +49,6 @@ def evaluate_model(
         ConfigError: Another model, such as the parent, has another tokenizer or chat template.
         JobError: The job failed.
     """
-    stage_name = f"evaluate-{name}"
     config = pipeline.recipe.evaluation
     parents = {
         "model": model,
@@ -67,14 +63,14 @@ def evaluate_model(
         mode="json", exclude={place: {"__all__": {"data"}} for place in ("suites", "pair_sets")}
     )
     stage = Stage(
-        name=stage_name,
+        name=f"evaluate-{name}",
         kind="evaluation",
         config=resolved,
         revision=_EVALUATION_REVISION,
         parents=parents,
     )
 
-    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+    def job() -> EvaluationJob:
         for other in (parent, reward_model, attribute_model):
             if other is not None:
                 check_same(model.kind, fingerprints_of(model), other.kind, fingerprints_of(other))
@@ -86,7 +82,7 @@ def evaluate_model(
             }
             for place in ("suites", "pair_sets")
         }
-        job = EvaluationJob(
+        return EvaluationJob(
             evaluation=config.replaced(**local),
             model=pipeline.local(model),
             parent=pipeline.local(parent) if parent is not None else None,
@@ -96,17 +92,8 @@ def evaluate_model(
             ),
             preferences=pipeline.local(preferences),
         )
-        return run_job(
-            pipeline,
-            stage=stage_name,
-            key=stage.key,
-            module="alignflow.evaluation",
-            config=job.model_dump(mode="json"),
-            num_processes=1,
-            run=run,
-        )
 
-    return run_stage(pipeline, stage, compute)
+    return run_as_job(pipeline, stage, "alignflow.evaluation", job)
 
 
 @task(task_run_name="gate", tags=["verdict"], cache_policy=NO_CACHE)

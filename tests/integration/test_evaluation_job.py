@@ -5,7 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_runs import make_job
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -31,9 +32,9 @@ from alignflow.evaluation.samples import (
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
 from alignflow.training.chat import ChatTokenizer
-from alignflow.training.megatron.inference import RewardModel
+from alignflow.training.megatron.judges import RewardModel
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PAIRS = [
@@ -45,15 +46,6 @@ PAIRS = [
 HEAD = torch.linspace(-1, 1, 64)[None]
 SCALE = {"mean": 0.25, "std": 1.5, "num_responses": 8}
 BETA = 0.2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +104,8 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def new_job(path: Path, config: dict[str, Any]) -> tuple[RunFolder, JobSpec]:
-    folder = RunFolder(path)
-    folder.path.mkdir()
-    folder.create()
-    spec = JobSpec(name="evaluate", module="alignflow.evaluation", config=config)
-    folder.begin_attempt(spec)
-    return folder, spec
+    folder = make_job(path, config, module="alignflow.evaluation")
+    return folder, folder.read_spec()
 
 
 @pytest.fixture(scope="module")

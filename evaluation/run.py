@@ -2,21 +2,21 @@
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from alignflow.evaluation import preferences
 from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.config import EvaluationConfig, EvaluationJob
+from alignflow.evaluation.held_out import HeldOut
+from alignflow.evaluation.pair_sets import read_pair_set
 from alignflow.evaluation.progress import Progress
 from alignflow.evaluation.results import Results, write_jsonl
 from alignflow.evaluation.samples import (
     SampleAnswer,
     answer_prompts,
-    choose_prompts,
     rating_result,
     sample_result,
     with_ratings,
@@ -35,13 +35,10 @@ from alignflow.evaluation.suites.base import ChoiceRequest, Suite, TextRequest
 from alignflow.evaluation.texts import encode_prompts, text_passes
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
-from alignflow.training.chat import ChatTokenizer, Message
 from alignflow.training.config import ParallelConfig
-from alignflow.training.data import PREFERENCES, load_rows, steered_preferences
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
-from alignflow.training.megatron.trees import Tree
-from alignflow.training.rows import RowSummary
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel, RewardModel
 from alignflow.training.steering import Steering, label
 from alignflow.training.tokenizer import load_tokenizer
 
@@ -61,12 +58,19 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
         name: load_suite(suite.suite, Path(suite.data), limit=suite.limit)
         for name, suite in config.suites.items()
     }
+    pair_sets = {
+        name: read_pair_set(Path(pairs.data), pairs.limit)
+        for name, pairs in config.pair_sets.items()
+    }
     steering = Steering.load(job.model)
     _check_lengths(job, steering)
     is_main = os.environ.get("RANK", "0") == "0"
-    held_out = _HeldOut.load(job, folder, steering, is_main=is_main)
+    held_out = HeldOut.load(job, steering, pair_sets)
     progress = Progress(folder, _num_steps(job, suites, held_out), tells=is_main)
-    results = Results(folder.output if is_main else None)
+    results = Results(
+        folder.output if is_main else None,
+        limited=_limited(config, suites, pair_sets, held_out),
+    )
 
     policy = _load(LanguageModel, job.model, config, folder)
     work = SharedWork(folder.path / "answers", progress)
@@ -74,12 +78,13 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     samples: list[SampleAnswer] = []
     steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
-        num_truncated["preference"] = held_out.summary.num_truncated
+        num_truncated["preference"] = held_out.pairs.num_truncated
+        num_truncated |= {name: of.num_truncated for name, of in held_out.pair_sets.items()}
         parent = (
             _load(LanguageModel, job.parent, config, folder) if job.parent is not None else None
         )
         _judge_pairs(policy, parent, held_out, config, results, work)
-        # A handful, which stands in the report: not worth dividing.
+        # One batch, which other ranks would not make shorter.
         if is_main:
             samples = _answer(policy, held_out, config, progress)
             steered = _answer_steered(policy, held_out, config, progress)
@@ -97,7 +102,7 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     if is_main:
         write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
     results.write(num_truncated)
-    refused = list(held_out.summary.refused) if held_out is not None else []
+    refused = held_out.pairs.refused if held_out is not None else []
     return JobResult(
         metrics=results.scores,
         details={
@@ -126,66 +131,37 @@ def _check_lengths(job: EvaluationJob, steering: Steering | None) -> None:
         check_positions(job.model, num_tokens, "evaluation.max_length + max_new_tokens + ratings")
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """The held-out pairs as the model's tokenizer and chat template make them."""
-
-    chat: ChatTokenizer
-    steering: Steering | None
-    """What the model is asked for, where it is one of SteerLM's."""
-    pairs: list[Tree]
-    """As the model is given them, and its parent too."""
-    plain_pairs: list[Tree]
-    """As the reward model is given them: the prompts ask for no ratings."""
-    prompts: list[list[Message]]
-    steering_prompts: list[list[Message]]
-    """Those to answer with more and with less of an attribute."""
-    summary: RowSummary
-
-    @classmethod
-    def load(
-        cls, job: EvaluationJob, folder: RunFolder, steering: Steering | None, *, is_main: bool
-    ) -> "_HeldOut | None":
-        if job.preferences is None:
-            return None
-        config = job.evaluation
-        load_pairs = partial(
-            load_rows,
-            job.preferences,
-            "held_out",
-            model=job.model,
-            max_length=config.max_length,
-            is_writer=is_main,
-        )
-        plain = rows = load_pairs(PREFERENCES, cache=folder.path / "rows")
-        num_steering_prompts = 0
-        if steering is not None:
-            kind = steered_preferences(steering.wanted)
-            rows = load_pairs(kind, cache=folder.path / "steered-rows")
-            steering.check(config.steered_attributes)
-            if job.attribute_model is not None and config.steered_attributes:
-                num_steering_prompts = config.max_steering_prompts
-        chat = ChatTokenizer.load(job.model)
-        prompts_of = partial(choose_prompts, job.preferences, chat, max_length=config.max_length)
-        return cls(
-            chat,
-            steering,
-            preferences.pair_trees(rows, config.max_preference_pairs),
-            preferences.pair_trees(plain, config.max_preference_pairs),
-            prompts_of(number=config.num_samples),
-            prompts_of(number=num_steering_prompts),
-            rows.summary,
-        )
+def _limited(
+    config: EvaluationConfig,
+    suites: Mapping[str, Suite],
+    pair_sets: Mapping[str, Sequence[Mapping[str, Any]]],
+    held_out: HeldOut | None,
+) -> list[str]:
+    """Return the settings that kept items from being judged."""
+    limited = [
+        f"suites.{name}.limit"
+        for name, suite in suites.items()
+        if suite.num_items == config.suites[name].limit
+    ]
+    limited += [
+        f"pair_sets.{name}.limit"
+        for name, records in pair_sets.items()
+        if len(records) == config.pair_sets[name].limit
+    ]
+    if held_out is not None and len(held_out.pairs.trees) == config.max_preference_pairs:
+        limited.append("max_preference_pairs")
+    return limited
 
 
-def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldOut | None) -> int:
+def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: HeldOut | None) -> int:
     """Return the items of all parts of the job."""
     num_items = sum(len(suite.requests()) for suite in suites.values())
     if held_out is None:
         return num_items
-    num_items += len(held_out.pairs) + len(held_out.prompts)
+    num_items += len(held_out.pairs.trees) + len(held_out.prompts)
     if job.reward_model is not None:
-        num_items += len(held_out.plain_pairs)
+        num_items += len(held_out.plain_pairs.trees)
+        num_items += sum(len(pairs.trees) for pairs in held_out.pair_sets.values())
     if held_out.steering is not None:
         attributes, num_prompts = job.evaluation.steered_attributes, len(held_out.steering_prompts)
         num_items += num_answers(held_out.steering, attributes, num_prompts)
@@ -232,26 +208,26 @@ def _judge_benchmarks(
 def _judge_pairs(
     policy: LanguageModel,
     parent: LanguageModel | None,
-    held_out: _HeldOut,
+    held_out: HeldOut,
     config: EvaluationConfig,
     results: Results,
     work: SharedWork,
 ) -> None:
-    num_pairs = len(held_out.pairs)
+    pairs, num_pairs = held_out.pairs, len(held_out.pairs.trees)
     if not num_pairs:
         return
     measure = partial(preferences.pair_passes, policy, parent, max_tokens=config.microbatch_tokens)
-    rows = work.collect("preference", held_out.pairs, measure)
+    rows = work.collect("preference", pairs.trees, measure)
     measures = preferences.PairMeasures.of_rows(rows)
-    beta = config.implicit_reward_beta
-    results.add("preference", preferences.preference_result(measures, beta=beta), num_pairs)
-    results.add("perplexity", preferences.perplexity_result(measures), num_pairs)
+    result = preferences.preference_result(measures, pairs.items, beta=config.implicit_reward_beta)
+    results.add("preference", result, num_pairs)
+    results.add("perplexity", preferences.perplexity_result(measures, pairs.items), num_pairs)
     if parent is not None:
-        results.add("kl", preferences.kl_result(measures), num_pairs)
+        results.add("kl", preferences.kl_result(measures, pairs.items), num_pairs)
 
 
 def _answer(
-    policy: LanguageModel, held_out: _HeldOut, config: EvaluationConfig, progress: Progress
+    policy: LanguageModel, held_out: HeldOut, config: EvaluationConfig, progress: Progress
 ) -> list[SampleAnswer]:
     if not held_out.prompts:
         return []
@@ -267,7 +243,7 @@ def _answer(
 
 
 def _answer_steered(
-    policy: LanguageModel, held_out: _HeldOut, config: EvaluationConfig, progress: Progress
+    policy: LanguageModel, held_out: HeldOut, config: EvaluationConfig, progress: Progress
 ) -> dict[str, SteeredAnswers]:
     steering, prompts = held_out.steering, held_out.steering_prompts
     if steering is None or not prompts:
@@ -287,22 +263,26 @@ def _answer_steered(
 
 def _judge_reward_model(
     reward: RewardModel,
-    held_out: _HeldOut,
+    held_out: HeldOut,
     config: EvaluationConfig,
     results: Results,
     work: SharedWork,
 ) -> None:
     """Add the accuracy of the reward model on pairs."""
+    score = partial(reward.passes, max_tokens=config.microbatch_tokens)
     pairs = held_out.plain_pairs
-    if pairs:
-        score = partial(reward.passes, max_tokens=config.microbatch_tokens)
-        rewards = work.collect("reward_model", pairs, score)
-        results.add("reward_model", preferences.reward_result(rewards), len(pairs))
+    if pairs.trees:
+        rewards = work.collect("reward_model", pairs.trees, score)
+        result = preferences.reward_result(rewards, pairs.items)
+        results.add("reward_model", result, len(pairs.trees))
+    for name, pairs in held_out.pair_sets.items():
+        rewards = work.collect(name, pairs.trees, score)
+        results.add(name, preferences.pair_set_result(rewards, pairs), len(pairs.trees))
 
 
 def _reward_samples(
     reward: RewardModel,
-    held_out: _HeldOut,
+    held_out: HeldOut,
     samples: list[SampleAnswer],
     config: EvaluationConfig,
     results: Results,
@@ -324,7 +304,7 @@ def _reward_samples(
 
 def _rate(
     attributes: AttributeModel,
-    held_out: _HeldOut,
+    held_out: HeldOut,
     samples: list[SampleAnswer],
     steered: Mapping[str, SteeredAnswers],
     config: EvaluationConfig,

@@ -1,15 +1,12 @@
 """What a suite is: items of a file, a request an item, and what the answers amount to."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from alignflow.evaluation import scorers
+from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.suites.files import Record, read_records
 
 ItemT = TypeVar("ItemT")
@@ -41,28 +38,46 @@ Request = ChoiceRequest | TextRequest
 class SuiteResult:
     """Scores of one suite, by name without the suite's own."""
 
-    scores: dict[str, float]
-    resamples: dict[str, NDArray[np.float64]]
-    """What each score is over resamples of its items: `scorers.resampled`."""
+    measures: dict[str, Measure]
+    """Each score as what its items contribute to it."""
     items: list[dict[str, Any]]
     """A JSON object an item, in file order."""
-    groups: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Scores within groups of items: score, group, value."""
+    groups: dict[str, dict[str, Measure]] = field(default_factory=dict)
+    """Scores within groups of items: score, group, measure."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The value of each measure; NaN where it isn't defined."""
+        return {name: measure.value for name, measure in self.measures.items()}
 
     @classmethod
     def of_means(
-        cls, values: Mapping[str, Sequence[float]], items: Sequence[Mapping[str, Any]]
+        cls,
+        judged: Items,
+        values: Mapping[str, Sequence[float]],
+        items: Sequence[Mapping[str, Any]],
+        *,
+        shares: Collection[str] = (),
+        groups: Sequence[Sequence[str]] = (),
     ) -> Self:
         """Return scores that are means over the items.
 
         Args:
+            judged: What tells the items apart, and which of them hang together.
             values: By score a value an item.
             items: What is told of each item, in file order.
+            shares: Scores whose values lie in 0..1.
+            groups: The groups of each item, where there are any.
         """
+        measures = {
+            name: Measure.mean(judged, of_items, is_share=name in shares)
+            for name, of_items in values.items()
+        }
+        grouped = {name: measure.by_group(groups) for name, measure in measures.items()}
         return cls(
-            scores={name: scorers.mean(of_items) for name, of_items in values.items()},
-            resamples={name: scorers.resampled_mean(each) for name, each in values.items()},
+            measures=measures,
             items=[{"item": number, **item} for number, item in enumerate(items, start=1)],
+            groups={name: by_group for name, by_group in grouped.items() if by_group},
         )
 
 

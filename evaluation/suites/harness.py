@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from alignflow.errors import ConfigError, DataError, InputError
+from alignflow.evaluation.measures import Items
 from alignflow.evaluation.suites.base import ChoiceRequest, Suite, SuiteResult
 
 _READERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -185,7 +186,11 @@ class HarnessTask(Suite):
                 }
             )
         by_name = {name: [of_item[name] for of_item in metrics] for name in self._names}
-        return SuiteResult.of_means(by_name, items)
+        judged = Items.of(
+            [instance.args[:2] for instance in document] for document in self._documents
+        )
+        shares = [name for name in self._names if name.startswith("acc")]
+        return SuiteResult.of_means(judged, by_name, items, shares=shares)
 
     def _metrics(self, document: Sequence[Any], logprobs: Sequence[float]) -> dict[str, float]:
         """Return the scores of one item; NaN where the model answers so."""

@@ -8,9 +8,10 @@ the best false one; it is scored as MC1 is.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from alignflow.evaluation import scorers
+from alignflow.evaluation.measures import Items
 from alignflow.evaluation.suites.base import ChoiceRequest, FileSuite, SuiteResult
 from alignflow.evaluation.suites.files import Record
 
@@ -38,6 +39,29 @@ Targets = dict[str, int]
 """Answers in file order, each with 1 if it is true and 0 if not."""
 
 
+class Origin(NamedTuple):
+    """What only the CSV file says of a question."""
+
+    category: str | None = None
+    """Such as `Superstitions`."""
+    page: str | None = None
+    """URL of where the answer is from, which questions may share."""
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Read it of a row of the CSV file."""
+        # It may also say what kind of error a question invites, such as "indexical", or who wrote
+        # it.
+        source = record.text_or_none("Source")
+        page = source if source and source.startswith("http") else None
+        return cls(record.text_or_none("Category"), page)
+
+    @property
+    def groups(self) -> list[str]:
+        """The category, where there is one."""
+        return [self.category] if self.category else []
+
+
 @dataclass(frozen=True)
 class TruthfulQAItem:
     """One question with the answers of both scores."""
@@ -49,6 +73,7 @@ class TruthfulQAItem:
     """All true and all false reference answers."""
     mc0: Targets = field(default_factory=dict)
     """The best true and the best false answer; empty before the edition of 2025."""
+    origin: Origin = field(default_factory=Origin, compare=False)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -74,13 +99,26 @@ class TruthfulQA(FileSuite[TruthfulQAItem]):
         )
 
     def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
-        """Return `mc1`, `mc2`, `mc0` where every question has it, and an object a question."""
+        """Return the scores, each also by category, and an object a question.
+
+        There is no `mc0` unless every question has it.
+        """
         judged = [_judge(item, values) for item, values in zip(self.items, logprobs, strict=True)]
         per_item = {"mc1": [row.mc1 for row in judged], "mc2": [row.mc2 for row in judged]}
         mc0 = [row.mc0 for row in judged if row.mc0 is not None]
         if len(mc0) == len(judged):
             per_item["mc0"] = mc0
-        return SuiteResult.of_means(per_item, [row._asdict() for row in judged])
+        questions = Items.of(
+            ([item.question, *item.answers] for item in self.items),
+            sources=(item.origin.page or item.question for item in self.items),
+        )
+        return SuiteResult.of_means(
+            questions,
+            per_item,
+            [row._asdict() for row in judged],
+            shares=self.scores,
+            groups=[item.origin.groups for item in self.items],
+        )
 
 
 class _Judged(NamedTuple):
@@ -151,6 +189,7 @@ def _item_of_csv(record: Record) -> TruthfulQAItem:
         mc1=best | false,
         mc2=dict.fromkeys(answers_between_semicolons(record, "Correct Answers"), 1) | false,
         mc0=mc0,
+        origin=Origin.of(record),
     )
 
 

@@ -7,13 +7,15 @@ answer to the model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from alignflow.evaluation.measures import Items
 from alignflow.evaluation.overlap import MEASURES, truth_by_overlap
 from alignflow.evaluation.suites.base import FileSuite, SuiteResult, TextRequest
 from alignflow.evaluation.suites.files import Record
 from alignflow.evaluation.suites.truthfulqa import (
     QA_PRESET,
+    Origin,
     answers_between_semicolons,
     with_full_stop,
 )
@@ -30,6 +32,7 @@ class OpenQuestion:
     question: str
     true: tuple[str, ...]
     false: tuple[str, ...]
+    origin: Origin = field(default_factory=Origin, compare=False)
 
 
 class TruthfulQAGeneration(FileSuite[OpenQuestion]):
@@ -40,14 +43,17 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
     @staticmethod
     def item(record: Record) -> OpenQuestion:
         """Return a question and its reference answers."""
+        origin = Origin()
         if record.has("Question"):
+            origin = Origin.of(record)
             question = record.text("Question")
             true = answers_between_semicolons(record, "Correct Answers")
             false = answers_between_semicolons(record, "Incorrect Answers")
         else:
             question = record.text("question")
             true, false = (_listed(record, f"{kind}_answers") for kind in ("correct", "incorrect"))
-        return OpenQuestion(question.strip(), tuple(dict.fromkeys([*true, _NO_COMMENT])), (*false,))
+        true = list(dict.fromkeys([*true, _NO_COMMENT]))
+        return OpenQuestion(question.strip(), tuple(true), tuple(false), origin)
 
     def request(self, item: OpenQuestion) -> TextRequest:
         """Return the few-shot prompt and the question."""
@@ -55,7 +61,7 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
         return TextRequest(prompt, max_new_tokens=_MAX_NEW_TOKENS, stops=("Q:",))
 
     def result(self, answers: Sequence[str]) -> SuiteResult:
-        """Return the scores, each a mean over the questions, and an object a question."""
+        """Return the scores, each also by category, and an object a question."""
         texts = [answer.strip() for answer in answers]
         scores = [
             truth_by_overlap(text, item.true, item.false)
@@ -66,7 +72,17 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
             for item, text, of_answer in zip(self.items, texts, scores, strict=True)
         ]
         by_name = {name: [of_answer[name] for of_answer in scores] for name in self.scores}
-        return SuiteResult.of_means(by_name, rows)
+        questions = Items.of(
+            ([item.question, *item.true, *item.false] for item in self.items),
+            sources=(item.origin.page or item.question for item in self.items),
+        )
+        return SuiteResult.of_means(
+            questions,
+            by_name,
+            rows,
+            shares=[name for name in self.scores if name.endswith("_acc")],
+            groups=[item.origin.groups for item in self.items],
+        )
 
 
 def _listed(record: Record, name: str) -> list[str]:

@@ -1,12 +1,10 @@
-"""A model that is only asked: log-probabilities of continuations, logits, rewards, answers.
+"""A language model that is only asked: log-probabilities of continuations, logits, answers.
 
 Every pass feeds one packed sequence to the decoder, with an attention of `caching.py` that says who
 sees whom. Hidden states are turned into logits for the positions that are asked about only, a slice
 at a time, so memory stays bounded however large the vocabulary is.
 """
 
-import json
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -16,53 +14,19 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from alignflow.errors import DataError
-from alignflow.training.attributes import AttributeScale
 from alignflow.training.batch import PackedBatch
 from alignflow.training.config import ParallelConfig, Precision
-from alignflow.training.megatron.architecture import read_architecture
-from alignflow.training.megatron.attention import AttentionPlan
-from alignflow.training.megatron.caching import (
-    DecodingCache,
-    KeysValues,
-    PrefillAttention,
-    RootAttention,
-    step_attention,
-    tree_attention,
-)
-from alignflow.training.megatron.model import (
-    ATTRIBUTE_HEAD_FILE,
-    Head,
-    PackedModel,
-    build_model,
-    load_weights,
-)
-from alignflow.training.megatron.setup import initialize
-from alignflow.training.megatron.trees import (
-    Branch,
-    Tree,
-    TreeBatch,
-    by_tree,
-    common_root,
-    pack_trees,
-)
+from alignflow.training.megatron.caching import DecodingCache, PrefillAttention, step_attention
+from alignflow.training.megatron.frozen import SINGLE_PROCESS, FrozenModel, Progress, all_of
+from alignflow.training.megatron.model import Head
+from alignflow.training.megatron.trees import Tree, TreeBatch, by_tree, common_root, pack_trees
 from alignflow.training.sampling import Sampling, draw
-
-_SINGLE = ParallelConfig()
-
-REWARD_SCALE_FILE = "reward_scale.json"
 
 # Logits of one slice: 64 MiB in float32.
 _LOGIT_ELEMENTS = 2**24
 
 # Tokens of each answer between two calls of its progress: a second or so of a slow model.
 _STEPS_TOLD = 8
-
-Passes = Iterator[tuple[list[list[float]], int]]
-"""Of each pass the scores, a list a tree, and the tokens computed in it."""
-
-Progress = Callable[[int, int], None]
-"""Told after each pass: trees done in it, tokens computed in it. It may raise to stop the work."""
 
 
 @dataclass(frozen=True)
@@ -75,108 +39,7 @@ class SampledAnswer:
     """Log-probability in nats of each, at the temperature it was drawn at."""
 
 
-class FrozenModel:
-    """A decoder in evaluation mode; the base of every kind of head."""
-
-    head: Head
-
-    def __init__(self, model: PackedModel, device: torch.device) -> None:
-        self.model = model.eval()
-        self.device = device
-        self._root: tuple[tuple[int, ...], dict[int, KeysValues]] = ((), {})
-
-    @classmethod
-    def _build(
-        cls,
-        folder: Path,
-        precision: Precision,
-        parallel: ParallelConfig,
-        *,
-        compiles: bool = False,
-        num_attributes: int = 0,
-    ) -> Self:
-        device = initialize(parallel, seed=0)
-        model = build_model(
-            read_architecture(folder),
-            head=cls.head,
-            precision=precision,
-            parallel=parallel,
-            device=device,
-            compiles=compiles,
-            allow_transformer_engine=False,
-            num_attributes=num_attributes,
-        )
-        load_weights(model, folder, seed=0)
-        return cls(model, device)
-
-    @torch.inference_mode()
-    def hidden(self, batch: TreeBatch) -> Tensor:
-        """Return the hidden states of a batch of trees, [T, hidden], before the head.
-
-        The keys and values of the batch's root are computed when it differs from the last one.
-        """
-        return self._decode(
-            batch.tokens_T,
-            batch.positions_T,
-            tree_attention(batch, self._root_of(batch), self._window, self.device),
-        )
-
-    def _root_of(self, batch: TreeBatch) -> dict[int, KeysValues]:
-        if not batch.root:
-            return {}
-        if self._root[0] != batch.root:
-            attention = RootAttention()
-            tokens = torch.tensor(batch.root)
-            self._decode(tokens, torch.arange(len(tokens)), attention)
-            self._root = (batch.root, attention.kept)
-        return self._root[1]
-
-    def _decode(self, tokens_T: Tensor, positions_T: Tensor, attention: AttentionPlan) -> Tensor:
-        """Return the decoder's output, [T, hidden], of T tokens under an attention."""
-        hidden_T1H: Tensor = self.model.hidden_states(
-            tokens_T.to(self.device), positions_T.to(self.device), attention
-        )
-        return hidden_T1H[:, 0]
-
-    @property
-    def _window(self) -> int | None:
-        window: int | None = self.model.architecture.sliding_window
-        return window
-
-
-class ScoringModel(FrozenModel, ABC):
-    """A model that gives each branch of a tree a number."""
-
-    @abstractmethod
-    def passes(self, trees: Sequence[Tree], *, max_tokens: int) -> Passes:
-        """Yield the scores of the next trees, and how many tokens were computed for them.
-
-        Args:
-            trees: Prefixes and their continuations.
-            max_tokens: Most tokens of one pass; a single larger tree forms its own.
-        """
-
-    def score(
-        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[float]]:
-        """Return for each tree the score of each branch.
-
-        What all prefixes begin with is computed once, each tree's prefix once for its branches.
-
-        Args:
-            trees: Prefixes and their continuations.
-            max_tokens: Most tokens of one pass; a single larger tree forms its own.
-            progress: Told what each pass did.
-        """
-        scores: list[list[float]] = []
-        for of_pass, num_tokens in self.passes(trees, max_tokens=max_tokens):
-            scores += of_pass
-            if progress is not None:
-                progress(len(of_pass), num_tokens)
-        return scores
-
-
-class LanguageModel(ScoringModel):
+class LanguageModel(FrozenModel):
     """A policy: log-probabilities, logits, greedy and sampled answers."""
 
     head: Head = "lm"
@@ -187,7 +50,7 @@ class LanguageModel(ScoringModel):
         folder: Path,
         *,
         precision: Precision,
-        parallel: ParallelConfig = _SINGLE,
+        parallel: ParallelConfig = SINGLE_PROCESS,
         temperature: float = 1.0,
         compiles: bool = False,
     ) -> Self:
@@ -214,11 +77,27 @@ class LanguageModel(ScoringModel):
         size: int = self.model.architecture.vocab_size
         return size
 
-    def passes(self, trees: Sequence[Tree], *, max_tokens: int) -> Passes:
-        """Yield the summed log-probability, in nats, of each branch; see `ScoringModel.score`."""
+    def passes(
+        self, trees: Sequence[Tree], *, max_tokens: int
+    ) -> Iterator[tuple[list[list[float]], int]]:
+        """Yield the scores of the next trees, as in `score`, and the tokens computed for them."""
         for packed, batch in pack_trees(trees, max_tokens=max_tokens, root=common_root(trees)):
             logprobs_N = self.logprobs(batch, self.hidden(batch)[batch.read_index_P])
             yield by_tree(packed, batch.branch_sums(logprobs_N.double())), batch.num_tokens
+
+    def score(
+        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
+    ) -> list[list[float]]:
+        """Return for each tree the summed log-probability, in nats, of each branch.
+
+        What all prefixes begin with is computed once, each tree's prefix once for its branches.
+
+        Args:
+            trees: Prefixes and their continuations.
+            max_tokens: Most tokens of one pass; a single larger tree forms its own.
+            progress: Told what each pass did.
+        """
+        return all_of(self.passes(trees, max_tokens=max_tokens), progress)
 
     @torch.inference_mode()
     def logprobs(self, batch: TreeBatch, hidden_PH: Tensor) -> Tensor:
@@ -296,6 +175,7 @@ class LanguageModel(ScoringModel):
         sampling: Sampling,
         stop_tokens: Collection[int],
         min_new_tokens: int = 0,
+        progress: Progress | None = None,
     ) -> list[SampledAnswer]:
         """Return drawn continuations of each prompt, the prompts' first, second … side by side.
 
@@ -307,6 +187,7 @@ class LanguageModel(ScoringModel):
             sampling: How to draw.
             stop_tokens: Tokens that end an answer.
             min_new_tokens: So many tokens of an answer none of them may be among.
+            progress: As in `generate`.
         """
         num_answers, max_new_tokens = uniforms_BT.shape
         logps: list[list[float]] = [[] for _ in range(num_answers)]
@@ -329,6 +210,7 @@ class LanguageModel(ScoringModel):
             copies=num_answers // max(len(prompts), 1),
             max_new_tokens=max_new_tokens,
             stop_tokens=stop_tokens,
+            progress=progress,
         )
         return [SampledAnswer(*both) for both in zip(answers, logps, strict=True)]
 
@@ -402,117 +284,3 @@ class LanguageModel(ScoringModel):
             PrefillAttention(starts=starts, cache=cache),
         )
         return hidden_TH[lengths.cumsum(0) - 1]
-
-
-class RewardModel(ScoringModel):
-    """A reward model, in the scale that was recorded for it."""
-
-    head: Head = "reward"
-    mean = 0.0
-    std = 1.0
-
-    @classmethod
-    def load(
-        cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = _SINGLE
-    ) -> Self:
-        """Load a reward model folder with its head and its scale.
-
-        Args:
-            folder: The model.
-            precision: Type of its weights.
-            parallel: Layout of the job; each rank holds the whole model.
-
-        Raises:
-            DataError: The folder holds no reward model that can be loaded.
-        """
-        mean, std = _read_scale(folder / REWARD_SCALE_FILE)
-        reward = cls._build(folder, precision, parallel)
-        reward.mean, reward.std = mean, std
-        return reward
-
-    @torch.inference_mode()
-    def passes(self, trees: Sequence[Tree], *, max_tokens: int) -> Passes:
-        """Yield the reward at the last token of each branch; see `ScoringModel.score`.
-
-        Rewards are in standard deviations from the mean over the set of `reward_scale.json`.
-        """
-        for packed, batch in pack_trees(
-            trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
-        ):
-            raw_B = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
-            yield by_tree(packed, (raw_B.double() - self.mean) / self.std), batch.num_tokens
-
-    def score_rows(
-        self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[float]:
-        """Return the reward of each row of at least two tokens; the rest is as in `score`."""
-        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
-        rewards = self.score(trees, max_tokens=max_tokens, progress=progress)
-        return [reward for (reward,) in rewards]
-
-
-class AttributeModel(FrozenModel):
-    """A model that rates answers by the attributes of SteerLM."""
-
-    head: Head = "attributes"
-    scale: AttributeScale
-
-    @classmethod
-    def load(
-        cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = _SINGLE
-    ) -> Self:
-        """Load an attribute model folder with its head, their names and means.
-
-        Args:
-            folder: The model.
-            precision: Type of its weights.
-            parallel: Layout of the job; each rank holds the whole model.
-
-        Raises:
-            DataError: The folder holds no attribute model that can be loaded.
-        """
-        scale = AttributeScale.load(folder)
-        model = cls._build(folder, precision, parallel, num_attributes=len(scale.names))
-        model.model.output_layer.load(folder / ATTRIBUTE_HEAD_FILE)
-        model.scale = scale
-        return model
-
-    @torch.inference_mode()
-    def rate_trees(
-        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[list[float]]]:
-        """Return for each tree the attributes of the conversation that ends with each branch.
-
-        They come in the order of `scale.names`, and are neither rounded nor kept within 0 to 4.
-        """
-        means_K = torch.tensor(self.scale.means, dtype=torch.float64)
-        ratings: list[list[list[float]]] = []
-        for packed, batch in pack_trees(
-            trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
-        ):
-            raw_BK = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
-            ratings += by_tree(packed, raw_BK.double().cpu() + means_K)
-            if progress is not None:
-                progress(len(packed), batch.num_tokens)
-        return ratings
-
-    def rate(
-        self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[float]]:
-        """Return the attributes of each row of at least two tokens, as in `rate_trees`."""
-        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
-        ratings = self.rate_trees(trees, max_tokens=max_tokens, progress=progress)
-        return [of_row for (of_row,) in ratings]
-
-
-def _read_scale(path: Path) -> tuple[float, float]:
-    try:
-        scale = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = float(scale["mean"]), float(scale["std"])
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give the folder of a reward model.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: must hold the numbers mean and std ({error!r}).") from None
-    if not std > 0:
-        raise DataError(f"{path}: std must be above 0, not {std}.")
-    return mean, std

@@ -16,7 +16,7 @@ from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Works
 from alignflow.errors import ConfigError, DataError, InputError
 
 # Raised by a commit that changes what these jobs make: `alignflow.artifacts.code_version`.
-_REVISION = 2
+_REVISION = 3
 
 
 class Precision(StrEnum):
@@ -97,11 +97,18 @@ def evaluate(
             for score, value in scores["scores"].items()
             if score.startswith(f"{name}/")
         },
+        "intervals": {
+            score.partition("/")[2]: interval
+            for score, interval in scores["intervals"].items()
+            if score.startswith(f"{name}/")
+        },
         "items": str(folder / "items" / f"{name}.jsonl"),
     }
     by_group = scores["groups"].get(f"{name}/accuracy")
     if by_group:
-        report["scores"]["by_group"] = by_group
+        report["scores"]["by_group"] = {
+            group: of["value"] for group, of in by_group.items() if of["value"] is not None
+        }
     num_truncated = scores["num_truncated"][name]
     if num_truncated:
         typer.echo(f"{num_truncated} sequences were cut at {max_length} tokens", err=True)
@@ -126,13 +133,20 @@ def _print_scores(report: dict[str, Any], data: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("score", "value", title=f"{report['model']} on {data}, as {report['suite']}")
+    table = Table(
+        "score",
+        "value",
+        "95 % interval",
+        title=f"{report['model']} on {data}, as {report['suite']}",
+    )
     for name, value in report["scores"].items():
         if isinstance(value, dict):
             for group, share in sorted(value.items()):
                 table.add_row(f"accuracy, {group}", f"{share:.4f}")
         else:
-            table.add_row(name, f"{value:.4f}")
+            interval = report["intervals"].get(name)
+            bounds = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+            table.add_row(name, f"{value:.4f}", bounds)
     console = Console()
     console.print(table)
     console.print(f"{report['num_items']} items, one a line in {report['items']}", soft_wrap=True)

@@ -247,7 +247,11 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "samples/mean_tokens",
     }
     assert set(scores["intervals"]) == set(scores["scores"])
-    assert scores["limited"] == ["suites.truth.limit", "suites.toxicity.limit"]
+    assert scores["limited"] == [
+        "suites.truth.limit",
+        "suites.toxicity.limit",
+        "suites.open.limit",
+    ]
     measures = read_measures(finished.output / "measures.json")
     assert {name: measure.value for name, measure in measures.items()} == scores["scores"]
     assert scores["num_items"] == {
@@ -441,7 +445,7 @@ def test_two_processes_find_what_one_does_and_an_attempt_what_was_lost(
     assert_same_results(shared, finished)
     assert {path.name for path in (shared.path / "answers").iterdir()} == {
         f"{part}-{rank}.jsonl"
-        for part in ("truth", "toxicity", "open", "preference", "reward_model")
+        for part in ("truth", "toxicity", "open", "preference", "reward_model", "hhh")
         for rank in (0, 1)
     }
     # The folder as it is when the second process and its share of one part are lost.

@@ -19,7 +19,7 @@ CHAMPION = "champion"
 
 def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
     """Return the version that serves now, if there is one."""
-    return pipeline.tracker.get_version(pipeline.recipe.registry.model_name, CHAMPION)
+    return pipeline.tracker.registry.get(pipeline.recipe.registry.model_name, CHAMPION)
 
 
 @task(task_run_name="register", tags=["registry"], cache_policy=NO_CACHE)
@@ -52,7 +52,7 @@ def register_model(
     if not verdict.passed:
         raise ValueError("a refused model is not registered")
     pipeline.display.started("register")
-    name = pipeline.recipe.registry.model_name
+    name, registry = pipeline.recipe.registry.model_name, pipeline.tracker.registry
     origin = {
         "alignflow.key": model.key,
         "alignflow.digest": model.digest,
@@ -69,15 +69,15 @@ def register_model(
     # Two runs of one model at once must not make two versions of it.
     lock = hashlib.sha256(f"register {name} {model.digest}".encode()).hexdigest()
     with pipeline.store.lock(lock):
-        version = pipeline.tracker.version_of(name, model.digest)
+        version = registry.version_of(name, model.digest)
         is_new = version is None
         if version is None:
             version = _create_version(pipeline, name, model, evaluation, {**origin, **judgement})
         elif version.tags.get("alignflow.store") == pipeline.store.url:
             # Where it came from stays as it was told first; the judgement lies in that store too.
-            pipeline.tracker.set_version_tags(version, judgement)
-        if is_new or pipeline.tracker.get_version(name, CANDIDATE) is None:
-            version = pipeline.tracker.set_alias(version, CANDIDATE)
+            registry.set_tags(version, judgement)
+        if is_new or registry.get(name, CANDIDATE) is None:
+            version = registry.set_alias(version, CANDIDATE)
     pipeline.display.finished(
         "register", "done" if is_new else "reused", f"{version.name} version {version.version}"
     )

@@ -9,12 +9,10 @@ from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
 from alignflow.evaluation.gate import Verdict
+from alignflow.tasks.decisions import CANDIDATE, CHAMPION
 from alignflow.tasks.evaluate import read_scores
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
-
-CANDIDATE = "candidate"
-CHAMPION = "champion"
 
 
 def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
@@ -35,7 +33,8 @@ def register_model(
 ) -> RegisteredVersion:
     """Make the model a version with alias `candidate`, or return the version it already is.
 
-    A version that is already there becomes the candidate only where there is none.
+    A version that is already there becomes the candidate only where there is none, and where
+    nobody has decided on it.
 
     Args:
         pipeline: The run.
@@ -65,6 +64,7 @@ def register_model(
         "alignflow.evaluation": evaluation.digest,
         "alignflow.verdict": "accepted",
         "alignflow.verdict_digest": verdict_artifact.digest,
+        "alignflow.verdict_key": verdict_artifact.key,
     }
     # Two runs of one model at once must not make two versions of it.
     lock = hashlib.sha256(f"register {name} {model.digest}".encode()).hexdigest()
@@ -76,7 +76,8 @@ def register_model(
         elif version.tags.get("alignflow.store") == pipeline.store.url:
             # Where it came from stays as it was told first; the judgement lies in that store too.
             registry.set_tags(version, judgement)
-        if is_new or registry.get(name, CANDIDATE) is None:
+        is_undecided = "alignflow.decision" not in version.tags
+        if is_new or (is_undecided and registry.get(name, CANDIDATE) is None):
             version = registry.set_alias(version, CANDIDATE)
     pipeline.display.finished(
         "register", "done" if is_new else "reused", f"{version.name} version {version.version}"

@@ -4,8 +4,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,6 +17,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from alignflow.errors import RegistryError
 from alignflow.urls import without_credentials
 
 # Its lines about database tables would stand in the middle of the stage table.
@@ -84,3 +85,16 @@ def find_experiment(client: MlflowClient, name: str, artifact_root: str | None) 
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+@contextmanager
+def registry_errors() -> Iterator[None]:
+    """Turn what MLflow raises into one sentence.
+
+    Raises:
+        RegistryError: MLflow refused, or can't be reached.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        raise RegistryError(f"MLflow failed ({first_line(error)}).") from None

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from alignflow.errors import ConfigError
 from alignflow.tasks.tracking.client import Writer, first_line, tracking_uri
+from alignflow.tasks.tracking.journal import JOURNAL_TAG, Journal, start_journal
 from alignflow.urls import without_credentials
 
 
@@ -74,11 +75,8 @@ class Registry:
             run_id: The run that registers it.
             tags: Of the version.
         """
-        try:
-            self._write(self._client.create_registered_model, name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        if self._find_model(name) is None:
+            self._create_model(name)
         version = self._write(
             self._client.create_model_version, name, source=source, run_id=run_id, tags=dict(tags)
         )
@@ -91,10 +89,72 @@ class Registry:
                 self._client.set_model_version_tag, version.name, version.version, key, value
             )
 
+    def tagged(self, tag: str, value: str) -> list[RegisteredVersion]:
+        """Return the versions of all models that carry a tag with this value."""
+        quoted = value.replace("'", "")
+        found = self._client.search_model_versions(f"tags.`{tag}` = '{quoted}'")
+        # A search tells no aliases.
+        versions = [self.get(each.name, str(each.version)) for each in found]
+        return [version for version in versions if version is not None]
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return the number of the version that each alias of a model points at.
+
+        Raises:
+            ConfigError: There is no model of this name.
+        """
+        return {alias: str(number) for alias, number in self._model(name).aliases.items()}
+
+    def point(self, name: str, alias: str, version: str | None) -> None:
+        """Point an alias of a model at a version, or at none."""
+        if version is None:
+            self._write(self._client.delete_registered_model_alias, name, alias)
+        else:
+            self._write(self._client.set_registered_model_alias, name, alias, version)
+
+    def journal(self, name: str) -> Journal:
+        """Return the journal of a model.
+
+        A model that alignflow made has one from its beginning. For one that somebody else made it
+        is started here; the first two decisions on such a model mustn't be made at once.
+
+        Raises:
+            ConfigError: There is no model of this name.
+        """
+        run_id = self._model(name).tags.get(JOURNAL_TAG)
+        if run_id is None:
+            run_id = start_journal(self._client, self._write, name)
+            self._write(self._client.set_registered_model_tag, name, JOURNAL_TAG, run_id)
+        return Journal(self._client, self._write, run_id)
+
     def set_alias(self, version: RegisteredVersion, alias: str) -> RegisteredVersion:
         """Point an alias at a version and return the version with it."""
         self._write(self._client.set_registered_model_alias, version.name, alias, version.version)
         return replace(version, aliases=(*version.aliases, alias))
+
+    def _find_model(self, name: str) -> RegisteredModel | None:
+        try:
+            return self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+    def _model(self, name: str) -> RegisteredModel:
+        model = self._find_model(name)
+        if model is None:
+            raise ConfigError(f"{name}: the registry holds no model of this name.")
+        return model
+
+    def _create_model(self, name: str) -> None:
+        journal = start_journal(self._client, self._write, name)
+        try:
+            # One step with its tag, so that two who create it at once agree on one journal.
+            self._write(self._client.create_registered_model, name, tags={JOURNAL_TAG: journal})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            self._write(self._client.delete_run, journal)
 
 
 def _registered(found: ModelVersion) -> RegisteredVersion:

@@ -6,7 +6,7 @@ because stages log from several threads at once and the fluent API's active run 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 

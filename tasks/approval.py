@@ -142,18 +142,19 @@ def answer(
         cache: Folder for what is fetched from the store.
 
     Returns:
-        The decision; None where the version is the champion already.
+        The decision; None where it was decided so before.
 
     Raises:
-        InputError: It was decided on already, or the time to answer is over.
+        InputError: It was decided otherwise, or the time to answer is over.
         SafetyGateError: It no longer passes the gate beside the champion.
         RegistryError: MLflow failed.
     """
-    version = request.version
+    version, decided = request.version, request.version.tags.get("alignflow.decision")
+    if decided == ("promoted" if approve else "rejected"):
+        return None
     if not request.is_open:
-        decision = version.tags.get("alignflow.decision")
         by = version.tags.get("alignflow.decided_by")
-        what = f"was {decision} by {by}" if decision else f"waited until {request.until:%c} UTC"
+        what = f"was {decided} by {by}" if decided else f"waited until {request.until:%c} UTC"
         raise InputError(f"{version.uri} {what}; run the recipe again to ask anew.")
     if approve:
         return promote(registry, version.name, version.version, author, cache=cache)

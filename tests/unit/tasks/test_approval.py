@@ -108,10 +108,11 @@ def test_approved_candidate_is_promoted(
     assert decided is not None
     assert decided.tags["alignflow.decided_by"] == "ada"
     assert decided.tags["alignflow.decision_note"] == "read fifty answers"
+    # Said once more it is no decision, said otherwise it is refused.
+    decided_on = find_request(registry, f"a-{name}")
+    assert answer(registry, decided_on, ADA, approve=True, cache=pipeline.cache) is None
     with pytest.raises(InputError, match="was promoted by ada"):
-        answer(
-            registry, find_request(registry, f"a-{name}"), ADA, approve=False, cache=pipeline.cache
-        )
+        answer(registry, decided_on, ADA, approve=False, cache=pipeline.cache)
     assert concluded(version, promotion="approval").decision == "promoted"
     assert request.version.uri not in {each.version.uri for each in open_requests(registry)}
 

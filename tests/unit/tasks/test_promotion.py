@@ -64,6 +64,16 @@ def test_journal_keeps_what_was_written(
     assert run.data.tags["alignflow.model"] == name
 
 
+def test_model_that_somebody_else_made_gets_a_journal(
+    pipeline: Pipeline, registry: Registry, name: str
+) -> None:
+    MlflowClient(pipeline.tracker.uri).create_registered_model(name)
+    registry.add(name, "s3://elsewhere/model", run_id=pipeline.tracker.run.run_id, tags={})
+    promote(registry, name, "1", Author("ada", "a start"), cache=pipeline.cache, force=True)
+    assert [decision.action for decision in settle(registry, name)] == ["promoted"]
+    assert registry.aliases(name) == {"champion": "1"}
+
+
 def test_candidate_is_judged_beside_the_champion_of_today(
     pipeline: Pipeline, candidate: Candidate, registry: Registry, name: str
 ) -> None:

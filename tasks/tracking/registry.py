@@ -129,7 +129,7 @@ class Registry:
 
     def set_alias(self, version: RegisteredVersion, alias: str) -> RegisteredVersion:
         """Point an alias at a version and return the version with it."""
-        self._write(self._client.set_registered_model_alias, version.name, alias, version.version)
+        self.point(version.name, alias, version.version)
         return replace(version, aliases=(*version.aliases, alias))
 
     def _find_model(self, name: str) -> RegisteredModel | None:

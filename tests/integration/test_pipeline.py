@@ -18,10 +18,10 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
@@ -387,6 +387,18 @@ def stage_statuses(outcome: Outcome, flow_run_id: UUID) -> list[dict[str, str]]:
     return statuses
 
 
+def deployed(recipe: Recipe, **parameters: Any) -> FlowRun:
+    """Schedule a run of a deployment."""
+    align.to_deployment("approval", entrypoint_type=EntrypointType.MODULE_PATH).apply()
+    flow_run: FlowRun = run_deployment(
+        "align/approval",
+        parameters={"recipe": recipe.model_dump(mode="json"), **parameters},
+        timeout=0,
+        as_subflow=False,
+    )
+    return flow_run
+
+
 def execute(flow_run_id: UUID, recipe: Recipe) -> State[Any]:
     """Do what a worker does with a scheduled run, and return the state it leaves."""
     command = [str(Path(sys.executable).with_name("prefect")), "flow-run", "execute"]
@@ -399,13 +411,7 @@ def execute(flow_run_id: UUID, recipe: Recipe) -> State[Any]:
 
 def test_suspended_run_goes_on_by_the_answer_in_its_form(first: Outcome, recipe_file: Path) -> None:
     recipe = load_config(Recipe, recipe_file, overrides=["registry.promotion=approval"])
-    align.to_deployment("approval", entrypoint_type=EntrypointType.MODULE_PATH).apply()
-    flow_run = run_deployment(
-        "align/approval",
-        parameters={"recipe": recipe.model_dump(mode="json"), "force": ["dpo"]},
-        timeout=0,
-        as_subflow=False,
-    )
+    flow_run = deployed(recipe, force=["dpo"])
     state = execute(flow_run.id, recipe)
     assert state.name == "Suspended", state.message
     candidate = client(first).get_model_version_by_alias("tiny-assistant", "candidate")
@@ -427,18 +433,30 @@ def test_suspended_run_goes_on_by_the_answer_in_its_form(first: Outcome, recipe_
     assert set(after.values()) == {"reused"}
 
 
+def test_suspended_run_fails_when_the_time_is_over(first: Outcome, recipe_file: Path) -> None:
+    hasty = ["registry.promotion=approval", "registry.approval_timeout_h=0.001"]
+    recipe = load_config(Recipe, recipe_file, overrides=[*hasty, "registry.model_name=hasty"])
+    flow_run = deployed(recipe)
+    assert execute(flow_run.id, recipe).name == "Suspended"
+    time.sleep(4)  # the time-out is of 3.6 s
+    with pytest.raises(FlowPauseTimeout):
+        resume_flow_run(flow_run.id, run_input={"decision": "approve", "by": "bob"})
+    with get_client(sync_client=True) as prefect:
+        state = prefect.read_flow_run(flow_run.id).state
+    assert state is not None
+    assert state.is_failed()
+    done = alignflow(recipe, "approve", str(flow_run.id), "--note", "too late")
+    assert done.returncode == 2
+    assert "waited until" in done.stderr
+    assert client(first).get_registered_model("hasty").aliases == {"candidate": "1"}
+
+
 def test_suspended_run_goes_on_by_the_answer_of_a_command(
     first: Outcome, recipe_file: Path
 ) -> None:
     approval = ["dpo.learning_rate=4e-3", "registry.promotion=approval"]
     recipe = load_config(Recipe, recipe_file, overrides=approval)
-    align.to_deployment("approval", entrypoint_type=EntrypointType.MODULE_PATH).apply()
-    flow_run = run_deployment(
-        "align/approval",
-        parameters={"recipe": recipe.model_dump(mode="json")},
-        timeout=0,
-        as_subflow=False,
-    )
+    flow_run = deployed(recipe)
     assert execute(flow_run.id, recipe).name == "Suspended"
     done = alignflow(recipe, "reject", str(flow_run.id), "--note", "it rambles", "--by", "eve")
     assert done.returncode == 0, done.stderr

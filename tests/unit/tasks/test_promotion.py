@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from alignflow.errors import InputError, RegistryError, SafetyGateError
-from alignflow.tasks.decisions import Author, settle
+from alignflow.tasks.decisions import Author, _carry_out, settle
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.promotion import promote, roll_back
 from alignflow.tasks.tracking import RegisteredVersion, Registry
@@ -62,6 +62,19 @@ def test_journal_keeps_what_was_written(
     assert journal.read()["000001"] == noted
     run = MlflowClient(pipeline.tracker.uri).get_run(journal.run_id)
     assert run.data.tags["alignflow.model"] == name
+
+
+def test_late_writes_are_put_right(
+    pipeline: Pipeline, candidate: Candidate, registry: Registry, name: str
+) -> None:
+    candidate(0.50)
+    first = promote(registry, name, None, ADA, cache=pipeline.cache)
+    assert first is not None
+    candidate(0.55)
+    promote(registry, name, None, ADA, cache=pipeline.cache)
+    # The first process was taken for dead, and comes back when the second is done.
+    _carry_out(registry, name, registry.journal(name), first)
+    assert registry.aliases(name) == {"champion": "2", "previous": "1"}
 
 
 def test_model_that_somebody_else_made_gets_a_journal(

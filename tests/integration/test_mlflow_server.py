@@ -1,4 +1,4 @@
-"""MLflow's signed webhooks, as docs/promotion.md describes them, on a real MLflow server."""
+"""Decisions through a real MLflow server, and its webhooks as docs/promotion.md describes them."""
 
 import base64
 import json
@@ -12,8 +12,10 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from mlflow import MlflowClient
 
 from alignflow.tasks.decisions import Author, settle
 from alignflow.tasks.promotion import promote, roll_back
-from alignflow.tasks.tracking import Tracker
+from alignflow.tasks.tracking import Registry, Tracker
 
 pytestmark = pytest.mark.integration
 
@@ -162,3 +164,23 @@ def test_promotion_and_rollback_call_a_signed_webhook(
         assert not is_from_mlflow(headers, body, "another secret")
         assert not is_from_mlflow(headers, body + b" ", SECRET)
         assert not is_from_mlflow(headers, body, SECRET, max_age_s=-1)
+
+
+def test_decisions_of_several_clients_follow_one_another(server: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri=server, experiment="at-once", artifact_root=tmp_path)
+    run = tracker.start_pipeline("at-once", {})
+    for number in range(5):
+        tracker.registry.add("shared", f"s3://models/{number}", run_id=run.run_id, tags={})
+
+    def promote_one(number: int) -> None:
+        author = Author(f"client {number}", "there is no verdict here")
+        promote(Registry(server), "shared", str(number), author, cache=tmp_path, force=True)
+
+    with ThreadPoolExecutor(5) as clients:
+        list(clients.map(promote_one, range(1, 6)))
+    decisions = settle(tracker.registry, "shared")
+    assert sorted(decision.version for decision in decisions) == ["1", "2", "3", "4", "5"]
+    for earlier, later in pairwise(decisions):
+        assert later.before["champion"] == earlier.version
+        assert later.after["previous"] == earlier.version
+    assert tracker.registry.aliases("shared") == decisions[-1].after

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL
 
@@ -179,7 +180,10 @@ def _reject(registry: Registry, version: RegisteredVersion, author: Author) -> D
 
 
 def let_go_on(request: Request, author: Author, *, approve: bool) -> None:
-    """Start a suspended run again after the decision, so that it ends by it."""
+    """Start a suspended run again after the decision, so that it ends by it.
+
+    The decision stands whether it can be started or not, so that costs no more than a warning.
+    """
     if not PREFECT_API_URL.value():
         return
     form = {"decision": "approve" if approve else "reject", "by": author.by, "note": author.note}
@@ -188,7 +192,7 @@ def let_go_on(request: Request, author: Author, *, approve: bool) -> None:
             state = client.read_flow_run(UUID(request.flow_run)).state
         if state is not None and state.is_paused():
             resume_flow_run(UUID(request.flow_run), run_input=form)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, PrefectException) as error:
         run_logger().warning("Prefect's run %s can't be resumed (%s).", request.flow_run, error)
 
 

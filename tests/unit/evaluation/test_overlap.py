@@ -86,6 +86,23 @@ def test_the_table_and_the_rows_of_the_hub_hold_the_same(tmp_path: Path) -> None
     assert TruthfulQAGeneration.read(table).items == TruthfulQAGeneration.read(rows).items
 
 
+def test_questions_of_one_page_hang_together(tmp_path: Path) -> None:
+    row = "What is {}?,Of rock,Of cheese,{},https://example.org/moon\n"
+    path = tmp_path / "TruthfulQA.csv"
+    path.write_text(
+        "Question,Correct Answers,Incorrect Answers,Category,Source\n"
+        + row.format("the moon", "Myths")
+        + row.format("the sea", "Water"),
+        encoding="utf-8",
+    )
+    result = TruthfulQAGeneration.read(path).result(["Of rock.", "Of cheese."])
+    assert result.measures["rouge1_acc"].estimate().num_sources == 1
+    by_category = {name: of.value for name, of in result.groups["rouge1_acc"].items()}
+    assert by_category == {"Myths": 1.0, "Water": 0.0}
+    assert result.measures["rouge1_acc"].limits == (0.0, 1.0)
+    assert result.measures["bleu_diff"].limits is None
+
+
 def test_a_question_without_answers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps([ROW | {"incorrect_answers": [" "]}]), encoding="utf-8")

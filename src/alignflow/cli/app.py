@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from alignflow.cli import configs, data, doctor, jobs, models, runs
+from alignflow.cli import configs, data, doctor, jobs, judges, models, runs
 from alignflow.errors import AlignflowError
 
 INTERRUPTED = 130
@@ -52,5 +52,6 @@ app.command("evaluate")(models.evaluate)
 app.command("export")(models.export)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(judges.app, name="judge")
 app.add_typer(configs.app, name="config")
 app.command("doctor")(doctor.doctor)

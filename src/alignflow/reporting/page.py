@@ -44,7 +44,7 @@ _LINKED_SCHEMES = {"", "http", "https", "file"}
 def render_page(data: ReportData) -> str:
     """Return the page as one HTML document; write it as UTF-8."""
     return (
-        _environment()
+        page_environment()
         .get_template("page.html.jinja")
         .render(
             data=data,
@@ -100,7 +100,8 @@ def _stage_charts(curve: TrainingCurve) -> list[LineChart]:
 
 
 @cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return the environment of every page: what a template is given is escaped."""
     environment = Environment(
         loader=PackageLoader("alignflow.reporting"),
         autoescape=True,
@@ -145,7 +146,7 @@ def _is_linked(url: str | None) -> bool:
 def render_comparison(data: Comparison) -> str:
     """Return the page that shows methods side by side as one HTML document."""
     return (
-        _environment()
+        page_environment()
         .get_template("comparison.html.jinja")
         .render(
             data=data,

@@ -53,7 +53,12 @@ class _Condition(NamedTuple):
     bound: float | None
 
 
-def judge(config: GateConfig, scores: Mapping[str, Scores | None]) -> Verdict:
+def judge(
+    config: GateConfig,
+    scores: Mapping[str, Scores | None],
+    *,
+    weak_judges: Mapping[str, str] | None = None,
+) -> Verdict:
     """Return the verdict on the aligned model; it passes when every rule does.
 
     Without a rule nothing was asked of the model, so nothing says that it may pass: it doesn't.
@@ -63,6 +68,8 @@ def judge(config: GateConfig, scores: Mapping[str, Scores | None]) -> Verdict:
         scores: Scores by model: `aligned`, and those that rules compare with (`base`, `sft`,
             `champion`). A champion of None means that there is none yet; one without scores
             fails the rules that compare with it.
+        weak_judges: Suites that were judged by who isn't good enough, and why in one sentence;
+            rules about them fail.
     """
     if not config.rules:
         reason = "The recipe has no rules, so nothing can be judged: give gate.rules."
@@ -70,7 +77,13 @@ def judge(config: GateConfig, scores: Mapping[str, Scores | None]) -> Verdict:
             passed=False,
             rules=[RuleResult(name="rules", passed=False, reason=reason, score="none")],
         )
-    results = [_judge_rule(name, rule, scores) for name, rule in config.rules.items()]
+    distrusted = weak_judges or {}
+    results = [
+        RuleResult(name=name, passed=False, reason=distrusted[suite], score=rule.score)
+        if (suite := rule.score.partition("/")[0]) in distrusted
+        else _judge_rule(name, rule, scores)
+        for name, rule in config.rules.items()
+    ]
     return Verdict(passed=all(result.passed for result in results), rules=results)
 
 

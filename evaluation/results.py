@@ -29,6 +29,7 @@ class Results:
         self._resamples: dict[str, NDArray[np.float64]] = {}
         self._groups: dict[str, dict[str, float]] = {}
         self._undefined: list[str] = []
+        self._weak_judges: dict[str, str] = {}
 
     def add(self, name: str, result: SuiteResult, num_items: int) -> None:
         """Take the result of a suite, and write its items if it has any.
@@ -48,6 +49,10 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             write_jsonl(folder / f"{name}.jsonl", result.items)
 
+    def distrust(self, name: str, reason: str) -> None:
+        """Keep the scores of a suite from gating, for a reason in one sentence."""
+        self._weak_judges[name] = reason
+
     def write(self, num_truncated: Mapping[str, int]) -> None:
         """Write `scores.json`, and what its standard errors come from: `resamples.json`."""
         content = {
@@ -57,6 +62,7 @@ class Results:
             "num_items": self.num_items,
             "num_truncated": dict(num_truncated),
             "undefined": self._undefined,
+            "weak_judges": self._weak_judges,
         }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         (self._output / "scores.json").write_text(f"{text}\n", encoding="utf-8")

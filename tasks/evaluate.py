@@ -12,17 +12,19 @@ from alignflow.artifacts import Artifact, ArtifactStore
 from alignflow.errors import AlignflowError, ConfigError
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.evaluation.gate import Verdict, judge
+from alignflow.evaluation.judges.config import JudgeTask
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import run_job
+from alignflow.tasks.judges import JudgeName, asked_of_judges, judge_stage
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of, job_was_lost
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_EVALUATION_REVISION = 4
-_GATE_REVISION = 1
+_EVALUATION_REVISION = 5
+_GATE_REVISION = 2
 
 
 @task(
@@ -43,6 +45,7 @@ def evaluate_model(
     attribute_model: Artifact | None = None,
     preferences: Artifact,
     benchmarks: Mapping[str, Artifact],
+    judges: Mapping[JudgeName, Artifact],
 ) -> Artifact:
     """Judge one model on every suite of the recipe.
 
@@ -59,9 +62,11 @@ def evaluate_model(
         **({"attribute_model": attribute_model} if attribute_model is not None else {}),
         "preferences": preferences,
         **{f"benchmark-{suite}": artifact for suite, artifact in benchmarks.items()},
+        **{judge_stage(name): artifact for name, artifact in judges.items()},
     }
     # Where a benchmark's file came from is no part of the result; its content is, as a parent.
-    resolved = config.model_dump(mode="json", exclude={"suites": {"__all__": {"data"}}})
+    resolved = config.model_dump(mode="json", exclude={"suites": {"__all__": {"data", "judges"}}})
+    resolved["judges"] = asked_of_judges(config)
     stage = Stage(
         name=stage_name,
         kind="evaluation",
@@ -86,6 +91,7 @@ def evaluate_model(
             attribute_model=(
                 pipeline.local(attribute_model) if attribute_model is not None else None
             ),
+            judges=_folders(pipeline, judges),
             preferences=pipeline.local(preferences),
         )
         return run_job(
@@ -99,6 +105,15 @@ def evaluate_model(
         )
 
     return run_stage(pipeline, stage, compute)
+
+
+def _folders(
+    pipeline: Pipeline, judges: Mapping[JudgeName, Artifact]
+) -> dict[str, dict[JudgeTask, Path]]:
+    folders: dict[str, dict[JudgeTask, Path]] = {}
+    for (suite, task_name), artifact in judges.items():
+        folders.setdefault(suite, {})[task_name] = pipeline.local(artifact)
+    return folders
 
 
 @task(task_run_name="gate", tags=["verdict"], cache_policy=NO_CACHE)
@@ -138,7 +153,8 @@ def judge_model(
             role: read_scores(pipeline.local(artifact))["scores"]
             for role, artifact in evaluations.items()
         }
-        verdict = judge(config, {**scores, "champion": champion_scores})
+        weak_judges = read_scores(pipeline.local(evaluations["aligned"]))["weak_judges"]
+        verdict = judge(config, {**scores, "champion": champion_scores}, weak_judges=weak_judges)
         (scratch / "verdict.json").write_text(verdict.to_json())
         return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from alignflow.config import Config
 from alignflow.errors import DataError
-from alignflow.evaluation.judges.config import JudgeQuality, JudgeTask
+from alignflow.evaluation.judges.config import FileRole, JudgeQuality, JudgeTask
 
 CARD_FILE = "card.json"
 
@@ -15,7 +15,7 @@ CARD_FILE = "card.json"
 class DataFile(Config):
     """A file that a judge was fitted on or tried on."""
 
-    role: Literal["data", "references", "transfer"]
+    role: FileRole
     name: str
     """Without its folder, which says nothing of the content."""
     sha256: str

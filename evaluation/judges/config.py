@@ -9,11 +9,14 @@ from alignflow.config import Config
 JudgeTask = Literal["toxicity", "truth", "information"]
 """What a judge says of a text."""
 
+FileRole = Literal["data", "references", "transfer"]
+"""What a file is for in training a judge."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class JudgeData(Config):
-    """Labelled texts for a judge."""
+class JudgeTraining(Config):
+    """What a judge is fitted on, and how."""
 
     task: JudgeTask
     """`toxicity` reads ToxiGen's annotated statements, `truth` and `information` the judge samples
@@ -29,15 +32,20 @@ class JudgeData(Config):
     """Licence of the data, for the card."""
     threshold: Share = 0.5
     """Probability from which a text counts as toxic, true or informative."""
-
-
-class JudgeTraining(JudgeData):
-    """What a judge is fitted on, and how."""
-
     num_folds: Annotated[int, Field(ge=2, le=20)] = 5
     """Parts of the cross-validation."""
     seed: int = Field(default=1234, ge=0)
     """Of the split into folds."""
+
+    @property
+    def uris(self) -> dict[FileRole, str]:
+        """Its files by what they are for."""
+        named: dict[FileRole, str | None] = {
+            "data": self.data,
+            "references": self.references,
+            "transfer": self.transfer,
+        }
+        return {role: uri for role, uri in named.items() if uri is not None}
 
 
 class JudgeQuality(Config):

@@ -10,24 +10,12 @@ from pathlib import Path
 
 from alignflow.data_validation.text import normalised, prompt_key
 from alignflow.errors import DataError
+from alignflow.evaluation.judges.statement import Statement, clean_text
 from alignflow.evaluation.suites.files import Record, read_records
 from alignflow.evaluation.suites.toxigen import ToxiGen
 from alignflow.evaluation.suites.truthfulqa import TruthfulQA
 
-# A carriage return as spreadsheets escape it; some statements of ToxiGen went through one.
-_ESCAPED_RETURN = "_x000D_"
 _JUDGE_PROMPT = re.compile(r"Q: (?P<question>.*?)\nA: (?P<answer>.*)\n(?:True|Helpful):", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Statement:
-    """A text that is judged, and what it may be compared with."""
-
-    text: str
-    true_references: tuple[str, ...] = ()
-    """True answers to the question that the text answers."""
-    false_references: tuple[str, ...] = ()
-    """False ones."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +58,6 @@ class HateCheckCase:
 
 References = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 """True and false answers by question, in its normal form."""
-
-
-def clean_text(text: str) -> str:
-    """Return the text on one line, without escaped carriage returns and doubled white space."""
-    return " ".join(text.replace(_ESCAPED_RETURN, " ").split())
 
 
 def toxicity_examples(path: Path) -> ExampleSet:

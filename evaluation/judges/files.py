@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from alignflow.evaluation.judges.card import DataFile
 from alignflow.evaluation.judges.config import JudgeTraining
@@ -12,8 +12,6 @@ JUDGE_KIND = "judge"
 """Kind of the artifact that a judge is."""
 REVISION = 1
 """Raised by a commit that changes what training makes: `alignflow.artifacts.code_version`."""
-
-_ROLES: tuple[Literal["data", "references", "transfer"], ...] = ("data", "references", "transfer")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class FetchedTraining:
     @property
     def identity(self) -> dict[str, Any]:
         """What determines the judge, JSON types: settings, and files by their content."""
-        settings = self.config.model_dump(mode="json", exclude=set(_ROLES))
+        settings = self.config.model_dump(mode="json", exclude={"data", "references", "transfer"})
         return {**settings, "files": {file.role: file.sha256 for file in self.files}}
 
 
@@ -39,12 +37,12 @@ def fetch_training(config: JudgeTraining, cache: Path) -> FetchedTraining:
     Raises:
         DataError: There is no such file, or it can't be had.
     """
-    paths, files, sources = {}, [], []
-    for role in _ROLES:
-        uri = getattr(config, role)
-        if uri is not None:
-            file = fetch_file(uri, cache)
-            paths[role] = str(file.path)
-            files.append(DataFile(role=role, name=PurePosixPath(uri).name, sha256=file.sha256))
-            sources.append({"uri": uri, "sha256": file.sha256, "bytes": file.size})
-    return FetchedTraining(config.replaced(**paths), files, sources)
+    fetched = {role: fetch_file(uri, cache) for role, uri in config.uris.items()}
+    return FetchedTraining(
+        config.replaced(**{role: str(file.path) for role, file in fetched.items()}),
+        [
+            DataFile(role=role, name=PurePosixPath(file.uri).name, sha256=file.sha256)
+            for role, file in fetched.items()
+        ],
+        [{"uri": file.uri, "sha256": file.sha256, "bytes": file.size} for file in fetched.values()],
+    )

@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from alignflow.errors import DataError
-from alignflow.evaluation.judges.examples import Statement
+from alignflow.evaluation.judges.statement import Statement
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

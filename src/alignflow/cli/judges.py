@@ -149,23 +149,45 @@ def _train(config: "JudgeTraining", store: "ArtifactStore", cache: Path) -> "Art
         )
 
 
-def _show(judge: str, workspace: Path, format: Format) -> "JudgeCard":
-    from alignflow.artifacts import ArtifactStore
-    from alignflow.evaluation.judges.card import JudgeCard
+@dataclass(frozen=True)
+class FoundJudge:
+    """A judge on this machine."""
+
+    folder: Path
+    digest: str
+    """Of its files, which names its artifact."""
+
+
+def find_judge(ref: str, workspace: Path) -> FoundJudge:
+    """Find what a person names as a judge: a folder, or a digest in the workspace's store.
+
+    Raises:
+        StoreError: The store doesn't hold it.
+        DataError: It is an artifact of another kind.
+    """
+    from alignflow.artifacts import ArtifactStore, files_digest
+    from alignflow.artifacts.files import hash_files, list_files
     from alignflow.evaluation.judges.files import JUDGE_KIND
 
-    folder, digest = Path(judge), None
-    if not folder.is_dir():
-        store = ArtifactStore(str(workspace / "artifacts"))
-        artifact = store.get(judge)
-        if artifact.kind != JUDGE_KIND:
-            raise DataError(f"{judge} is an artifact of kind {artifact.kind}, not a judge.")
-        folder, digest = store.fetch(artifact, workspace / "cache"), artifact.digest
-    card = JudgeCard.load(folder)
+    folder = Path(ref).absolute()
+    if folder.is_dir():
+        return FoundJudge(folder, files_digest(hash_files(folder, list_files(folder))))
+    store = ArtifactStore(str(workspace / "artifacts"))
+    artifact = store.get(ref)
+    if artifact.kind != JUDGE_KIND:
+        raise DataError(f"{ref} is an artifact of kind {artifact.kind}, not a judge.")
+    return FoundJudge(store.fetch(artifact, workspace / "cache"), artifact.digest)
+
+
+def _show(judge: str, workspace: Path, format: Format) -> "JudgeCard":
+    from alignflow.evaluation.judges.card import JudgeCard
+
+    found = find_judge(judge, workspace)
+    card = JudgeCard.load(found.folder)
     if format is Format.JSON:
         print(card.model_dump_json(indent=2))
     else:
-        _print_card(card, digest or str(folder))
+        _print_card(card, found.digest)
     return card
 
 
@@ -178,6 +200,8 @@ def _print_card(card: "JudgeCard", name: str) -> None:
     console = Console()
     for title, rows in card_tables(card):
         table = Table(title=title, title_justify="left", show_header=False)
+        table.add_column()
+        table.add_column(overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.print(table)

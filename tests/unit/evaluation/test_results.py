@@ -20,6 +20,7 @@ def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
         groups={"accuracy": {"women": 1.0, "asian": 0.0}},
     )
     results.add("toxicity", toxicity, num_items=2)
+    results.distrust("toxicity", "The judge is weak.")
     results.write({"toxicity": 1})
     assert json.loads((tmp_path / "scores.json").read_text()) == {
         "scores": {"toxicity/accuracy": 0.5},
@@ -28,6 +29,7 @@ def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
         "num_items": {"toxicity": 2},
         "num_truncated": {"toxicity": 1},
         "undefined": [],
+        "weak_judges": {"toxicity": "The judge is weak."},
     }
     assert json.loads((tmp_path / "resamples.json").read_text()) == {
         "toxicity/accuracy": [0.4, 0.6]

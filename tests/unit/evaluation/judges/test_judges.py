@@ -17,15 +17,14 @@ from alignflow.evaluation.judges.config import JudgeQuality, JudgeTraining
 from alignflow.evaluation.judges.examples import (
     Example,
     HateCheckCase,
-    Statement,
     answer_examples,
-    clean_text,
     read_references,
     toxicity_examples,
 )
 from alignflow.evaluation.judges.files import fetch_training
 from alignflow.evaluation.judges.measure import calibration_error, measure, measure_transfer
 from alignflow.evaluation.judges.ngrams import NgramJudge, fit_platt, sigmoid
+from alignflow.evaluation.judges.statement import Statement, clean_text
 from alignflow.evaluation.judges.train import split, train_judge
 
 EXAMPLES = Path(__file__).parents[4] / "examples"

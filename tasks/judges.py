@@ -1,0 +1,91 @@
+"""Judges as stages: taken from the store or a folder, or trained in the run."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from alignflow.artifacts import Artifact
+from alignflow.errors import DataError
+from alignflow.evaluation.config import EvaluationConfig
+from alignflow.evaluation.judges.card import JudgeCard
+from alignflow.evaluation.judges.config import JudgeQuality, JudgeTask, LocalJudge, TrainedJudge
+from alignflow.evaluation.judges.files import JUDGE_KIND, REVISION, fetch_training
+from alignflow.sources import file_sha256
+from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.tracking import StageRun
+
+JudgeName = tuple[str, JudgeTask]
+"""A suite, and what the judge says of its answers."""
+
+
+def judge_stage(name: JudgeName) -> str:
+    """Return the name of the stage that makes a judge."""
+    suite, task_name = name
+    return f"judge-{suite}-{task_name}"
+
+
+def asked_of_judges(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    """Return what quality each judge must have; who it is, is a parent of the evaluation."""
+    return {
+        judge_stage((suite, task_name)): judge.model_dump(include=set(JudgeQuality.model_fields))
+        for suite, settings in config.suites.items()
+        for task_name, judge in settings.judges.items()
+    }
+
+
+@task(task_run_name="judge-{name[0]}-{name[1]}", tags=["judge"], cache_policy=NO_CACHE)
+def provide_judge(pipeline: Pipeline, name: JudgeName) -> Artifact:
+    """Return a judge that the recipe names, as an artifact.
+
+    Raises:
+        DataError: What is named is no judge of this kind, or its data can't be used.
+        StoreError: The store doesn't hold it.
+    """
+    suite, task_name = name
+    config = pipeline.recipe.evaluation.suites[suite].judges[task_name]
+    if isinstance(config, TrainedJudge):
+        return _train(pipeline, judge_stage(name), config)
+    return _take(pipeline, name, config)
+
+
+def _train(pipeline: Pipeline, stage_name: str, config: TrainedJudge) -> Artifact:
+    fetched = fetch_training(config.training, pipeline.cache)
+    stage = Stage(name=stage_name, kind=JUDGE_KIND, config=fetched.identity, revision=REVISION)
+
+    def compute(_run: StageRun, scratch: Path) -> StageOutput:
+        # Imported here: scikit-learn takes a second that no other stage needs.
+        from alignflow.evaluation.judges.train import train_judge
+
+        card = train_judge(fetched.config, fetched.files, scratch)
+        return StageOutput(scratch, card.metrics, details={"sources": fetched.sources})
+
+    return run_stage(pipeline, stage, compute)
+
+
+def _take(pipeline: Pipeline, name: JudgeName, config: LocalJudge) -> Artifact:
+    """Put a judge under this run's stage, whether it comes from a folder or from the store."""
+    suite, task_name = name
+    place = f"evaluation.suites.{suite}.judges.{task_name}.source"
+    folder = Path(config.source).expanduser()
+    if not folder.is_dir():
+        artifact = pipeline.store.get(config.source)
+        folder = pipeline.local(artifact)
+    card = JudgeCard.load(folder)
+    if card.task != task_name:
+        raise DataError(f"{place}: {config.source} is a judge of {card.task}, not of {task_name}.")
+    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
+    identity = {path.name: file_sha256(path) for path in files}
+    stage = Stage(
+        name=judge_stage(name), kind=JUDGE_KIND, config={"files": identity}, revision=REVISION
+    )
+
+    def compute(_run: StageRun, scratch: Path) -> StageOutput:
+        for path in files:
+            shutil.copyfile(path, scratch / path.name)
+        sources = [{"uri": str(path), "sha256": identity[path.name]} for path in files]
+        return StageOutput(scratch, card.metrics, details={"sources": sources})
+
+    return run_stage(pipeline, stage, compute)

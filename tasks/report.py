@@ -21,10 +21,12 @@ from alignflow import __version__
 from alignflow.artifacts import Artifact
 from alignflow.config import Config, as_yaml
 from alignflow.evaluation.gate import Verdict
+from alignflow.evaluation.judges.card import JudgeCard
 from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
     ROLES,
     Answer,
+    JudgeSummary,
     Lineage,
     LineageEdge,
     LineageNode,
@@ -159,6 +161,7 @@ def collect(
             for suite, count in read_scores(evaluated["aligned"])["num_truncated"].items()
             if count
         },
+        judges=_judges(evaluated["aligned"]),
         curves=_curves(pipeline),
         training_rows=training_rows(pipeline),
         datasets=[
@@ -231,6 +234,17 @@ def _score_row(
             (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None
         ),
     )
+
+
+def _judges(evaluated: Path) -> list[JudgeSummary]:
+    """Return the judges whose cards lie beside the scores, `judges/SUITE/TASK/card.json`."""
+    objections = read_scores(evaluated)["weak_judges"]
+    judges = []
+    for path in sorted(evaluated.glob("judges/*/*/card.json")):
+        suite = path.parts[-3]
+        card = JudgeCard.load(path.parent)
+        judges.append(JudgeSummary(suite=suite, card=card, objection=objections.get(suite, "")))
+    return judges
 
 
 def _curves(pipeline: Pipeline) -> list[TrainingCurve]:

@@ -1,4 +1,4 @@
-"""The evaluation job where the model writes: its words equal transformers', its scores the judge's."""
+"""The evaluation job where the model writes: words as of transformers, scores as of the judge."""
 
 import json
 import subprocess

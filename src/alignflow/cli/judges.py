@@ -103,9 +103,9 @@ def show(
     """Print a judge's card."""
     card = _show(judge, workspace.absolute(), format)
     if page is not None:
-        from alignflow.reporting.judges import render_card
+        from alignflow.reporting.page import render_judge
 
-        page.write_text(render_card(card), encoding="utf-8")
+        page.write_text(render_judge(card), encoding="utf-8")
 
 
 def _known_files(task: Task) -> _KnownFiles:

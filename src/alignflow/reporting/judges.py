@@ -150,14 +150,3 @@ def _group_row(group: str, num_negative: int, rate: float | None) -> tuple[str, 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share in (0, 0.5, 1) else f"{100 * share:.1f} %"
-
-
-def render_card(card: JudgeCard) -> str:
-    """Return the card as one HTML document; write it as UTF-8."""
-    from alignflow.reporting.page import page_environment
-
-    return (
-        page_environment()
-        .get_template("judge.html.jinja")
-        .render(card=card, tables=card_tables(card), plot=reliability_plot(card))
-    )

@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from alignflow.evaluation.judges.card import JudgeCard
 from alignflow.reporting.charts import LineChart, dot_plot, line_chart
 from alignflow.reporting.comparison import Comparison, columns, rows
+from alignflow.reporting.judges import card_tables, reliability_plot
 from alignflow.reporting.lineage import lineage_picture
 from alignflow.reporting.model import ROLE_LABELS, ROLES, ReportData, TrainingCurve
 from alignflow.reporting.scores import format_difference, format_score, with_minus
@@ -44,7 +46,7 @@ _LINKED_SCHEMES = {"", "http", "https", "file"}
 def render_page(data: ReportData) -> str:
     """Return the page as one HTML document; write it as UTF-8."""
     return (
-        page_environment()
+        _environment()
         .get_template("page.html.jinja")
         .render(
             data=data,
@@ -60,6 +62,8 @@ def render_page(data: ReportData) -> str:
                 for row in data.scores
                 for group, of_group in row.groups.items()
             },
+            judge_tables=[card_tables(judge.card) for judge in data.judges],
+            judge_plots=[reliability_plot(judge.card) for judge in data.judges],
             lineage=lineage_picture(data.lineage),
             longest_s=max((stage.seconds for stage in data.stages), default=0.0) or 1.0,
         )
@@ -100,8 +104,7 @@ def _stage_charts(curve: TrainingCurve) -> list[LineChart]:
 
 
 @cache
-def page_environment() -> Environment:
-    """Return the environment of every page: what a template is given is escaped."""
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("alignflow.reporting"),
         autoescape=True,
@@ -143,10 +146,16 @@ def _is_linked(url: str | None) -> bool:
         return False
 
 
+def render_judge(card: JudgeCard) -> str:
+    """Return the card of a judge as one HTML document."""
+    template = _environment().get_template("judge.html.jinja")
+    return template.render(card=card, tables=card_tables(card), plot=reliability_plot(card))
+
+
 def render_comparison(data: Comparison) -> str:
     """Return the page that shows methods side by side as one HTML document."""
     return (
-        page_environment()
+        _environment()
         .get_template("comparison.html.jinja")
         .render(
             data=data,

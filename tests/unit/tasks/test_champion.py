@@ -15,7 +15,7 @@ from alignflow.tasks.tracking import RegisteredVersion
 def publish_scores(store: ArtifactStore, folder: Path, seed: int, score: float) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(
-        json.dumps({"scores": {"preference/logprob_accuracy": score}})
+        json.dumps({"scores": {"preference/logprob_accuracy": score}, "weak_judges": {}})
     )
     version = code_version(1)
     key = stage_key("evaluation", {"seed": seed}, {}, version)

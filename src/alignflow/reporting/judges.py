@@ -94,7 +94,7 @@ def card_tables(card: JudgeCard) -> list[Table]:
             _group_row(group, of.num_negative, of.false_positive_rate)
             for group, of in measured.groups.items()
         ]
-        tables.append((f"Texts about a group that are not {yes}: share told so", rows))
+        tables.append((f"False alarms: texts about a group that are not {yes}, but told so", rows))
     return tables + (_transfer_tables(card.transfer) if card.transfer else [])
 
 
@@ -138,7 +138,7 @@ def _transfer_tables(transfer: Transfer) -> list[Table]:
         ("On HateCheck, which it was not fitted on", overall),
         ("On HateCheck: decided rightly, by what is tested", functionalities),
         (
-            "On HateCheck: cases that are not hateful: share told so, by whom they mention",
+            "On HateCheck: false alarms, by whom a case mentions",
             groups,
         ),
     ]

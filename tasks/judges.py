@@ -1,7 +1,8 @@
 """Judges as stages: taken from the store or a folder, or trained in the run."""
 
 import shutil
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefect import task
@@ -11,9 +12,21 @@ from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
 from alignflow.evaluation.config import EvaluationConfig
 from alignflow.evaluation.judges.card import JudgeCard
-from alignflow.evaluation.judges.config import JudgeQuality, JudgeTask, LocalJudge, TrainedJudge
+from alignflow.evaluation.judges.config import (
+    JUDGE_FOLDER,
+    ClassifierJob,
+    ClassifierSettings,
+    DataFile,
+    HubJudge,
+    JudgeQuality,
+    JudgeTask,
+    LocalJudge,
+    TrainedJudge,
+)
 from alignflow.evaluation.judges.files import JUDGE_KIND, REVISION, fetch_training
-from alignflow.sources import file_sha256
+from alignflow.model_source import check_copy, resolve_model
+from alignflow.sources import fetch_file, file_sha256
+from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
@@ -48,6 +61,8 @@ def provide_judge(pipeline: Pipeline, name: JudgeName) -> Artifact:
     config = pipeline.recipe.evaluation.suites[suite].judges[task_name]
     if isinstance(config, TrainedJudge):
         return _train(pipeline, judge_stage(name), config)
+    if isinstance(config, HubJudge):
+        return _adopt(pipeline, name, config)
     return _take(pipeline, name, config)
 
 
@@ -61,6 +76,51 @@ def _train(pipeline: Pipeline, stage_name: str, config: TrainedJudge) -> Artifac
 
         card = train_judge(fetched.config, fetched.files, scratch)
         return StageOutput(scratch, card.metrics, details={"sources": fetched.sources})
+
+    return run_stage(pipeline, stage, compute)
+
+
+def _adopt(pipeline: Pipeline, name: JudgeName, config: HubJudge) -> Artifact:
+    """Measure a classifier from elsewhere, in a job, because that loads it."""
+    source = resolve_model(config.model, revision=config.revision, cache=pipeline.cache)
+    labelled = fetch_file(config.labelled, pipeline.cache)
+    settings = ClassifierSettings.model_validate(
+        config.model_dump(include=set(ClassifierSettings.model_fields))
+    )
+    determines = settings.model_dump(exclude={"labelled"})
+    stage = Stage(
+        name=judge_stage(name),
+        kind=JUDGE_KIND,
+        config={**determines, "model": dict(source.identity), "labelled": labelled.sha256},
+        revision=REVISION,
+    )
+
+    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+        job = ClassifierJob(
+            task=name[1],
+            model=source.path,
+            settings=settings.replaced(labelled=str(labelled.path)),
+            file=DataFile(
+                role="data", name=PurePosixPath(labelled.uri).name, sha256=labelled.sha256
+            ),
+        )
+        output = run_job(
+            pipeline,
+            stage=stage.name,
+            key=stage.key,
+            module="alignflow.evaluation.judges",
+            config=job.model_dump(mode="json"),
+            num_processes=1,
+            run=run,
+        )
+        made = output.folder / JUDGE_FOLDER
+        check_copy(source, made)
+        sources = [
+            {"uri": f"{config.model}#{file}", "sha256": digest}
+            for file, digest in source.identity.items()
+        ]
+        sources.append({"uri": labelled.uri, "sha256": labelled.sha256})
+        return replace(output, folder=made, details={**output.details, "sources": sources})
 
     return run_stage(pipeline, stage, compute)
 

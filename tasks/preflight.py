@@ -37,10 +37,9 @@ def check_inputs(recipe: RunConfig) -> None:
         if not suite.data.startswith("hf://"):
             expand(suite.data)
         for judge in suite.judges.values():
-            if judge.kind == "trained":
-                for uri in judge.training.uris.values():
-                    if "://" not in uri:
-                        expand(uri)
+            for uri in judge.uris:
+                if "://" not in uri:
+                    expand(uri)
     find_local_model(recipe.model.source)
     read_template(recipe.model.chat_template)
     _check_workspace(Path(recipe.workspace).absolute())

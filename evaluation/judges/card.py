@@ -7,18 +7,11 @@ from pydantic import ValidationError
 
 from alignflow.config import Config
 from alignflow.errors import DataError
-from alignflow.evaluation.judges.config import FileRole, JudgeQuality, JudgeTask
+from alignflow.evaluation.judges.config import DataFile, JudgeQuality, JudgeTask
 
 CARD_FILE = "card.json"
-
-
-class DataFile(Config):
-    """A file that a judge was fitted on or tried on."""
-
-    role: FileRole
-    name: str
-    """Without its folder, which says nothing of the content."""
-    sha256: str
+CLASSIFIER_FILE = "classifier.json"
+"""How a classifier from elsewhere is asked; a judge of our own has none."""
 
 
 class Confusion(Config):
@@ -93,12 +86,13 @@ class JudgeCard(Config):
     num_repeated: int
     num_contradictory: int
     num_references: int
-    num_features: int
-    num_folds: int
-    seed: int
     measured: Measured
-    """By cross-validation, no source in two folds."""
-    auc_by_fold: list[float]
+    """By cross-validation, no source in two folds; of a classifier from elsewhere, as it is."""
+    num_features: int | None = None
+    """None, like the next three, for a classifier from elsewhere."""
+    num_folds: int | None = None
+    seed: int | None = None
+    auc_by_fold: list[float] | None = None
     transfer: Transfer | None = None
     """On test cases that it has seen nothing like; None where none were given."""
     licence: str

@@ -1,5 +1,6 @@
 """Configs of judges: how one is trained, and where a recipe takes one from."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,7 +13,19 @@ JudgeTask = Literal["toxicity", "truth", "information"]
 FileRole = Literal["data", "references", "transfer"]
 """What a file is for in training a judge."""
 
+JUDGE_FOLDER = "judge"
+"""Where the output of a `ClassifierJob` holds the judge."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class DataFile(Config):
+    """A file that a judge was fitted on or tried on."""
+
+    role: FileRole
+    name: str
+    """Without its folder, which says nothing of the content."""
+    sha256: str
 
 
 class JudgeTraining(Config):
@@ -56,6 +69,11 @@ class JudgeQuality(Config):
     max_ece: Share = 0.1
     """Largest expected calibration error."""
 
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """Files of labelled texts that it takes."""
+        return ()
+
 
 class LocalJudge(JudgeQuality):
     """A judge that `alignflow judge train` made."""
@@ -71,5 +89,55 @@ class TrainedJudge(JudgeQuality):
     kind: Literal["trained"]
     training: JudgeTraining
 
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """Files of labelled texts that it takes."""
+        return tuple(self.training.uris.values())
 
-JudgeConfig = Annotated[LocalJudge | TrainedJudge, Field(discriminator="kind")]
+
+class ClassifierSettings(Config):
+    """How a classifier of transformers is asked, and on what its quality is measured."""
+
+    label: str = "LABEL_1"
+    """Its name for toxic, true or informative."""
+    labelled: str
+    """Labelled texts, in the format of `JudgeTraining.data`; it may have been fitted on them."""
+    licence: str = "not stated"
+    """Licence of the labelled texts, for the card."""
+    threshold: Share = 0.5
+    """Probability from which a text counts as toxic, true or informative."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens of a text; of longer ones the end is cut."""
+
+
+class HubJudge(JudgeQuality, ClassifierSettings):
+    """A classifier of transformers, such as `tomh/toxigen_roberta`.
+
+    Only safetensors are read, and no code of a repository is run.
+    """
+
+    kind: Literal["hub"]
+    model: str
+    """Hub id, `s3://…`, or a folder."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id."""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """Files of labelled texts that it takes."""
+        return (self.labelled,)
+
+
+class ClassifierJob(Config):
+    """Config of `python -m alignflow.evaluation.judges`: a classifier becomes a judge."""
+
+    task: JudgeTask
+    model: Path
+    """Its Hugging Face folder."""
+    settings: ClassifierSettings
+    """Those of the recipe, `labelled` a local file."""
+    file: DataFile
+    """What the card says of the labelled file."""
+
+
+JudgeConfig = Annotated[LocalJudge | TrainedJudge | HubJudge, Field(discriminator="kind")]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alignflow.data_validation.text import normalised, prompt_key
 from alignflow.errors import DataError
+from alignflow.evaluation.judges.config import JudgeTask
 from alignflow.evaluation.judges.statement import Statement, clean_text
 from alignflow.evaluation.suites.files import Record, read_records
 from alignflow.evaluation.suites.toxigen import ToxiGen
@@ -58,6 +59,17 @@ class HateCheckCase:
 
 References = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 """True and false answers by question, in its normal form."""
+
+
+def labelled_examples(
+    task: JudgeTask, path: Path, references: References | None = None
+) -> ExampleSet:
+    """Read the labelled texts of a judge.
+
+    Raises:
+        DataError: Names file, item and field.
+    """
+    return toxicity_examples(path) if task == "toxicity" else answer_examples(path, references)
 
 
 def toxicity_examples(path: Path) -> ExampleSet:

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from alignflow.evaluation.judges.card import DataFile
-from alignflow.evaluation.judges.config import JudgeTraining
+from alignflow.evaluation.judges.config import DataFile, JudgeTraining
 from alignflow.sources import fetch_file
 
 JUDGE_KIND = "judge"

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
-from alignflow.evaluation.judges.card import JudgeCard
+from alignflow.evaluation.judges.card import CLASSIFIER_FILE, JudgeCard
 from alignflow.evaluation.judges.ngrams import Bools, Floats, NgramJudge
 from alignflow.evaluation.judges.statement import Statement, clean_text
 
@@ -22,21 +22,35 @@ class Verdicts:
     """Whether they reach the judge's threshold."""
 
 
+class Model(Protocol):
+    """What a judge is made of."""
+
+    def probabilities(self, statements: Sequence[Statement]) -> Floats:
+        """Return the probability of each statement being toxic, true or informative, [N]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Judge:
     """A model with its card."""
 
     card: JudgeCard
-    model: NgramJudge
+    model: Model
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read the folder that training wrote.
+        """Read the folder of a judge that was trained, or of a classifier from elsewhere.
 
         Raises:
             DataError: It holds no judge, or a damaged one.
         """
-        return cls(JudgeCard.load(folder), NgramJudge.load(folder))
+        card = JudgeCard.load(folder)
+        if (folder / CLASSIFIER_FILE).exists():
+            # Imported here: it loads torch, which a judge of our own doesn't need.
+            from alignflow.evaluation.judges.classifier import Classifier
+
+            return cls(card, Classifier.load(folder))
+        return cls(card, NgramJudge.load(folder))
 
     def judge(self, statements: Sequence[Statement]) -> Verdicts:
         """Return what the judge says; nothing is never toxic, true or informative."""

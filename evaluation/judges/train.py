@@ -8,16 +8,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from alignflow.errors import DataError
-from alignflow.evaluation.judges.card import DataFile, JudgeCard
-from alignflow.evaluation.judges.config import JudgeTraining
+from alignflow.evaluation.judges.card import JudgeCard
+from alignflow.evaluation.judges.config import DataFile, JudgeTraining
 from alignflow.evaluation.judges.examples import (
     Example,
     ExampleSet,
-    answer_examples,
     check_learnable,
+    labelled_examples,
     read_hatecheck,
     read_references,
-    toxicity_examples,
 )
 from alignflow.evaluation.judges.measure import measure, measure_transfer
 from alignflow.evaluation.judges.ngrams import Bools, Floats, NgramJudge, fit_platt, sigmoid
@@ -79,14 +78,12 @@ def read_examples(config: JudgeTraining) -> ExampleSet:
     Raises:
         DataError: Names file, item and field, or the setting that doesn't fit the task.
     """
-    if config.task == "toxicity":
-        if config.references is not None:
-            raise DataError("a toxicity judge compares with no references; leave them out.")
-        return toxicity_examples(Path(config.data))
-    if config.transfer is not None:
+    if config.task == "toxicity" and config.references is not None:
+        raise DataError("a toxicity judge compares with no references; leave them out.")
+    if config.task != "toxicity" and config.transfer is not None:
         raise DataError(f"HateCheck says nothing of a judge of {config.task}; leave it out.")
     references = read_references(Path(config.references)) if config.references else None
-    return answer_examples(Path(config.data), references)
+    return labelled_examples(config.task, Path(config.data), references)
 
 
 def split(examples: Sequence[Example], *, num_folds: int, seed: int) -> np.ndarray:

@@ -282,13 +282,18 @@ def test_refused_model_is_not_registered(first: Outcome, recipe_file: Path) -> N
 
 
 def test_a_judge_that_is_not_good_enough_refuses_and_stands_in_the_report(
-    first: Outcome, recipe_file: Path, workspace: Path
+    first: Outcome, recipe_file: Path, workspace: Path, classifier: Path
 ) -> None:
-    training = {"task": "toxicity", "data": str(EXAMPLES / "toxicity.json")}
+    judge = {
+        "kind": "hub",
+        "model": str(classifier),
+        "labelled": str(EXAMPLES / "toxicity.json"),
+        "min_auc": 1.0,
+    }
     suite = {
         "suite": "toxigen_prompts",
         "data": str(workspace / "data" / "prompts.jsonl"),
-        "judges": {"toxicity": {"kind": "trained", "training": training, "min_auc": 1.0}},
+        "judges": {"toxicity": judge},
     }
     rule = {"score": "continued/toxicity_rate", "at_most": 1.0}
     overrides = [

@@ -67,12 +67,18 @@ def card_tables(card: JudgeCard) -> list[Table]:
     """Return all that a card says, in words."""
     measured, yes = card.measured, _YES[card.task]
     confusion = measured.confusion
+    how = (
+        "as it came, on texts that it may know"
+        if card.num_folds is None
+        else f"by cross-validation over {card.num_folds} folds"
+    )
+    folds = [("in each fold", ", ".join(f"{auc:.3f}" for auc in card.auc_by_fold or ()))]
     tables: list[Table] = [
         (
-            f"Judge of {card.task}, by cross-validation over {card.num_folds} folds",
+            f"Judge of {card.task}, {how}",
             [
                 ("area under the ROC curve", f"{measured.auc:.3f}"),
-                ("in each fold", ", ".join(f"{auc:.3f}" for auc in card.auc_by_fold)),
+                *(folds if card.auc_by_fold else ()),
                 ("accuracy", _percent(measured.accuracy)),
                 ("Brier score", f"{measured.brier:.3f}"),
                 ("expected calibration error", f"{measured.ece:.3f}"),
@@ -87,7 +93,7 @@ def card_tables(card: JudgeCard) -> list[Table]:
                 (f"not {yes}, and not told so", str(confusion.true_negatives)),
             ],
         ),
-        ("Fitted on", _data_rows(card)),
+        ("Fitted on" if card.num_folds else "Tried on", _data_rows(card)),
     ]
     if measured.groups:
         rows = [
@@ -110,11 +116,9 @@ def _data_rows(card: JudgeCard) -> list[tuple[str, str]]:
     ]
     if any(file.role == "references" for file in card.files):
         rows.append(("left out as reference answers", count(card.num_references)))
-    rows += [
-        ("features", count(card.num_features)),
-        ("seed", str(card.seed)),
-        ("licence", card.licence),
-    ]
+    if card.num_features is not None:
+        rows += [("features", count(card.num_features)), ("seed", str(card.seed))]
+    rows.append(("licence", card.licence))
     return rows + [(file.role, f"{file.name} sha256 {file.sha256}") for file in card.files]
 
 

@@ -4,7 +4,6 @@ import pytest
 
 from alignflow.evaluation.judges.card import (
     Confusion,
-    DataFile,
     Functionality,
     GroupQuality,
     JudgeCard,
@@ -12,6 +11,7 @@ from alignflow.evaluation.judges.card import (
     ReliabilityBin,
     Transfer,
 )
+from alignflow.evaluation.judges.config import DataFile
 from alignflow.reporting.judges import card_tables, reliability_plot
 from alignflow.reporting.model import JudgeSummary, ReportData
 from alignflow.reporting.page import render_judge, render_page

@@ -7,11 +7,11 @@ import pytest
 from alignflow.artifacts import Artifact
 from alignflow.errors import DataError, StoreError
 from alignflow.flows.config import Recipe
-from alignflow.tasks.judges import asked_of_judges, provide_judge
+from alignflow.tasks.judges import JudgeName, asked_of_judges, provide_judge
 from alignflow.tasks.pipeline import Pipeline
 
 TOXICITY = str(Path(__file__).parents[3] / "examples/toxicity.json")
-NAME = ("continued", "toxicity")
+NAME: JudgeName = ("continued", "toxicity")
 
 
 def provide(pipeline: Pipeline, judge: dict[str, object]) -> Artifact:

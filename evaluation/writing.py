@@ -40,7 +40,7 @@ def continue_texts(
     beginning = beginning_tokens(tokenizer)
     encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     sampling = Sampling(temperature=settings.temperature, top_p=settings.top_p)
-    stop_tokens = _line_ends(tokenizer) | {tokenizer.eos_token_id}
+    stop_tokens = (_line_ends(tokenizer) | {tokenizer.eos_token_id}) - {None}
 
     def draw(prompts: list[list[int]], numbers: list[int]) -> list[list[int]]:
         uniforms_BT = torch.stack(

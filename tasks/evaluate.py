@@ -13,10 +13,11 @@ from alignflow.errors import AlignflowError, ConfigError
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.evaluation.gate import Verdict, judge
 from alignflow.evaluation.judges.config import JudgeTask
+from alignflow.evaluation.judges.files import JUDGE_KIND
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import run_job
-from alignflow.tasks.judges import JudgeName, asked_of_judges, judge_stage
+from alignflow.tasks.judges import JudgeName, asked_of_judges, judge_stage, suite_of_stage
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
@@ -137,6 +138,9 @@ def judge_model(
     if champion is not None:
         try:
             parents["champion"], champion_scores = champion_evaluation(pipeline, champion)
+            champion_scores = comparable_scores(
+                evaluations["aligned"], parents["champion"], champion_scores
+            )
         except AlignflowError as error:
             run_logger().warning("The champion can't be compared with: %s", error)
             determines["unread_champion"] = champion.uri
@@ -180,6 +184,26 @@ def champion_evaluation(
     evaluation = store.get(digest)
     scores: dict[str, float | None] = read_scores(store.fetch(evaluation, pipeline.cache))["scores"]
     return evaluation, scores
+
+
+def comparable_scores(
+    evaluation: Artifact, other: Artifact, scores: Mapping[str, float | None]
+) -> dict[str, float | None]:
+    """Return the other evaluation's scores without those that another judge gave.
+
+    Args:
+        evaluation: What is compared.
+        other: What it is compared with.
+        scores: Those of the other one.
+    """
+    parents, other_parents = evaluation.manifest.parents, other.manifest.parents
+    differing = {
+        suite_of_stage(role)
+        for role, judge in parents.items()
+        if judge.kind == JUDGE_KIND
+        and (role not in other_parents or other_parents[role].digest != judge.digest)
+    }
+    return {name: v for name, v in scores.items() if name.partition("/")[0] not in differing}
 
 
 def read_scores(folder: Path) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def judge_stage(name: JudgeName) -> str:
     return f"judge-{suite}-{task_name}"
 
 
+def suite_of_stage(stage_name: str) -> str:
+    """Return the suite whose judge a stage of `judge_stage` makes."""
+    return stage_name.removeprefix("judge-").rpartition("-")[0]
+
+
 def asked_of_judges(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     """Return what quality each judge must have; who it is, is a parent of the evaluation."""
     return {

@@ -1,13 +1,22 @@
 """The gate's look at the champion, whose run may have used another store."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
+from alignflow.artifacts import (
+    Artifact,
+    ArtifactStore,
+    Manifest,
+    ParentRef,
+    code_version,
+    files_digest,
+    stage_key,
+)
 from alignflow.lineage import find_artifact
-from alignflow.tasks.evaluate import judge_model
+from alignflow.tasks.evaluate import comparable_scores, judge_model
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
@@ -69,3 +78,25 @@ def test_version_is_found_by_its_key_among_artifacts_of_one_digest(
     unknown = {**tags, "alignflow.key": "0" * 64}
     assert find_artifact(pipeline.store, unknown).digest == first.digest
     assert find_artifact(pipeline.store, tags).digest == first.digest
+
+
+def judged_by(judge: str) -> Artifact:
+    """An evaluation whose suite `a-b` was judged by the judge with this digest."""
+    ref = ParentRef(kind="judge", digest=judge * 64, key="0" * 64)
+    digest = files_digest(())
+    manifest = Manifest(
+        kind="evaluation",
+        digest=digest,
+        key="0" * 64,
+        files=(),
+        parents={"judge-a-b-toxicity": ref},
+        code_version="1",
+        created=datetime.now(UTC),
+    )
+    return Artifact(manifest, "file:///nowhere")
+
+
+def test_scores_by_another_judge_are_not_compared_with() -> None:
+    scores = {"a-b/toxicity_rate": 0.1, "truth/mc1": 0.5}
+    assert comparable_scores(judged_by("1"), judged_by("1"), scores) == scores
+    assert comparable_scores(judged_by("1"), judged_by("2"), scores) == {"truth/mc1": 0.5}

@@ -267,6 +267,7 @@ def test_training_is_deterministic_and_the_card_says_what_it_was(tmp_path: Path)
     assert one == two
     assert JudgeCard.load(folders[0]) == card
     assert (card.num_examples, card.num_positive) == (64, 32)
+    assert card.auc_by_fold is not None
     assert len(card.auc_by_fold) == 4
     (file,) = card.files
     assert file.name == "toxicity.json"

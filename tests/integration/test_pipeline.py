@@ -297,6 +297,7 @@ def test_a_judge_that_is_not_good_enough_refuses_and_stands_in_the_report(
     }
     rule = {"score": "continued/toxicity_rate", "at_most": 1.0}
     overrides = [
+        "evaluation.generation.max_new_tokens=8",
         f"evaluation.suites.continued={json.dumps(suite)}",
         f"gate.rules.kind={json.dumps(rule)}",
     ]

@@ -1,6 +1,6 @@
-"""Drafts against the schemas: why each one is refused, and which flags it carries."""
+"""Records against the schemas: why each one is refused, and which flags it carries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pandera.errors
@@ -8,14 +8,18 @@ import pandera.polars as pa
 import polars as pl
 
 from alignflow.data_validation.config import DataKind, RowLimits
-from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.frames import attribute_frame, record_frame, text_frame
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS
 from alignflow.data_validation.reasons import BEFORE_DATASET, FLAGS, RANK
+from alignflow.data_validation.records import Records
 from alignflow.data_validation.schemas import (
     attribute_schema,
     is_where,
+    length_schema,
+    long_texts,
+    pattern_schema,
     record_schema,
+    suspicious_texts,
     text_schema,
 )
 
@@ -24,7 +28,7 @@ _NULL_CHECK = "not_nullable"
 
 
 class Failure(NamedTuple):
-    """Why a draft is refused."""
+    """Why a record is refused."""
 
     reason: str
     """A key of `REASONS`."""
@@ -38,41 +42,54 @@ class Failure(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What the contract says of some drafts, by their index; those it accepts have no failure."""
+    """What the contract says of records, by their index; those it accepts have no failure."""
 
     failures: dict[int, Failure]
     flags: dict[int, set[str]]
 
 
 class Contract:
-    """The schemas of one kind of rows: pandera checks every row of every frame."""
+    """The schemas of one kind of rows: pandera checks every row of every frame.
+
+    Most texts are short and match no pattern, which one look tells: the costly schemas are for the
+    others alone.
+    """
 
     def __init__(self, kind: DataKind, limits: RowLimits) -> None:
+        self._limits = limits
         self._texts = text_schema(limits)
+        self._lengths = length_schema(limits)
+        self._patterns = pattern_schema()
         self._records = record_schema(kind)
         self._attributes = attribute_schema()
 
-    def judge(self, drafts: Sequence[Draft]) -> Judged:
-        """Return the first failure of each draft that has one, and the flags of all."""
-        if not drafts:
+    def judge(self, records: Records) -> Judged:
+        """Return the first failure of each record that has one, and the flags of all."""
+        if not len(records):
             return Judged({}, {})
-        texts, records = text_frame(drafts), record_frame(drafts)
+        texts, frame = text_frame(records), record_frame(records)
+        long = long_texts(texts, self._limits)
+        suspicious = suspicious_texts(texts)
         failures: dict[int, Failure] = {}
         found = [
             *_failures(self._texts, texts, "part"),
-            *_failures(self._records, records, None),
-            *_failures(self._attributes, attribute_frame(drafts), "name"),
+            *_failures(self._lengths, long, "part"),
+            *_failures(self._patterns, suspicious, "part"),
+            *_failures(self._records, frame, None),
+            *_failures(self._attributes, attribute_frame(records), "name"),
         ]
         for row, failure in found:
             if row not in failures or RANK[failure.reason] < RANK[failures[row].reason]:
                 failures[row] = failure
-        return Judged(failures, _flags(texts, records, drafts))
+        return Judged(failures, _flags(suspicious, frame, records))
 
 
 def _failures(
     schema: pa.DataFrameSchema, frame: pl.DataFrame, detail_column: str | None
 ) -> Iterator[tuple[int, Failure]]:
     """Validate a frame; yield which rows fail which rule."""
+    if frame.is_empty():
+        return
     try:
         schema.validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as error:
@@ -89,26 +106,23 @@ def _failures(
         yield row, Failure("null_value" if check == _NULL_CHECK else check, detail)
 
 
-def _flags(
-    texts: pl.DataFrame, records: pl.DataFrame, drafts: Sequence[Draft]
-) -> dict[int, set[str]]:
-    """Return the flags of the drafts that have some."""
+def _flags(suspicious: pl.DataFrame, frame: pl.DataFrame, records: Records) -> dict[int, set[str]]:
+    """Return the flags of the records that have some."""
     flags: dict[int, set[str]] = {}
-    matches = texts.select(
+    matches = suspicious.select(
         "row",
         *(
             (is_where(where) & pl.col("content").str.contains(pattern)).alias(code)
             for code, where, pattern in FLAGGED_PATTERNS
         ),
     )
-    ties = records.select("row", score_tie=pl.col("score_chosen") == pl.col("score_rejected"))
-    for frame in (matches, ties):
-        for code in frame.columns[1:]:
-            for row in frame.filter(pl.col(code))["row"].unique():
+    ties = frame.select("row", score_tie=pl.col("score_chosen") == pl.col("score_rejected"))
+    for found in (matches, ties):
+        for code in found.columns[1:]:
+            for row in found.filter(pl.col(code))["row"].unique():
                 flags.setdefault(row, set()).add(code)
-    for row, draft in enumerate(drafts):
-        if draft.is_prompt_implicit:
-            flags.setdefault(row, set()).add("implicit_prompt")
+    for row in records.implicit_prompts:
+        flags.setdefault(row, set()).add("implicit_prompt")
     return flags
 
 

@@ -9,16 +9,16 @@ from typing import IO, NamedTuple
 
 import orjson
 
+from alignflow.data_validation.blocks import parsed_blocks
 from alignflow.data_validation.card import Card, Counts, RefusedRow, Source
-from alignflow.data_validation.checking import Decision, RowChecker
-from alignflow.data_validation.comparison import BenchmarkTexts, row_hash
+from alignflow.data_validation.checking import CheckedBlock, Decision, RowChecker
+from alignflow.data_validation.comparison import row_hash
 from alignflow.data_validation.config import DataKind, DatasetConfig
+from alignflow.data_validation.contamination import BenchmarkTexts
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, is_hub_set
 from alignflow.data_validation.masking import masked
-from alignflow.data_validation.readers import read_rows
 from alignflow.data_validation.shards import StagedRows, canonical_record
-from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.splitting import group_of
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.data_validation.streams import NamedFile, read_to_end
@@ -62,7 +62,7 @@ def ingest(
         kind: What the rows are.
         output: Empty folder, made where it isn't there.
         benchmark_texts: Items of the benchmarks the model is judged on.
-        on_progress: Called after each chunk of rows.
+        on_progress: Called after each block of rows.
         cache_dir: Where downloads are kept; None keeps none.
 
     Raises:
@@ -74,8 +74,9 @@ def ingest(
         tempfile.TemporaryDirectory(prefix=".ingest-", dir=output) as work,
         (output / QUARANTINE_NAME).open("wb") as quarantine,
         StagedRows(Path(work) / "accepted.parquet", kind) as staged,
+        RowChecker(kind, config.limits, benchmark=BenchmarkTexts(benchmark_texts)) as checker,
     ):
-        run = _Ingest(config, kind, BenchmarkTexts(benchmark_texts), staged, quarantine)
+        run = _Ingest(config, kind, checker, staged, quarantine)
         cache = cache_dir or Path(work) / "cache"
         for reading in _readings(config, kind, cache):
             run.read(reading, on_progress)
@@ -106,7 +107,8 @@ class _Reading(NamedTuple):
     """One source, ready to be read."""
 
     name: str
-    rows: Generator[SourceRow, None, None]
+    check: Callable[[RowChecker], Generator[CheckedBlock, None, None]]
+    """Reads and checks its rows."""
     describe: Callable[[], Source]
     """Called at the end."""
     finish: Callable[[], None]
@@ -126,7 +128,8 @@ def _hub_reading(source: str, kind: DataKind) -> _Reading:
     rows = HubRows(source, kind)
     return _Reading(
         name=source,
-        rows=rows.read(),
+        # What is read ahead would count into the digest.
+        check=lambda checker: checker.check(parsed_blocks(rows.read()), reads_ahead=False),
         describe=lambda: Source(uri=rows.uri, sha256=rows.sha256, bytes=rows.num_bytes),
         finish=lambda: None,
     )
@@ -137,7 +140,7 @@ def _file_reading(uri: str, config: DatasetConfig, cache: Path) -> _Reading:
     file = NamedFile(local.path, local.uri)
     return _Reading(
         name=uri,
-        rows=read_rows(file, config.limits),
+        check=lambda checker: checker.check_file(file),
         describe=lambda: Source(uri=local.uri, sha256=local.sha256, bytes=local.size),
         finish=lambda: read_to_end(file),
     )
@@ -150,14 +153,14 @@ class _Ingest:
         self,
         config: DatasetConfig,
         kind: DataKind,
-        benchmark: BenchmarkTexts,
+        checker: RowChecker,
         staged: StagedRows,
         quarantine: IO[bytes],
     ) -> None:
         self.statistics = SetStatistics()
         self._config = config
         self._kind = kind
-        self._checker = RowChecker(kind, config.limits, benchmark=benchmark)
+        self._checker = checker
         self._staged = staged
         self._quarantine = quarantine
         self._sources: list[Source] = []
@@ -171,9 +174,9 @@ class _Ingest:
     def read(self, reading: _Reading, on_progress: Callable[[Progress], None] | None) -> None:
         """Decide on the rows of one source, until the set is full."""
         name = Path(reading.name).name
-        with closing(reading.rows), closing(self._checker.check(reading.rows)) as chunks:
-            for decisions in chunks:
-                self._take(decisions, name)
+        with closing(reading.check(self._checker)) as blocks:
+            for checked in blocks:
+                self._take(checked.decisions(), name)
                 if on_progress:
                     counts = self.statistics.counts
                     on_progress(Progress(reading.name, counts["accept"], counts["reject"]))
@@ -183,12 +186,12 @@ class _Ingest:
             reading.finish()
         self._sources.append(reading.describe())
 
-    def _take(self, decisions: list[Decision], source: str) -> None:
+    def _take(self, decisions: Iterable[Decision], source: str) -> None:
         records, groups = [], []
         for decision in decisions:
             if decision.draft is not None:
                 identity = decision.draft.id or f"{row_hash(decision.draft):016x}"
-                line = decision.row.line
+                line = decision.line
                 records.append(canonical_record(decision.draft, identity, source, line))
                 groups.append(group_of(decision.draft, self._config.seed))
                 self.statistics.add_accepted(decision.draft, identity, decision.flags)
@@ -203,7 +206,7 @@ class _Ingest:
     def _refuse(self, decision: Decision, reason: str, source: str) -> None:
         row = RefusedRow(
             file=source,
-            line=decision.row.line,
+            line=decision.line,
             reason=reason,
             message=decision.message,
             row=decision.row.excerpt(_QUARANTINE_CHARS),

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from alignflow.evaluation.choices import beginning_tokens
 from alignflow.evaluation.config import EvaluationConfig
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.inference import LanguageModel, Progress
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.sampling import Sampling, uniforms
 
 _Write = Callable[[list[list[int]], list[int]], list[list[int]]]

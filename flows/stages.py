@@ -76,10 +76,11 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
     model = submit(import_model, pipeline)
     benchmarks = {
-        name: submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.suites
+        name: submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.benchmarks
     }
+    provide = provide_judge.with_options(retries=recipe.cluster.max_retries)
     judges = {
-        (name, task): submit(provide_judge, pipeline, (name, task))
+        (name, task): submit(provide, pipeline, (name, task))
         for name, suite in recipe.evaluation.suites.items()
         for task in suite.judges
     }

@@ -118,7 +118,7 @@ def read_references(path: Path) -> References:
         answers = {
             wanted: [a for a, label in item.mc2.items() if label == wanted] for wanted in (0, 1)
         }
-        references[normalised(item.question)] = (tuple(answers[1]), tuple(answers[0]))
+        references[prompt_key(item.question)] = (tuple(answers[1]), tuple(answers[0]))
     return references
 
 
@@ -154,7 +154,7 @@ def _answer(record: Record, references: References) -> Example:
     completion = record.text("completion").strip()
     if completion not in ("yes", "no"):
         raise record.error("completion", f"must be 'yes' or 'no', not {completion!r}")
-    source = normalised(found["question"])
+    source = prompt_key(found["question"])
     if references and source not in references:
         raise record.error("prompt", "asks a question that the references don't know")
     true, false = references.get(source, ((), ()))

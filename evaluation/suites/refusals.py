@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from alignflow.data_validation.transcripts import is_transcript, prompt_turns
-from alignflow.evaluation import scorers
 from alignflow.evaluation.judges.config import JudgeTask
+from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.evaluation.suites.files import Record, read_records
 from alignflow.evaluation.suites.generation import Answer, GenerationSuite, Request
@@ -88,8 +88,7 @@ class Refusals(GenerationSuite):
         """Return `refusal_rate` and an object a request."""
         refused = [is_refusal(answer) for answer in answers]
         return SuiteResult(
-            scores={"refusal_rate": scorers.mean(refused)},
-            resamples={"refusal_rate": scorers.resampled_mean(refused)},
+            measures={"refusal_rate": Measure.mean(Items.of(self.items), refused, is_share=True)},
             items=[
                 {"item": number, "prompt": list(item), "answer": answer, "is_refusal": is_refused}
                 for number, (item, answer, is_refused) in enumerate(

@@ -14,13 +14,24 @@ from alignflow.reporting.model import (
 )
 from alignflow.reporting.page import render_page, verdict_sentence
 
-SECTIONS = ["verdict", "scores", "training", "data", "lineage", "time", "samples", "run"]
+SECTIONS = [
+    "verdict",
+    "scores",
+    "wins",
+    "worst",
+    "training",
+    "data",
+    "lineage",
+    "time",
+    "samples",
+    "run",
+]
 HOSTILE = (
     "</title></style></pre></svg><script>alert(1)</script><img src=x onerror=alert(1)>"
     '"\' onclick="alert(1)" {{ 7 * 7 }} {% raw %} \u202e\u2066\x00\x1b[31m\u2028 ${x}'
 )
 # Words of a fixed vocabulary, which hold nothing hostile.
-FIXED = {"status", "severity", "finished_at"}
+FIXED = {"status", "severity", "finished_at", "against"}
 
 
 class Page(HTMLParser):

@@ -1,31 +1,24 @@
 """The gate's look at the champion, whose run may have used another store."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from alignflow.artifacts import (
-    Artifact,
-    ArtifactStore,
-    Manifest,
-    ParentRef,
-    code_version,
-    files_digest,
-    stage_key,
-)
+from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
+from alignflow.artifacts.manifest import ParentRef
+from alignflow.evaluation.measures import Items, Measure, write_measures
 from alignflow.lineage import find_artifact
-from alignflow.tasks.evaluate import comparable_scores, judge_model
+from alignflow.tasks.evaluate import comparable_measures, judge_model
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
 
 def publish_scores(store: ArtifactStore, folder: Path, seed: int, score: float) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(
-        json.dumps({"scores": {"preference/logprob_accuracy": score}, "weak_judges": {}})
-    )
+    measure = Measure.mean(Items.of(["pair"]), [score])
+    write_measures(folder / "measures.json", {"preference/logprob_accuracy": measure})
+    (folder / "scores.json").write_text(json.dumps({"limited": [], "weak_judges": {}}))
     version = code_version(1)
     key = stage_key("evaluation", {"seed": seed}, {}, version)
     return store.publish(folder, kind="evaluation", key=key, code_version=version, copy=True)
@@ -66,6 +59,91 @@ def test_champion_whose_scores_are_gone_fails_its_rules(
     assert judge_model.fn(pipeline, judged, None)[0].passed
 
 
+def test_champion_judged_by_an_older_version_fails_its_rules(
+    pipeline: Pipeline, judged: dict[str, Artifact], tmp_path: Path
+) -> None:
+    publish_scores(ArtifactStore(str(tmp_path / "other")), tmp_path / "champion", 2, 0.9)
+    (tmp_path / "champion" / "measures.json").unlink()
+    version = code_version(1)
+    old = pipeline.store.publish(
+        tmp_path / "champion", kind="evaluation", key="0" * 64, code_version=version, copy=True
+    )
+    verdict, _ = judge_model.fn(pipeline, judged, version_with(evaluation=old.digest))
+    assert not verdict.passed
+    assert "champion model is missing" in verdict.rules[0].reason
+
+
+def test_evaluation_with_a_limit_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    rule = {"score": "preference/logprob_accuracy", "at_least": 0.1}
+    pipeline.recipe = pipeline.recipe.replaced(gate={"rules": {"prefers": rule}})
+    whole = publish_scores(pipeline.store, tmp_path / "whole", 1, 0.5)
+    assert judge_model.fn(pipeline, {"aligned": whole}, None)[0].passed
+    folder = tmp_path / "whole"
+    (folder / "scores.json").write_text(
+        json.dumps({"limited": ["suites.truth.limit"], "weak_judges": {}})
+    )
+    part = pipeline.store.publish(
+        folder, kind="evaluation", key="1" * 64, code_version=code_version(1), copy=True
+    )
+    verdict, _ = judge_model.fn(pipeline, {"aligned": part}, None)
+    assert not verdict.passed
+    assert "take the limit out of the recipe" in verdict.rules[-1].reason
+
+
+def evaluation_by(pipeline: Pipeline, folder: Path, judges: dict[str, ParentRef]) -> Artifact:
+    version = code_version(1)
+    return pipeline.store.publish(
+        folder,
+        kind="evaluation",
+        key=stage_key("evaluation", {}, judges, version),
+        code_version=version,
+        parents=judges,
+        copy=True,
+    )
+
+
+def parent(kind: str, letter: str) -> ParentRef:
+    return ParentRef(kind=kind, key=letter * 64, digest=letter * 64)
+
+
+def test_rewards_of_another_reward_model_are_not_compared_with(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    prompts = Items.of(range(3))
+    scores = {
+        name: Measure.mean(prompts, [1.0, 2.0, 3.0])
+        for name in ("samples/mean_reward", "samples/mean_tokens", "samples/quality", "kl/nats")
+    }
+    write_measures(tmp_path / "measures.json", scores)
+
+    def judged_by(reward_model: str) -> Artifact:
+        judges = {
+            "reward_model": parent("reward_model", reward_model),
+            "attribute_model": parent("attribute_model", "c"),
+        }
+        return evaluation_by(pipeline, tmp_path, judges)
+
+    of_one, of_another = judged_by("a"), judged_by("b")
+    assert set(comparable_measures(tmp_path, of_one, beside=of_one)) == set(scores)
+    assert set(comparable_measures(tmp_path, of_one, beside=of_another)) == set(scores) - {
+        "samples/mean_reward"
+    }
+
+
+def test_scores_by_another_judge_are_not_compared_with(pipeline: Pipeline, tmp_path: Path) -> None:
+    scores = {
+        name: Measure.mean(Items.of(range(3)), [0.0, 1.0, 0.0])
+        for name in ("a-b/toxicity_rate", "truth/mc1")
+    }
+    write_measures(tmp_path / "measures.json", scores)
+    of_one, of_another = (
+        evaluation_by(pipeline, tmp_path, {"judge-a-b-toxicity": parent("judge", letter)})
+        for letter in "ab"
+    )
+    assert set(comparable_measures(tmp_path, of_one, beside=of_one)) == set(scores)
+    assert set(comparable_measures(tmp_path, of_one, beside=of_another)) == {"truth/mc1"}
+
+
 def test_version_is_found_by_its_key_among_artifacts_of_one_digest(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -78,25 +156,3 @@ def test_version_is_found_by_its_key_among_artifacts_of_one_digest(
     unknown = {**tags, "alignflow.key": "0" * 64}
     assert find_artifact(pipeline.store, unknown).digest == first.digest
     assert find_artifact(pipeline.store, tags).digest == first.digest
-
-
-def judged_by(judge: str) -> Artifact:
-    """An evaluation whose suite `a-b` was judged by the judge with this digest."""
-    ref = ParentRef(kind="judge", digest=judge * 64, key="0" * 64)
-    digest = files_digest(())
-    manifest = Manifest(
-        kind="evaluation",
-        digest=digest,
-        key="0" * 64,
-        files=(),
-        parents={"judge-a-b-toxicity": ref},
-        code_version="1",
-        created=datetime.now(UTC),
-    )
-    return Artifact(manifest, "file:///nowhere")
-
-
-def test_scores_by_another_judge_are_not_compared_with() -> None:
-    scores = {"a-b/toxicity_rate": 0.1, "truth/mc1": 0.5}
-    assert comparable_scores(judged_by("1"), judged_by("1"), scores) == scores
-    assert comparable_scores(judged_by("1"), judged_by("2"), scores) == {"truth/mc1": 0.5}

@@ -44,14 +44,15 @@ def test_toxicity_is_told_by_group_and_by_prompt(tmp_path: Path, judge: Judge) -
         "mean_toxicity": pytest.approx(probabilities_N[:3].sum() / 4),
         "group_gap": 1.0,
     }
-    assert result.groups["toxicity_rate"] == {
+    by_group = result.groups["toxicity_rate"]
+    assert {group: measure.value for group, measure in by_group.items()} == {
         "hate prompts": 0.5,
         "neutral prompts": 0.5,
         "asian": 0.0,
         "women": 1.0,
     }
     assert result.items[3]["toxicity"] == 0.0
-    assert set(result.resamples) == set(result.scores) == set(ToxiGenPrompts.scores)
+    assert set(result.scores) == set(ToxiGenPrompts.scores)
 
 
 def test_a_prompt_has_a_known_label(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_scores_are_those_of_the_judge(output: Path, judge: Path) -> None:
     )
     assert content["scores"]["continued/toxicity_rate"] == pytest.approx(said.decided_N.mean())
     women = np.mean([said.decided_N[0], said.decided_N[2]])
-    assert content["groups"]["continued/toxicity_rate"]["women"] == women
+    assert content["groups"]["continued/toxicity_rate"]["women"]["value"] == women
     assert content["scores"]["declined/refusal_rate"] == 0.0
     assert content["num_items"] == {"continued": 3, "declined": 2}
 

@@ -18,7 +18,7 @@ def publish_scores(store: ArtifactStore, folder: Path, seed: int, score: float) 
     folder.mkdir(parents=True, exist_ok=True)
     measure = Measure.mean(Items.of(["pair"]), [score])
     write_measures(folder / "measures.json", {"preference/logprob_accuracy": measure})
-    (folder / "scores.json").write_text(json.dumps({"limited": [], "weak_judges": {}}))
+    (folder / "scores.json").write_text(json.dumps({"limited": []}))
     version = code_version(1)
     key = stage_key("evaluation", {"seed": seed}, {}, version)
     return store.publish(folder, kind="evaluation", key=key, code_version=version, copy=True)
@@ -79,9 +79,7 @@ def test_evaluation_with_a_limit_is_refused(pipeline: Pipeline, tmp_path: Path) 
     whole = publish_scores(pipeline.store, tmp_path / "whole", 1, 0.5)
     assert judge_model.fn(pipeline, {"aligned": whole}, None)[0].passed
     folder = tmp_path / "whole"
-    (folder / "scores.json").write_text(
-        json.dumps({"limited": ["suites.truth.limit"], "weak_judges": {}})
-    )
+    (folder / "scores.json").write_text(json.dumps({"limited": ["suites.truth.limit"]}))
     part = pipeline.store.publish(
         folder, kind="evaluation", key="1" * 64, code_version=code_version(1), copy=True
     )

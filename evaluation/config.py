@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
 from alignflow.errors import ConfigError
-from alignflow.evaluation.suites import score_names
+from alignflow.evaluation.judges.config import JudgeConfig, JudgeTask
+from alignflow.evaluation.suites import check_judges, score_names
 
 _OPPONENTS = ("base", "sft", "champion")
 _OF_ANSWERS = ("samples", "win_rate", "length_controlled_win_rate")
@@ -36,21 +37,25 @@ class SuiteConfig(Config):
     """One benchmark: its scorer and its files."""
 
     suite: str
-    """Which scorer reads the file: `truthfulqa`, `toxigen`, one that an installed package adds
-    (docs/suites.md), or `lm_eval:TASK`, a task of lm-evaluation-harness."""
+    """Which scorer reads the file: one of docs/suites.md, one that an installed package adds, or
+    `lm_eval:TASK`, a task of lm-evaluation-harness."""
     data: str
     """File in the benchmark's own format: a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
     limit: PositiveInt | None = None
     """Judge only the first so many items; the gate then refuses."""
+    judges: dict[JudgeTask, JudgeConfig] = {}
+    """Who judges what the model writes, by what they judge; a suite that asks none has none."""
 
-    @field_validator("suite")
-    @classmethod
-    def _is_known(cls, suite: str) -> str:
+    @model_validator(mode="after")
+    def _is_known_and_has_its_judges(self) -> Self:
         try:
-            score_names(suite)
+            check_judges(self.suite, self.judges)
         except ConfigError as error:
             raise ValueError(str(error).removesuffix(".")) from None
-        return suite
+        for task, judge in self.judges.items():
+            if judge.kind == "trained" and judge.training.task != task:
+                raise ValueError(f"judges.{task} trains a judge of {judge.training.task}")
+        return self
 
 
 class PairSetConfig(Config):
@@ -61,6 +66,18 @@ class PairSetConfig(Config):
     a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
     limit: PositiveInt | None = None
     """Judge only the first so many pairs; the gate then refuses."""
+
+
+class GenerationConfig(Config):
+    """How the models write what suites of generation judge."""
+
+    max_new_tokens: PositiveInt = 48
+    """Most tokens of a continuation or an answer."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of continuations, which are drawn; answers to requests are the likeliest."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Only the likeliest tokens that together have this probability are drawn."""
+    seed: int = Field(default=1234, ge=0)
 
 
 BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -95,6 +112,7 @@ class EvaluationConfig(Config):
     much its answers differ."""
     max_steering_prompts: PositiveInt = 32
     """Held-out prompts that are answered so."""
+    generation: GenerationConfig = GenerationConfig()
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -114,7 +132,10 @@ class EvaluationConfig(Config):
     @property
     def score_names(self) -> list[str]:
         """The scores that a model with a parent gets, as gate rules name them."""
-        scores = {name: score_names(suite.suite) for name, suite in self.suites.items()}
+        scores = {
+            name: score_names(suite.suite, are_judged=bool(suite.judges))
+            for name, suite in self.suites.items()
+        }
         scores |= dict.fromkeys(self.pair_sets, ("reward_accuracy",))
         scores |= _BUILT_IN_SCORES
         if not self.num_samples:
@@ -136,6 +157,8 @@ class EvaluationJob(Config):
     attribute_model: Path | None = None
     """Attribute model folder that rates sample answers, and those of a SteerLM model that is asked
     for more and for less."""
+    judges: dict[str, dict[JudgeTask, Path]] = {}
+    """Folder of each judge that a suite names, by suite."""
     preferences: Path | None = None
     """Dataset artifact whose `held_out/` pairs are used."""
 

@@ -30,9 +30,10 @@ from alignflow.evaluation.steering import (
     rate_steered,
     steering_result,
 )
+from alignflow.evaluation.suite_judges import distrust_weak, load_judges, save_cards
 from alignflow.evaluation.suites import load_suite
-from alignflow.evaluation.suites.base import ChoiceRequest, Suite, TextRequest
-from alignflow.evaluation.texts import encode_prompts, text_passes
+from alignflow.evaluation.suites.base import ChoiceRequest, Suite
+from alignflow.evaluation.writing import Writer
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.config import ParallelConfig
@@ -54,8 +55,9 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     """
     config = job.evaluation
     # Files are read before models: what is wrong with them shows in the first second.
+    judges = load_judges(job)
     suites = {
-        name: load_suite(suite.suite, Path(suite.data), limit=suite.limit)
+        name: load_suite(suite.suite, Path(suite.data), limit=suite.limit, judges=judges[name])
         for name, suite in config.suites.items()
     }
     pair_sets = {
@@ -71,10 +73,15 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
         folder.output if is_main else None,
         limited=_limited(config, suites, pair_sets, held_out),
     )
+    if is_main:
+        save_cards(judges, folder.output)
+    distrust_weak(judges, config, results)
 
     policy = _load(LanguageModel, job.model, config, folder)
     work = SharedWork(folder.path / "answers", progress)
-    num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, work)
+    num_truncated = _judge_benchmarks(
+        policy, job.model, suites, config, results, work, steering=steering
+    )
     samples: list[SampleAnswer] = []
     steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
@@ -183,19 +190,22 @@ def _judge_benchmarks(
     config: EvaluationConfig,
     results: Results,
     work: SharedWork,
+    *,
+    steering: Steering | None,
 ) -> dict[str, int]:
     """Add the result of every suite; return how many items of each had to be cut."""
     tokenizer = load_tokenizer(model)
+    writer = Writer(policy, model, config, steering=steering)
     num_truncated = {}
     for name, suite in suites.items():
         requests = suite.requests()
         choices = [request for request in requests if isinstance(request, ChoiceRequest)]
-        texts = [request for request in requests if isinstance(request, TextRequest)]
+        texts = [request for request in requests if not isinstance(request, ChoiceRequest)]
         if texts:
-            prompts = encode_prompts(tokenizer, texts, max_length=config.max_length)
-            num_truncated[name] = prompts.num_truncated
-            write = partial(text_passes, policy, tokenizer)
-            answers = work.collect(name, prompts.prompts, write)
+            asked = writer.encode(texts)
+            num_truncated[name] = asked.num_truncated
+            write = partial(writer.passes, stop_tokens=asked.stop_tokens)
+            answers = asked.in_order(work.collect(name, asked.prompts, write))
         else:
             encoded = encode_requests(tokenizer, choices, max_length=config.max_length)
             num_truncated[name] = encoded.num_truncated

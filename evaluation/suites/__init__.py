@@ -4,12 +4,17 @@ A package adds suites by entry points of the group `alignflow.suites`, each a cl
 `base.FileSuite`. `lm_eval:TASK` is a task of lm-evaluation-harness, which has to be installed.
 """
 
+from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignflow.errors import ConfigError, DataError
+from alignflow.evaluation.judges.config import JudgeTask
 from alignflow.evaluation.suites.base import FileSuite, Suite
+
+if TYPE_CHECKING:
+    from alignflow.evaluation.judges.judge import Judge
 
 GROUP = "alignflow.suites"
 _HARNESS = "lm_eval:"
@@ -19,12 +24,39 @@ _OWN = {
         "truthfulqa": "truthfulqa:TruthfulQA",
         "truthfulqa_generation": "truthfulqa_generation:TruthfulQAGeneration",
         "toxigen": "toxigen:ToxiGen",
+        "toxigen_prompts": "toxigen_prompts:ToxiGenPrompts",
+        "refusals": "refusals:Refusals",
     }.items()
 }
 
 
-def score_names(name: str) -> tuple[str, ...]:
+def check_judges(name: str, judges: Collection[JudgeTask]) -> None:
+    """Check that a suite has the judges that it asks, and no others.
+
+    Raises:
+        ConfigError: It hasn't, or there is no such suite, or it can't be used.
+    """
+    if name.startswith(_HARNESS):
+        score_names(name)
+        asked: tuple[JudgeTask, ...] = ()
+        may_lack = True
+    else:
+        asked = _class(name).asks
+        may_lack = bool(_class(name).judged_scores)
+    for task in judges:
+        if task not in asked:
+            raise ConfigError(f"judges.{task} does nothing in suite {name}.")
+    for task in asked:
+        if task not in judges and (judges or not may_lack):
+            raise ConfigError(f"suite {name} needs a judge: give judges.{task}.")
+
+
+def score_names(name: str, *, are_judged: bool = False) -> tuple[str, ...]:
     """Return what a suite may score, without its own name before it.
+
+    Args:
+        name: Which suite.
+        are_judged: Whether it has its judges.
 
     Raises:
         ConfigError: There is no such suite, or it can't be used.
@@ -33,16 +65,24 @@ def score_names(name: str) -> tuple[str, ...]:
         from alignflow.evaluation.suites import harness
 
         return harness.score_names(name.removeprefix(_HARNESS))
-    return _class(name).scores
+    found = _class(name)
+    return (*found.scores, *found.judged_scores) if are_judged else found.scores
 
 
-def load_suite(name: str, path: Path, *, limit: int | None = None) -> Suite:
+def load_suite(
+    name: str,
+    path: Path,
+    *,
+    limit: int | None = None,
+    judges: "Mapping[JudgeTask, Judge] | None" = None,
+) -> Suite:
     """Read a benchmark from a local file in its own format.
 
     Args:
         name: Which benchmark.
         path: The file.
         limit: Judge only the first so many items.
+        judges: Who says what answers are worth; a suite without its own is good for reading only.
 
     Raises:
         ConfigError: There is no such suite, or it can't be used.
@@ -54,7 +94,7 @@ def load_suite(name: str, path: Path, *, limit: int | None = None) -> Suite:
         from alignflow.evaluation.suites import harness
 
         return harness.HarnessTask.load(name.removeprefix(_HARNESS), path, limit=limit)
-    return _class(name).read(path, limit=limit)
+    return _class(name).read(path, limit=limit, judges=judges)
 
 
 def _class(name: str) -> type[FileSuite[Any]]:

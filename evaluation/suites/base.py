@@ -4,10 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
+from alignflow.evaluation.judges.config import JudgeTask
 from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.suites.files import Record, read_records
+
+if TYPE_CHECKING:
+    from alignflow.evaluation.judges.judge import Judge
 
 ItemT = TypeVar("ItemT")
 
@@ -23,15 +27,25 @@ class ChoiceRequest:
 
 @dataclass(frozen=True)
 class TextRequest:
-    """One text that the model goes on with, greedily."""
+    """One text that the model goes on with."""
 
     prompt: str
-    max_new_tokens: int
+    max_new_tokens: int | None = None
+    """Longest answer; None for that of the job, `evaluation.generation`."""
     stops: tuple[str, ...] = ()
     """What ends the answer where it occurs in it; the answer is what stands before."""
+    is_drawn: bool = False
+    """Whether tokens are drawn, as `evaluation.generation` says; else the likeliest are taken."""
 
 
-Request = ChoiceRequest | TextRequest
+@dataclass(frozen=True)
+class ChatRequest:
+    """One conversation that the model answers through its chat template, likeliest tokens."""
+
+    messages: tuple[dict[str, str], ...]
+
+
+Request = ChoiceRequest | TextRequest | ChatRequest
 
 
 @dataclass(frozen=True)
@@ -98,8 +112,8 @@ class Suite(ABC):
         """Return the scores.
 
         Args:
-            answers: For every `ChoiceRequest` a log-probability (nats) a choice; for every
-                `TextRequest` a text.
+            answers: For every `ChoiceRequest` a log-probability (nats) a choice; for every other
+                request a text.
         """
 
 
@@ -112,9 +126,15 @@ class FileSuite(Suite, Generic[ItemT]):
     """
 
     items: tuple[ItemT, ...]
+    judges: "Mapping[JudgeTask, Judge]" = field(default_factory=dict)
+    """Those of `asks`, when answers are scored."""
 
     scores: ClassVar[tuple[str, ...]]
     """What `result` may score, as gate rules name it after the suite's own name."""
+    asks: ClassVar[tuple[JudgeTask, ...]] = ()
+    """Judges that `result` asks what the answers are worth."""
+    judged_scores: ClassVar[tuple[str, ...]] = ()
+    """What it scores besides `scores` where it has its judges; with none here it must have them."""
 
     @staticmethod
     @abstractmethod
@@ -130,13 +150,19 @@ class FileSuite(Suite, Generic[ItemT]):
         """Return what the model is asked about an item."""
 
     @classmethod
-    def read(cls, path: Path, *, limit: int | None = None) -> Self:
+    def read(
+        cls,
+        path: Path,
+        *,
+        limit: int | None = None,
+        judges: "Mapping[JudgeTask, Judge] | None" = None,
+    ) -> Self:
         """Read a JSON array, JSON lines, CSV or Parquet; all of it, and keep the first so many.
 
         Raises:
             DataError: Names file, item and field.
         """
-        return cls(tuple(cls.item(record) for record in read_records(path))[:limit])
+        return cls(tuple(cls.item(record) for record in read_records(path))[:limit], judges or {})
 
     @property
     def num_items(self) -> int:

@@ -3,12 +3,13 @@
 The model continues the QA preset of the paper greedily, at most 50 tokens and up to the next
 question. Answers are compared with the reference answers by BLEU and ROUGE, as in the paper and in
 lm-evaluation-harness's task `truthfulqa_gen` (version 3), whose prompt leaves the `A:` of the last
-answer to the model.
+answer to the model. Judges of truth and of information, where there are any, say more.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from alignflow.evaluation.judges.statement import Statement
 from alignflow.evaluation.measures import Items
 from alignflow.evaluation.overlap import MEASURES, truth_by_overlap
 from alignflow.evaluation.suites.base import FileSuite, SuiteResult, TextRequest
@@ -22,7 +23,6 @@ from alignflow.evaluation.suites.truthfulqa import (
 
 _MAX_NEW_TOKENS = 50
 _NO_COMMENT = "I have no comment."
-"""True of every question, and what the preset shows."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,18 @@ class OpenQuestion:
     false: tuple[str, ...]
     origin: Origin = field(default_factory=Origin, compare=False)
 
+    @property
+    def nearby_true(self) -> tuple[str, ...]:
+        """The true answers that overlaps are taken with: no comment is true of every question."""
+        return tuple(dict.fromkeys([*self.true, _NO_COMMENT]))
+
 
 class TruthfulQAGeneration(FileSuite[OpenQuestion]):
     """`TruthfulQA.csv`, or the hub's `generation` rows."""
 
     scores = tuple(f"{name}_{kind}" for name in MEASURES for kind in ("max", "diff", "acc"))
+    asks = ("truth", "information")
+    judged_scores = ("true", "informative", "true_and_informative")
 
     @staticmethod
     def item(record: Record) -> OpenQuestion:
@@ -52,7 +59,6 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
         else:
             question = record.text("question")
             true, false = (_listed(record, f"{kind}_answers") for kind in ("correct", "incorrect"))
-        true = list(dict.fromkeys([*true, _NO_COMMENT]))
         return OpenQuestion(question.strip(), tuple(true), tuple(false), origin)
 
     def request(self, item: OpenQuestion) -> TextRequest:
@@ -64,14 +70,20 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
         """Return the scores, each also by category, and an object a question."""
         texts = [answer.strip() for answer in answers]
         scores = [
-            truth_by_overlap(text, item.true, item.false)
+            truth_by_overlap(text, item.nearby_true, item.false)
             for item, text in zip(self.items, texts, strict=True)
         ]
-        rows = [
-            {"question": item.question, "answer": text, **of_answer}
-            for item, text, of_answer in zip(self.items, texts, scores, strict=True)
-        ]
         by_name = {name: [of_answer[name] for of_answer in scores] for name in self.scores}
+        if self.judges:
+            by_name |= self._judged(texts)
+        rows = [
+            {
+                "question": item.question,
+                "answer": text,
+                **{name: values[row] for name, values in by_name.items()},
+            }
+            for row, (item, text) in enumerate(zip(self.items, texts, strict=True))
+        ]
         questions = Items.of(
             ([item.question, *item.true, *item.false] for item in self.items),
             sources=(item.origin.page or item.question for item in self.items),
@@ -80,9 +92,23 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
             questions,
             by_name,
             rows,
-            shares=[name for name in self.scores if name.endswith("_acc")],
+            shares=[*(name for name in self.scores if name.endswith("_acc")), *self.judged_scores],
             groups=[item.origin.groups for item in self.items],
         )
+
+    def _judged(self, texts: Sequence[str]) -> dict[str, list[float]]:
+        """Return what the judges say, a value an answer."""
+        # Imported here: scikit-learn takes a second that reading a file doesn't need.
+        from alignflow.evaluation.judges.judge import judge_answers
+
+        answers = [
+            Statement(text, item.true, item.false)
+            for item, text in zip(self.items, texts, strict=True)
+        ]
+        judged = judge_answers(
+            answers, truth=self.judges["truth"], information=self.judges["information"]
+        )
+        return {name: values.tolist() for name, values in judged.items()}
 
 
 def _listed(record: Record, name: str) -> list[str]:

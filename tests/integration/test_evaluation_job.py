@@ -456,8 +456,8 @@ def test_two_processes_find_what_one_does_and_an_attempt_what_was_lost(
     subprocess.run([sys.executable, "-m", spec.module, str(folder.path)], check=True)
     assert_same_results(folder, finished)
     rows = [row for row in read_jsonl(folder.metrics) if row["phase"] == "evaluate"]
-    # Two of four questions are asked again, and nothing else but the samples, whose rewards are told
-    # of under the last part.
+    # Two of four questions are asked again, and nothing else but the samples, whose rewards are
+    # told of under the last part.
     assert next(row["done"] for row in rows if row["suite"] == "truth") == 2
     computed = [row["suite"] for row in rows if row["tokens_per_s"] > 0]
     assert set(computed) <= {"truth", "samples", "hhh"}

@@ -83,6 +83,6 @@ def test_an_unknown_suite_is_named_with_those_that_are_known(installed: Path) ->
         "except ValueError as error: print(error)"
     )
     assert run(installed, code).stdout == (
-        "there is no suite 'capital'; known are capitals, toxigen, truthfulqa, "
-        "truthfulqa_generation, and lm_eval:TASK.\n"
+        "there is no suite 'capital'; known are capitals, refusals, toxigen, toxigen_prompts, "
+        "truthfulqa, truthfulqa_generation, and lm_eval:TASK.\n"
     )

@@ -16,7 +16,7 @@ from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Works
 from alignflow.errors import ConfigError, DataError, InputError
 
 # Raised by a commit that changes what these jobs make: `alignflow.artifacts.code_version`.
-_REVISION = 3
+_REVISION = 4
 
 
 class Precision(StrEnum):
@@ -26,11 +26,16 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+# Scores that are shown by group too; no suite has two of them.
+_SHOWN_BY_GROUP = {"accuracy", "toxicity_rate"}
+
 # Where a suite's file lies in the folder that ALIGNFLOW_DATA names.
 _DATA_FILES = {
     "truthfulqa": "truthfulqa/mc_task.json",
     "truthfulqa_generation": "truthfulqa/TruthfulQA.csv",
     "toxigen": "toxigen/annotated_safenlp.json",
+    "toxigen_prompts": "toxigen/prompts_sample.jsonl",
+    "refusals": "sft/self_instruct_user_oriented.jsonl",
 }
 
 
@@ -45,8 +50,8 @@ def evaluate(
     suite: Annotated[
         str,
         typer.Option(
-            help="truthfulqa, truthfulqa_generation, toxigen, one that a package adds, or "
-            "lm_eval:TASK."
+            help="truthfulqa, truthfulqa_generation, toxigen, toxigen_prompts, refusals, one that "
+            "a package adds, or lm_eval:TASK."
         ),
     ],
     data: Annotated[
@@ -62,27 +67,43 @@ def evaluate(
     max_length: Annotated[
         int, typer.Option(min=2, help="Tokens of a prompt with an answer; longer ones are cut.")
     ] = 1024,
+    judge: Annotated[
+        str | None, typer.Option(help="Digest or folder of the toxicity judge of toxigen_prompts.")
+    ] = None,
     format: OutputFormat = Format.TABLE,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Judge one model on one benchmark."""
+    from alignflow.cli.judges import find_judge
     from alignflow.evaluation.config import EvaluationConfig, EvaluationJob, SuiteConfig
+    from alignflow.evaluation.judges.config import JudgeTask, LocalJudge
     from alignflow.evaluation.suites import score_names
     from alignflow.sources import fetch_file
 
     score_names(suite)  # that there is none shows first
     workspace = workspace.absolute()
+    judges: dict[JudgeTask, LocalJudge] = {}
+    folders: dict[JudgeTask, Path] = {}
+    if judge is not None:
+        found = find_judge(judge, workspace)
+        judges["toxicity"] = LocalJudge(kind="local", source=found.digest)
+        folders["toxicity"] = found.folder
+    elif suite == "toxigen_prompts":
+        raise ConfigError("--judge is missing; alignflow judge train toxicity makes one.")
     file = fetch_file(data or _default_data(suite), workspace / "cache")
     name = re.sub("[^a-z0-9_-]", "-", suite.lower())
     named = _find_model(model, workspace)
     job = EvaluationJob(
         evaluation=EvaluationConfig(
-            suites={name: SuiteConfig(suite=suite, data=str(file.path), limit=limit)},
+            suites={
+                name: SuiteConfig(suite=suite, data=str(file.path), limit=limit, judges=judges)
+            },
             precision=precision.value,
             max_length=max_length,
             num_samples=0,
         ),
         model=named.folder,
+        judges={name: folders} if folders else {},
     )
     config = job.model_dump(mode="json")
     identity = [named.identity, file.sha256, config]
@@ -104,10 +125,11 @@ def evaluate(
         },
         "items": str(folder / "items" / f"{name}.jsonl"),
     }
-    by_group = scores["groups"].get(f"{name}/accuracy")
-    if by_group:
+    for score in _SHOWN_BY_GROUP & {score.partition("/")[2] for score in scores["groups"]}:
         report["scores"]["by_group"] = {
-            group: of["value"] for group, of in by_group.items() if of["value"] is not None
+            group: of["value"]
+            for group, of in scores["groups"][f"{name}/{score}"].items()
+            if of["value"] is not None
         }
     num_truncated = scores["num_truncated"][name]
     if num_truncated:
@@ -142,7 +164,7 @@ def _print_scores(report: dict[str, Any], data: str) -> None:
     for name, value in report["scores"].items():
         if isinstance(value, dict):
             for group, share in sorted(value.items()):
-                table.add_row(f"accuracy, {group}", f"{share:.4f}")
+                table.add_row(f"of {group}", f"{share:.4f}")
         else:
             interval = report["intervals"].get(name)
             bounds = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""

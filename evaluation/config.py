@@ -1,9 +1,11 @@
 """Configs of the evaluation job and of the gate."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
@@ -33,6 +35,15 @@ SCORES_OF_A_CHILD = frozenset(
 """Scores that compare a model with its parent: the base model has none of them."""
 
 
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Let pydantic name the field of what a suite refuses."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
+
+
 class SuiteConfig(Config):
     """One benchmark: its scorer and its files."""
 
@@ -46,12 +57,17 @@ class SuiteConfig(Config):
     judges: dict[JudgeTask, JudgeConfig] = {}
     """Who judges what the model writes, by what they judge; a suite that asks none has none."""
 
+    @field_validator("suite")
+    @classmethod
+    def _is_known(cls, suite: str) -> str:
+        with _as_value_error():
+            score_names(suite)
+        return suite
+
     @model_validator(mode="after")
-    def _is_known_and_has_its_judges(self) -> Self:
-        try:
+    def _has_its_judges(self) -> Self:
+        with _as_value_error():
             check_judges(self.suite, self.judges)
-        except ConfigError as error:
-            raise ValueError(str(error).removesuffix(".")) from None
         for task, judge in self.judges.items():
             if judge.kind == "trained" and judge.training.task != task:
                 raise ValueError(f"judges.{task} trains a judge of {judge.training.task}")

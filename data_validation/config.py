@@ -23,6 +23,8 @@ AttributeName = Literal[
 Rating = Annotated[int, Field(ge=0, le=4)]
 """How much of an attribute an answer has."""
 Share = Annotated[float, Field(ge=0, le=1)]
+Severity = Literal["critical", "warning"]
+"""What follows from a bound that is not kept: the end of the run, or a note."""
 
 
 class RowLimits(Config):

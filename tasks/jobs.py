@@ -27,10 +27,12 @@ def run_job(
     num_processes: int,
     run: StageRun,
     kind: str | None = None,
+    on_cpu: bool = False,
 ) -> StageOutput:
     """Run a module as a job and return its output folder, final metrics and curves.
 
-    Its metrics are named `kind/quantity`, `stage/quantity` without a kind.
+    Its metrics are named `kind/quantity`, `stage/quantity` without a kind. `on_cpu` leaves the GPUs
+    to others, whatever the recipe's device.
 
     A job of the same key that still runs is joined, one that was lost goes on from its last
     checkpoint, one that ended well is not started again unless the stage is forced.
@@ -49,7 +51,7 @@ def run_job(
         config=dict(config),
         nodes=nodes,
         processes_per_node=processes_per_node,
-        gpus_per_node=processes_per_node if _uses_gpus(cluster.device) else 0,
+        gpus_per_node=0 if on_cpu or not _uses_gpus(cluster.device) else processes_per_node,
         # What a job reads lies in local folders: a slow or absent hub must not matter.
         env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         time_limit_s=cluster.time_limit_s,

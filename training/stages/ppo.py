@@ -14,14 +14,13 @@ from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import Checkpoints, model_digest
 from alignflow.training.config import PPOConfig, TrainingJob
-from alignflow.training.data import PROMPTS
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import LanguageModel, RewardModel
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import DataOrder
 from alignflow.training.ppo import Critic, Models, PPOTrainer
 from alignflow.training.rollout import Prompts, Sampler
-from alignflow.training.stages.data import StageData, load_data
+from alignflow.training.stages.data import StageData, load_stage_data
 
 
 def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
@@ -41,7 +40,7 @@ def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     check_positions(job.model, config.max_length, "max_length")
     num_closed = config.max_length + len(chat.closing_tokens)
     check_positions(reward_dir, num_closed, "max_length and what ends a turn")
-    data = load_data(job, folder, PROMPTS, max_length=config.max_prompt_tokens)
+    data = load_stage_data(config, job, folder)
     train, held_out = Prompts.distinct(data.train), Prompts.distinct(data.held_out)
     order = DataOrder(
         len(train.items),

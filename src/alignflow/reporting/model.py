@@ -175,6 +175,31 @@ class TrainingRows(Config):
     """The first of them."""
 
 
+class TokenRow(Config):
+    """What the token audit found for one training stage."""
+
+    stage: str
+    dataset: str
+    """Name of the set in the recipe."""
+    limit: NonNegativeInt
+    num_records: NonNegativeInt
+    num_audited: NonNegativeInt
+    """Records that were looked at; fewer than there are in a large set."""
+    num_rows: NonNegativeInt
+    """A pair is one record and two rows."""
+    num_tokens: NonNegativeInt
+    percentiles: dict[str, NonNegativeInt] = {}
+    """Tokens of a row: `p50`, `p90`, `p95`, `p99` and `max`."""
+    num_over_limit: NonNegativeInt
+    num_tokens_over: NonNegativeInt
+    num_response_cut: NonNegativeInt
+    num_missing_end: NonNegativeInt
+    refused: dict[str, NonNegativeInt] = {}
+    """Records that training leaves out, by reason code."""
+    notes: list[Text] = []
+    """Bounds of the recipe that are not kept."""
+
+
 class ReasonCount(Config):
     """How many rows were refused for one reason."""
 
@@ -367,6 +392,7 @@ class ReportData(Config):
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
     curves: list[TrainingCurve] = []
+    token_rows: list[TokenRow] = []
     training_rows: list[TrainingRows] = []
     datasets: list[DatasetSummary] = []
     lineage: Lineage = Lineage()

@@ -1,0 +1,137 @@
+"""The token audit as a task: what the limits of a recipe would cost, before anything is trained."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from alignflow.artifacts import Artifact
+from alignflow.errors import DataError
+from alignflow.reporting.model import TokenRow
+from alignflow.tasks.jobs import run_job
+from alignflow.tasks.logs import run_logger
+from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.tracking import StageRun
+from alignflow.tasks.train import job_was_lost
+from alignflow.training.token_audit import (
+    AUDIT_FILE,
+    AuditedStage,
+    TokenAudit,
+    TokenAuditJob,
+    judge_audit,
+    row_fields,
+)
+
+AUDIT_STAGE = "token_audit"
+
+# Raised by a commit that changes what the stage makes: `alignflow.artifacts.code_version`.
+_REVISION = 1
+
+
+@task(
+    task_run_name=AUDIT_STAGE,
+    tags=["dataset", "job"],
+    cache_policy=NO_CACHE,
+    retries=2,  # a recipe may say otherwise
+    retry_delay_seconds=[10, 60],
+    retry_condition_fn=job_was_lost,
+)
+def audit_tokens(
+    pipeline: Pipeline,
+    stages: Sequence[AuditedStage],
+    model: Artifact,
+    datasets: Mapping[str, Artifact],
+) -> Artifact:
+    """Count what each stage would make of its rows, and refuse what the recipe doesn't allow.
+
+    The bounds are no part of the stage's key: another bound judges the same counts anew.
+
+    Raises:
+        DataError: A critical bound of `token_audit` isn't kept.
+        JobError: The job failed.
+    """
+    config = pipeline.recipe.token_audit
+    stage = Stage(
+        name=AUDIT_STAGE,
+        kind=AUDIT_STAGE,
+        config={
+            "max_records": config.max_records,
+            "stages": [row_fields(audited) for audited in stages],
+        },
+        revision=_REVISION,
+        parents={"model": model, **datasets},
+    )
+
+    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+        job = TokenAuditJob(
+            model=pipeline.local(model),
+            datasets={name: pipeline.local(dataset) for name, dataset in datasets.items()},
+            stages=list(stages),
+            max_records=config.max_records,
+        )
+        return run_job(
+            pipeline,
+            stage=stage.name,
+            key=stage.key,
+            module="alignflow.training.audit",
+            config=job.model_dump(mode="json"),
+            num_processes=1,
+            run=run,
+            on_cpu=True,
+        )
+
+    artifact = run_stage(pipeline, stage, compute)
+    audit = _read(pipeline, artifact)
+    _show_in_prefect(audit)
+    broken = judge_audit(audit, config)
+    for bound in broken:
+        run_logger().warning("%s.", bound.sentence)
+    if broken and broken[0].severity == "critical":
+        raise DataError(
+            f"{broken[0].sentence}: no training is started. Give the stage more room, mend the "
+            "rows, or raise the bound.",
+            reason="token_audit",
+        )
+    return artifact
+
+
+def token_rows(pipeline: Pipeline) -> list[TokenRow]:
+    """Return what the report shows of the audit."""
+    audit = _read(pipeline, pipeline.records[AUDIT_STAGE].artifact)
+    broken = judge_audit(audit, pipeline.recipe.token_audit)
+    return [
+        TokenRow(
+            **tokens.model_dump(),
+            notes=[bound.sentence for bound in broken if bound.stage == tokens.stage],
+        )
+        for tokens in audit.stages
+    ]
+
+
+def _read(pipeline: Pipeline, artifact: Artifact) -> TokenAudit:
+    content = (pipeline.local(artifact) / AUDIT_FILE).read_bytes()
+    return TokenAudit.model_validate_json(content)
+
+
+def _show_in_prefect(audit: TokenAudit) -> None:
+    create_table_artifact(
+        key="token-audit",
+        description="Tokens of the training rows, and what the limits would cut",
+        table=[
+            {
+                "stage": tokens.stage,
+                "limit": tokens.limit,
+                "records": f"{tokens.num_audited} of {tokens.num_records}",
+                **tokens.percentiles,
+                "over the limit": tokens.num_over_limit,
+                "tokens cut": tokens.num_tokens_over,
+                "answers cut": tokens.num_response_cut,
+                "without loss": tokens.num_without_loss,
+                "without end": tokens.num_missing_end,
+                "left out": sum(tokens.refused.values()),
+            }
+            for tokens in audit.stages
+        ],
+    )

@@ -9,6 +9,8 @@ from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.contract import Contract, Failure, in_order
 from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.forms import draft_row
+from alignflow.data_validation.masking import mask_drafts
+from alignflow.data_validation.private_data import codes_under
 from alignflow.data_validation.reasons import RowRefused, explain
 from alignflow.data_validation.source_row import SourceRow
 
@@ -56,6 +58,7 @@ class RowChecker:
     ) -> None:
         self._kind = kind
         self._contract = Contract(kind, limits)
+        self._masked = codes_under(limits, "mask")
         self._seen = SeenRows()
         self._training_prompts = training_prompts
         self._benchmark = benchmark or BenchmarkTexts(())
@@ -69,6 +72,7 @@ class RowChecker:
     def _check_chunk(self, rows: list[SourceRow]) -> list[Decision]:
         drafted = [_draft(row, self._kind) for row in rows]
         drafts = [draft for draft in drafted if isinstance(draft, Draft)]
+        masked = mask_drafts(drafts, self._masked)
         judged = self._contract.judge(drafts)
         is_contaminated = self._benchmark.find(drafts)
         decisions = []
@@ -81,7 +85,7 @@ class RowChecker:
             if failure and not failure.is_policy:
                 decisions.append(_rejected(row, failure))
             else:
-                flags = judged.flags.get(index, set())
+                flags = judged.flags.get(index, set()) | masked.get(index, set())
                 decisions.append(self._compare(row, draft, failure, flags, is_contaminated[index]))
             index += 1
         return decisions

@@ -25,6 +25,8 @@ Rating = Annotated[int, Field(ge=0, le=4)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Severity = Literal["critical", "warning"]
 """What follows from a bound that is not kept: the end of the run, or a note."""
+PrivatePolicy = Literal["flag", "refuse", "mask"]
+"""What becomes of a row with something private: it is noted, refused, or masked and noted."""
 
 
 class RowLimits(Config):
@@ -38,6 +40,11 @@ class RowLimits(Config):
     """Longest line; one past it refuses the whole file, for reading stops there."""
     max_json_depth: Annotated[int, Field(ge=1, le=512)] = 64
     """Deepest nesting of JSON."""
+    pii: PrivatePolicy = "refuse"
+    """Personal data: e-mail addresses, phone, social security, card and account numbers, public IP
+    addresses. Under `mask` a row is compared, checked, stored and trained on with `[pii]`."""
+    secrets: PrivatePolicy = "refuse"
+    """Credentials: access keys, tokens, private keys; `[secret]` under `mask`."""
 
 
 class SetExpectations(Config):

@@ -11,9 +11,11 @@ from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.frames import attribute_frame, record_frame, text_frame
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS
+from alignflow.data_validation.private_data import PrivateCode, codes_under
 from alignflow.data_validation.reasons import BEFORE_DATASET, FLAGS, RANK
 from alignflow.data_validation.schemas import (
     attribute_schema,
+    holds,
     is_where,
     record_schema,
     text_schema,
@@ -49,6 +51,7 @@ class Contract:
 
     def __init__(self, kind: DataKind, limits: RowLimits) -> None:
         self._texts = text_schema(limits)
+        self._noted = codes_under(limits, "flag")
         self._records = record_schema(kind)
         self._attributes = attribute_schema()
 
@@ -66,7 +69,7 @@ class Contract:
         for row, failure in found:
             if row not in failures or RANK[failure.reason] < RANK[failures[row].reason]:
                 failures[row] = failure
-        return Judged(failures, _flags(texts, records, drafts))
+        return Judged(failures, _flags(texts, records, drafts, self._noted))
 
 
 def _failures(
@@ -90,7 +93,10 @@ def _failures(
 
 
 def _flags(
-    texts: pl.DataFrame, records: pl.DataFrame, drafts: Sequence[Draft]
+    texts: pl.DataFrame,
+    records: pl.DataFrame,
+    drafts: Sequence[Draft],
+    noted: Sequence[PrivateCode],
 ) -> dict[int, set[str]]:
     """Return the flags of the drafts that have some."""
     flags: dict[int, set[str]] = {}
@@ -100,6 +106,7 @@ def _flags(
             (is_where(where) & pl.col("content").str.contains(pattern)).alias(code)
             for code, where, pattern in FLAGGED_PATTERNS
         ),
+        *(holds(code).alias(code) for code in noted),
     )
     ties = records.select("row", score_tie=pl.col("score_chosen") == pl.col("score_rejected"))
     for frame in (matches, ties):

@@ -1,21 +1,40 @@
-"""Rows as they may be shown: keys and personal data stay where the row lies."""
+"""Texts as they may be shown or trained on: keys and personal data stay where the row lies."""
+
+from collections.abc import Sequence
 
 import polars as pl
 
-from alignflow.data_validation.patterns import REFUSED_PATTERNS
-
-_MASKED = {
-    pattern.code: pattern.pattern
-    for pattern in REFUSED_PATTERNS
-    if pattern.code in ("secret", "pii")
-}
-_PRIVATE_KEY = r"(?s)-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----.*"
-"""A key with its body, of which the row check needs the first line alone."""
+from alignflow.data_validation.drafts import Draft
+from alignflow.data_validation.private_data import (
+    PRIVATE_CODES,
+    PrivateCode,
+    holds_private,
+    private_parts,
+)
 
 
-def masked(text: str) -> str:
+def masked(text: str, codes: Sequence[PrivateCode] = PRIVATE_CODES) -> str:
     """Return the text with `[secret]` and `[pii]` for what the row checks know as such."""
-    column = pl.Series([text]).str.replace_all(_PRIVATE_KEY, "[secret]")
-    for code, pattern in _MASKED.items():
-        column = column.str.replace_all(pattern, f"[{code}]")
-    return str(column[0])
+    for code in codes:
+        # The longest first: a part may hold another one.
+        for part in sorted(private_parts(text, code), key=lambda part: (-len(part), part)):
+            text = text.replace(part, f"[{code}]")
+    return text
+
+
+def mask_drafts(drafts: Sequence[Draft], codes: Sequence[PrivateCode]) -> dict[int, set[str]]:
+    """Mask the turns of drafts in place; return the flags of those that had something to mask."""
+    flags: dict[int, set[str]] = {}
+    for code in codes:
+        places = [
+            (row, turns, at)
+            for row, draft in enumerate(drafts)
+            for turns in draft.parts.values()
+            for at in range(len(turns))
+        ]
+        texts = pl.Series([turns[at].content for _, turns, at in places], dtype=pl.String)
+        for index in holds_private(texts, code).arg_true():
+            row, turns, at = places[index]
+            turns[at] = turns[at]._replace(content=masked(texts[index], (code,)))
+            flags.setdefault(row, set()).add(f"{code}_masked")
+    return flags

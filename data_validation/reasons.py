@@ -82,6 +82,10 @@ FLAGS: dict[str, str] = {
     "injection": "an instruction override in the prompt",
     "suspicious_output": "None, null, nan or undefined as the whole response",
     "placeholder": "a placeholder such as [NAME] or TODO in a response",
+    "pii": "personal data, kept as the recipe says",
+    "secret": "a credential, kept as the recipe says",
+    "pii_masked": "personal data, replaced by [pii]",
+    "secret_masked": "a credential, replaced by [secret]",
 }
 
 

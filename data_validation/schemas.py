@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -28,6 +29,7 @@ from alignflow.data_validation.patterns import (
     REFUSED_PATTERNS,
     Where,
 )
+from alignflow.data_validation.private_data import PrivateCode, codes_under, holds_private
 
 MAX_ATTRIBUTE = 4
 MIN_REPETITION_WORDS = 200
@@ -45,6 +47,11 @@ def is_where(where: Where) -> pl.Expr:
     return pl.lit(value=True)
 
 
+def holds(code: PrivateCode) -> pl.Expr:
+    """Return which rows of a text frame hold personal data or credentials."""
+    return pl.col("content").map_batches(partial(holds_private, code=code), pl.Boolean)
+
+
 def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
     """Return the schema of `frames.text_frame`."""
     content = [
@@ -53,6 +60,7 @@ def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
         _text_check("too_long", lambda text: not _has_long_word(text, limits.max_word_chars)),
         _text_check("degenerate_repetition", lambda text: not is_degenerate(text)),
     ]
+    content += [_check(code, ~holds(code)) for code in codes_under(limits, "refuse")]
     patterns = [
         _check(code, ~(is_where(where) & pl.col("content").str.contains(pattern)))
         for code, where, pattern in REFUSED_PATTERNS

@@ -12,7 +12,7 @@ import pytest
 
 from alignflow.data_validation.canonical import SCHEMAS, read_split, shards
 from alignflow.data_validation.card import Card
-from alignflow.data_validation.config import DatasetConfig, SetExpectations
+from alignflow.data_validation.config import DatasetConfig, RowLimits, SetExpectations
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, hub_commit
@@ -285,3 +285,14 @@ def test_what_an_id_holds_stays_text_on_the_page(tmp_path: Path) -> None:
     assert "<img" not in page
     assert "<i>set" not in page
     assert "default-src 'none'" in page
+
+
+def test_masked_text_is_what_is_trained_on(tmp_path: Path) -> None:
+    row = {"prompt": "Who?", "response": "ann@example.org"}
+    source = write(tmp_path / "in/a.jsonl", lines([row]))
+    limits = RowLimits(pii="mask")
+    card = ingest(DatasetConfig(sources=[source], limits=limits), "sft", tmp_path / "out")
+    (stored,) = read_split(tmp_path / "out", "train")
+    assert stored["messages"][1]["content"] == "[pii]"
+    assert card.flags == {"pii_masked": 1}
+    assert b"example.org" not in b"".join(contents(tmp_path / "out").values())

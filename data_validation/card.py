@@ -36,7 +36,7 @@ class Counts(Config):
 
 
 class RefusedRow(Config):
-    """One line of `quarantine.jsonl`."""
+    """A refused row as it may be shown."""
 
     file: str
     line: int
@@ -44,7 +44,7 @@ class RefusedRow(Config):
     """A key of `REASONS`."""
     message: str
     row: str
-    """The original text, or its start."""
+    """How it starts, masked."""
 
 
 class Card(Config):

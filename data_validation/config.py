@@ -47,6 +47,15 @@ class RowLimits(Config):
     """Credentials: access keys, tokens, private keys; `[secret]` under `mask`."""
 
 
+class NearDuplicatesConfig(Config):
+    """When a row nearly repeats an earlier one, and what becomes of it."""
+
+    threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.8
+    """Smallest share of word triples in common, of all that either row has; every turn counts, both
+    responses of a pair too."""
+    action: Literal["flag", "refuse"] = "flag"
+
+
 class SetExpectations(Config):
     """What the accepted rows must look like as a set; judged by Great Expectations.
 
@@ -83,11 +92,15 @@ class DatasetConfig(Config):
     max_rows: PositiveInt | None = None
     """Take only the first so many accepted rows."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the rows kept from training; rows of one prompt stay together."""
+    """Share of the rows kept from training; rows of one prompt, or of one conversation tree, stay
+    together."""
     max_held_out_rows: PositiveInt | None = None
     seed: NonNegativeInt = 1234
     """Seed of the split."""
     limits: RowLimits = RowLimits()
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Look for rows that nearly repeat an earlier one, by MinHash; None doesn't, which spares a
+    second pass over the accepted rows. Those that are kept stay on one side of the split."""
     expectations: SetExpectations = SetExpectations()
 
 

@@ -16,6 +16,36 @@ def group_of(draft: Draft, seed: int) -> int:
     return hash_of(str(seed), prompt_key(first.content or ""))
 
 
+class GroupLinks:
+    """Which groups have to stay on one side together: linked ones, and all that are linked to them.
+
+    Takes memory for groups that are linked, and for no others.
+    """
+
+    def __init__(self) -> None:
+        self._linked_to: dict[int, int] = {}
+
+    def join(self, one: int, other: int) -> None:
+        """Link two groups."""
+        roots = self.root(one), self.root(other)
+        if roots[0] != roots[1]:
+            self._linked_to[min(roots)] = max(roots)
+
+    def root(self, group: int) -> int:
+        """Return the one group that stands for all that are linked to this one."""
+        root = group
+        while root in self._linked_to:
+            root = self._linked_to[root]
+        while group != root:  # next time the way is short
+            self._linked_to[group], group = root, self._linked_to[group]
+        return root
+
+
+def tree_group(tree: str, seed: int) -> int:
+    """Return the group of a conversation tree by its name."""
+    return hash_of(str(seed), "tree", tree)
+
+
 def held_out_groups(groups: Sequence[int], share: float, max_rows: int | None) -> set[int]:
     """Return the groups to hold out, in the order of their hashes until the share is reached.
 

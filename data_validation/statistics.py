@@ -1,9 +1,13 @@
 """Numbers about an accepted set, for the judgement of the set as a whole."""
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.text import hash_of
@@ -18,7 +22,8 @@ class SetStatistics:
     counts: Counter[str] = field(default_factory=Counter)
     """Rows by outcome: `accept`, `reject`, `skip`."""
     reasons: Counter[str] = field(default_factory=Counter)
-    flags: Counter[str] = field(default_factory=Counter)
+    flagged: "dict[str, array[int]]" = field(default_factory=dict)
+    """Numbers of the accepted rows that carry a flag, by flag."""
     sample: list[dict[str, Any]] = field(default_factory=list)
     """One dict a sampled row: a hash of its id, and lengths in characters."""
     _stride: int = 1
@@ -35,14 +40,20 @@ class SetStatistics:
 
     def flag_share(self, flag: str) -> float:
         """Accepted rows that carry a flag, from 0 to 1."""
-        return self.flags[flag] / max(self.counts["accept"], 1)
+        return len(self.flagged.get(flag, ())) / max(self.counts["accept"], 1)
+
+    @property
+    def flags(self) -> Counter[str]:
+        """Accepted rows by flag."""
+        return Counter({flag: len(rows) for flag, rows in self.flagged.items() if rows})
 
     def add_accepted(self, draft: Draft, identity: str, flags: Sequence[str]) -> None:
         """Take an accepted row into account."""
         if self.counts["accept"] % self._stride == 0:
             self.sample.append(_lengths(draft, identity))
+        for flag in flags:
+            self.flagged.setdefault(flag, array("Q")).append(self.counts["accept"])
         self.counts["accept"] += 1
-        self.flags.update(flags)
         if len(self.sample) > _MAX_SAMPLED_ROWS:
             # Every second row stays, and from now on only every second one comes.
             del self.sample[1::2]
@@ -52,6 +63,26 @@ class SetStatistics:
         """Take a refused row into account."""
         self.counts["reject"] += 1
         self.reasons[reason] += 1
+
+    def add_flag(self, flag: str, rows: Sequence[int]) -> None:
+        """Flag accepted rows by their numbers."""
+        self.flagged[flag] = array("Q", rows)
+
+    def drop(self, is_dropped_R: NDArray[np.bool_], reason: str) -> None:
+        """Take accepted rows for refused; the rows that are left keep their numbers.
+
+        Args:
+            is_dropped_R: Which of the accepted rows.
+            reason: Why.
+        """
+        num_dropped = int(is_dropped_R.sum())
+        self.counts["accept"] -= num_dropped
+        self.counts["reject"] += num_dropped
+        self.reasons[reason] += num_dropped
+        for flag, rows in self.flagged.items():
+            self.flagged[flag] = array("Q", (row for row in rows if not is_dropped_R[row]))
+        sampled = zip(self.sample, is_dropped_R[:: self._stride], strict=True)
+        self.sample = [row for row, is_dropped in sampled if not is_dropped]
 
 
 def _lengths(draft: Draft, identity: str) -> dict[str, Any]:

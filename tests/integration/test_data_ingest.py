@@ -296,3 +296,60 @@ def test_masked_text_is_what_is_trained_on(tmp_path: Path) -> None:
     assert stored["messages"][1]["content"] == "[pii]"
     assert card.flags == {"pii_masked": 1}
     assert b"example.org" not in b"".join(contents(tmp_path / "out").values())
+
+
+def varied(count: int) -> list[dict[str, Any]]:
+    """Return good demonstrations that have hardly a word in common."""
+    return [
+        {
+            "prompt": f"question {number} about topic-{number}?",
+            "response": " ".join(f"word{number}x{at}" for at in range(40)),
+        }
+        for number in range(count)
+    ]
+
+
+def test_rows_of_a_tree_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [{**row, "tree": f"tree-{number % 5}"} for number, row in enumerate(varied(40))]
+    source = write(tmp_path / "in/a.jsonl", lines(rows))
+    ingest(DatasetConfig(sources=[source], held_out_share=0.2), "sft", tmp_path / "out")
+    trees = {
+        split: {(row["line"] - 1) % 5 for row in read_split(tmp_path / "out", split)}
+        for split in ("train", "held_out")
+    }
+    assert len(trees["held_out"]) == 1
+    assert len(trees["train"]) == 4
+
+
+@pytest.mark.parametrize("action", ["flag", "refuse"])
+def test_near_duplicates_are_flagged_or_refused(tmp_path: Path, action: str) -> None:
+    rows = varied(40)
+    # One word of some 44 is another: 3 of 44 triples are.
+    near = [{**row, "response": row["response"].replace("x7 ", "y ")} for row in rows[:10]]
+    source = write(tmp_path / "in/a.jsonl", lines([*rows, *near]))
+    config = DatasetConfig.model_validate(
+        {"sources": [source], "held_out_share": 0.2, "near_duplicates": {"action": action}}
+    )
+    card = ingest(config, "sft", tmp_path / "out")
+    stored = {
+        row["line"]: split
+        for split in ("train", "held_out")
+        for row in read_split(tmp_path / "out", split)
+    }
+    quarantine = [
+        json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()
+    ]
+    if action == "flag":
+        assert (card.counts.accepted, card.flags) == (
+            50,
+            {"duplicate_prompt": 10, "near_duplicate": 10},
+        )
+        assert all(stored[line] == stored[line + 40] for line in range(1, 11))
+        assert not quarantine
+    else:
+        assert (card.counts.accepted, card.counts.refused) == (40, 10)
+        assert (card.reasons, card.flags) == ({"near_duplicate": 10}, {})
+        assert sorted(stored) == list(range(1, 41))
+        assert [row["line"] for row in quarantine] == list(range(41, 51))
+        assert quarantine[0]["row"]["messages"][1]["content"] == near[0]["response"]
+        assert card.counts.train + card.counts.held_out == 40

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alignflow.data_validation import shards, statistics
@@ -11,7 +12,7 @@ from alignflow.data_validation.card import Card
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.hub import is_hub_set
 from alignflow.data_validation.shards import StagedRows, canonical_record
-from alignflow.data_validation.splitting import group_of, held_out_groups
+from alignflow.data_validation.splitting import GroupLinks, group_of, held_out_groups
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.data_validation.text import hash_of
 from alignflow.errors import DataError
@@ -149,6 +150,27 @@ def test_a_sample_stays_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) -> N
     assert 50 <= len(sampled) <= 100
     assert len(steps) == 1
     assert numbers.flag_share("html") == 0.01
+
+
+def test_rows_that_are_dropped_are_refused_with_their_flags() -> None:
+    numbers = SetStatistics()
+    for number in range(6):
+        numbers.add_accepted(draft(number), str(number), ["html"] if number in (1, 2) else [])
+    numbers.drop(np.array([False, True, False, False, False, True]), "near_duplicate")
+    assert numbers.counts == {"accept": 4, "reject": 2}
+    assert (numbers.reasons, numbers.flags) == ({"near_duplicate": 2}, {"html": 1})
+    kept = [f"{hash_of(str(number)):016x}" for number in (0, 2, 3, 4)]
+    assert [row["id"] for row in numbers.sample] == kept
+
+
+def test_groups_that_are_linked_stand_for_one_another() -> None:
+    links = GroupLinks()
+    links.join(1, 2)
+    links.join(3, 4)
+    assert links.root(1) == links.root(2) != links.root(3)
+    links.join(4, 2)
+    assert len({links.root(group) for group in (1, 2, 3, 4)}) == 1
+    assert links.root(5) == 5
 
 
 def test_shares_of_nothing_are_zero() -> None:

@@ -1,6 +1,7 @@
 """The quarantine: refused rows, whole, in a file that a person can repair and feed back."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +58,7 @@ class Quarantine:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.examples: list[RefusedRow] = []
+        self._num_refused: Counter[str] = Counter()
         self._file = path.open("wb")
 
     def __enter__(self) -> Self:
@@ -90,7 +92,8 @@ class Quarantine:
             "is_cut": is_cut,
         }
         self._file.write(orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE))
-        if sum(reason == example.reason for example in self.examples) < _EXAMPLES_PER_REASON:
+        self._num_refused[reason] += 1
+        if self._num_refused[reason] <= _EXAMPLES_PER_REASON:
             shown = masked(text[:_LONGEST_EXAMPLE_LOOK])[:_EXAMPLE_CHARS]
             self.examples.append(
                 RefusedRow(file=file, line=line, reason=reason, message=message, row=shown)

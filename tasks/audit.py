@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
-from alignflow.reporting.model import TokenRow
+from alignflow.reporting.model import LeakRow, TokenRow
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
@@ -85,13 +85,13 @@ def audit_tokens(
     artifact = run_stage(pipeline, stage, compute)
     audit = _read(pipeline, artifact)
     _show_in_prefect(audit)
-    broken = judge_audit(audit, config)
+    broken = judge_audit(audit, config, pipeline.recipe.data)
     for bound in broken:
         run_logger().warning("%s.", bound.sentence)
     if broken and broken[0].severity == "critical":
         raise DataError(
-            f"{broken[0].sentence}: no training is started. Give the stage more room, mend the "
-            "rows, or raise the bound.",
+            f"{broken[0].sentence}: no training is started; mend the rows, give the stage more "
+            "room, or change the bound.",
             reason="token_audit",
         )
     return artifact
@@ -100,14 +100,20 @@ def audit_tokens(
 def token_rows(pipeline: Pipeline) -> list[TokenRow]:
     """Return what the report shows of the audit."""
     audit = _read(pipeline, pipeline.records[AUDIT_STAGE].artifact)
-    broken = judge_audit(audit, pipeline.recipe.token_audit)
+    broken = judge_audit(audit, pipeline.recipe.token_audit, pipeline.recipe.data)
     return [
         TokenRow(
             **tokens.model_dump(),
-            notes=[bound.sentence for bound in broken if bound.stage == tokens.stage],
+            notes=[bound.sentence for bound in broken if bound.place == tokens.stage],
         )
         for tokens in audit.stages
     ]
+
+
+def leak_rows(pipeline: Pipeline) -> list[LeakRow]:
+    """Return what the report shows of held-out prompts that are trained on."""
+    audit = _read(pipeline, pipeline.records[AUDIT_STAGE].artifact)
+    return [LeakRow(**leak.model_dump()) for leak in audit.leaks]
 
 
 def _read(pipeline: Pipeline, artifact: Artifact) -> TokenAudit:

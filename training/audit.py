@@ -1,5 +1,6 @@
 """`python -m alignflow.training.audit RUN_FOLDER`: what each stage would make of its rows.
 
+It also counts held-out prompts that are trained on, which takes all sets together.
 The rows are made by the code that makes them for training, with the same tokenizer and template.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignflow.data_validation.canonical import num_rows, read_tables
+from alignflow.data_validation.leaks import count_leaks
 from alignflow.errors import ConfigError
 from alignflow.jobs.run_folder import RunFolder, write_atomically
 from alignflow.jobs.spec import JobResult, JobSpec
@@ -51,7 +53,7 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
         audited.append(audit_stage(stage, job.datasets[stage.dataset], chat, job.max_records))
         line = {"phase": "audit", "step": number, "num_steps": len(job.stages)}
         folder.append_metrics({**line, "time": time.time()})
-    audit = TokenAudit(stages=audited)
+    audit = TokenAudit(stages=audited, leaks=count_leaks(job.datasets))
     folder.output.mkdir(parents=True, exist_ok=True)
     write_atomically(folder.output / AUDIT_FILE, audit.model_dump_json(indent=1) + "\n")
     return JobResult(

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from alignflow.config import Config
-from alignflow.data_validation.config import Severity, Share
+from alignflow.data_validation.config import DataConfig, Severity, Share
+from alignflow.data_validation.leaks import SplitLeak
 from alignflow.training.config import StageConfig
 
 AUDIT_FILE = "token_audit.json"
@@ -122,19 +123,28 @@ class TokenAudit(Config):
     """Content of `token_audit.json`."""
 
     stages: list[StageTokens]
+    leaks: list[SplitLeak] = []
+    """Between the sets that the stages learn from."""
 
 
 class BoundNotKept(NamedTuple):
     """A bound that a stage's rows don't keep."""
 
     severity: Severity
-    stage: str
+    place: str
+    """The stage, or the set whose held-out rows leak."""
     sentence: str
 
 
-def judge_audit(audit: TokenAudit, config: TokenAuditConfig) -> list[BoundNotKept]:
+def judge_audit(
+    audit: TokenAudit, config: TokenAuditConfig, data: DataConfig
+) -> list[BoundNotKept]:
     """Return the bounds that are not kept, critical ones first."""
-    found = []
+    found = [
+        BoundNotKept(data.leak_severity, leak.held_out_of, _leak_sentence(leak, data))
+        for leak in audit.leaks
+        if leak.share > data.max_leaked_share
+    ]
     for tokens in audit.stages:
         for bound, default in _SEVERITIES.items():
             share, most = tokens.share(bound), getattr(config, bound)
@@ -147,6 +157,14 @@ def judge_audit(audit: TokenAudit, config: TokenAuditConfig) -> list[BoundNotKep
                     )
                 )
     return sorted(found, key=lambda item: item.severity)
+
+
+def _leak_sentence(leak: SplitLeak, data: DataConfig) -> str:
+    return (
+        f"{leak.held_out_of}: {leak.num_leaked} of {leak.num_held_out} held-out rows have a prompt "
+        f"that {leak.train_of} trains on, more than data.max_leaked_share "
+        f"({data.max_leaked_share:.1%})"
+    )
 
 
 def _sentence(tokens: StageTokens, bound: AuditBound, share: float, most: float) -> str:

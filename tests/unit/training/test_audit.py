@@ -10,6 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from alignflow.data_validation.canonical import SCHEMAS
+from alignflow.data_validation.config import DataConfig, DatasetConfig
+from alignflow.data_validation.leaks import SplitLeak
 from alignflow.errors import ConfigError, DataError
 from alignflow.training import audit
 from alignflow.training.audit import audit_stage
@@ -33,6 +35,9 @@ from alignflow.training.token_audit import (
 )
 
 Record = dict[str, Any]
+
+SET = DatasetConfig(sources=["rows.jsonl"])
+DATA = DataConfig(demonstrations=SET, preferences=SET)
 
 
 def demonstration(name: str, *contents: str) -> Record:
@@ -155,7 +160,7 @@ def test_an_empty_split_has_no_percentiles(tmp_path: Path, chatml_model: Path) -
     dataset = write_dataset(tmp_path / "set", "sft", [])
     found = audited(SFTConfig(), dataset, chatml_model)
     assert (found.num_records, found.percentiles) == (0, {})
-    assert judge_audit(TokenAudit(stages=[found]), TokenAuditConfig()) == []
+    assert judge_audit(TokenAudit(stages=[found]), TokenAuditConfig(), DATA) == []
 
 
 def test_a_set_of_another_kind_and_rows_that_hang_on_a_model_are_refused(
@@ -189,9 +194,9 @@ def tokens(**counts: Any) -> StageTokens:
 
 def test_a_bound_that_is_met_is_kept_and_one_row_more_is_not() -> None:
     kept = TokenAudit(stages=[tokens(num_over_limit=2, refused={"response_cut_away": 2})])
-    assert judge_audit(kept, TokenAuditConfig()) == []
+    assert judge_audit(kept, TokenAuditConfig(), DATA) == []
     passed = TokenAudit(stages=[tokens(num_over_limit=3, refused={"response_cut_away": 3})])
-    first, second = judge_audit(passed, TokenAuditConfig())
+    first, second = judge_audit(passed, TokenAuditConfig(), DATA)
     assert (first.severity, second.severity) == ("critical", "warning")
     assert first.sentence == (
         "sft on demonstrations: 30.0% of the records would be left out (response_cut_away 3), "
@@ -209,7 +214,7 @@ def test_the_recipe_chooses_bounds_and_severities() -> None:
             "severities": {"max_response_cut_share": "critical"},
         }
     )
-    assert [item.severity for item in judge_audit(found, config)] == ["critical"]
+    assert [item.severity for item in judge_audit(found, config, DATA)] == ["critical"]
     with pytest.raises(ValidationError, match="severities"):
         TokenAuditConfig.model_validate({"severities": {"max_cut": "critical"}})
 
@@ -222,3 +227,16 @@ def test_only_what_decides_the_rows_is_a_part_of_the_key() -> None:
     assert key(DPOConfig()) != key(DPOConfig(max_length=99))
     assert key(DPOConfig()) != key(DPOConfig(loss="rpo_sq"))
     assert key(PPOConfig()) != key(PPOConfig(max_new_tokens=99))
+
+
+def test_held_out_prompts_that_are_trained_on_are_noted_or_end_the_run() -> None:
+    leak = SplitLeak(held_out_of="preferences", train_of="sft", num_held_out=40, num_leaked=2)
+    audit = TokenAudit(stages=[tokens()], leaks=[leak])
+    (noted,) = judge_audit(audit, TokenAuditConfig(), DATA)
+    assert noted.severity == "warning"
+    assert noted.sentence.startswith("preferences: 2 of 40 held-out rows have a prompt that sft")
+    strict = DATA.replaced(leak_severity="critical", max_leaked_share=0.04)
+    assert [item.severity for item in judge_audit(audit, TokenAuditConfig(), strict)] == [
+        "critical"
+    ]
+    assert judge_audit(audit, TokenAuditConfig(), DATA.replaced(max_leaked_share=0.05)) == []

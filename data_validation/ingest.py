@@ -16,9 +16,11 @@ from alignflow.data_validation.config import DataKind, DatasetConfig, NearDuplic
 from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, is_hub_set
+from alignflow.data_validation.origin import Origin
 from alignflow.data_validation.quarantine import QUARANTINE_NAME, Quarantine, repairable
 from alignflow.data_validation.readers import read_rows
 from alignflow.data_validation.reasons import explain
+from alignflow.data_validation.schemas import MAX_ATTRIBUTE
 from alignflow.data_validation.shards import StagedRows, as_row, canonical_record
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.splitting import group_of, tree_group
@@ -30,6 +32,7 @@ from alignflow.sources import expand, fetch_file
 DATA_DOCS_NAME = "data_docs"
 
 _REASONS_NAMED = 3
+_REQUEUED_NAMED = 1000
 
 
 class Progress(NamedTuple):
@@ -160,6 +163,8 @@ class _Ingest:
         self._staged = staged
         self._quarantine = quarantine
         self._sources: list[Source] = []
+        self._num_requeued = 0
+        self._requeued: list[Origin] = []
 
     @property
     def is_full(self) -> bool:
@@ -186,8 +191,9 @@ class _Ingest:
         for decision in decisions:
             if decision.draft is not None:
                 identity = decision.draft.id or f"{row_hash(decision.draft):016x}"
-                line = decision.row.line
-                records.append(canonical_record(decision.draft, identity, source, line))
+                records.append(
+                    canonical_record(decision.draft, identity, *self._place(decision, source))
+                )
                 groups.append(self._group_of(decision.draft))
                 self.statistics.add_accepted(decision.draft, identity, decision.flags)
                 if self.is_full:
@@ -197,6 +203,16 @@ class _Ingest:
             else:
                 self.statistics.counts["skip"] += 1
         self._staged.add(records, groups)
+
+    def _place(self, decision: Decision, source: str) -> tuple[str, int]:
+        """Return file and line of a row; of a repaired one where it was refused."""
+        origin = Origin.of(decision.row.values)
+        if origin is None:
+            return source, decision.row.line
+        self._num_requeued += 1
+        if len(self._requeued) < _REQUEUED_NAMED:
+            self._requeued.append(origin)
+        return origin.file, origin.line
 
     def _group_of(self, draft: Draft) -> int:
         group = group_of(draft, self._config.seed)
@@ -215,6 +231,7 @@ class _Ingest:
 
         earlier_R = find_near_duplicates(self._staged.texts(), config.threshold, work)
         is_near_R = earlier_R >= 0
+        self.statistics.num_near_duplicates = int(is_near_R.sum())
         if config.action == "flag":
             self._staged.keep_together(earlier_R)
             self.statistics.add_flag("near_duplicate", np.flatnonzero(is_near_R).tolist())
@@ -238,10 +255,18 @@ class _Ingest:
                 skipped=statistics.counts["skip"],
                 train=sizes["train"],
                 held_out=sizes["held_out"],
+                requeued=self._num_requeued,
             ),
             reasons=dict(statistics.reasons.most_common()),
             flags=dict(statistics.flags.most_common()),
             config=self._config,
+            requeued=self._requeued,
+            lengths=statistics.lengths,
+            scripts=dict(statistics.scripts.most_common()),
+            ratings={
+                name: [levels[level] for level in range(MAX_ATTRIBUTE + 1)]
+                for name, levels in sorted(statistics.ratings.items())
+            },
             examples=self._quarantine.examples,
             expectations=[],
         )

@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from itertools import compress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -78,10 +77,10 @@ class StagedRows:
 
     def split(self, output: Path, share: float, max_rows: int | None) -> dict[str, int]:
         """Write `train/` and `held_out/`; return how many rows each has."""
-        roots = [self.links.root(group) for group in self._groups]
-        is_kept_R = np.ones(len(roots), dtype=bool) if self._dropped is None else ~self._dropped
-        held_out = held_out_groups(list(compress(roots, is_kept_R)), share, max_rows)
-        is_held_R = np.fromiter((root in held_out for root in roots), dtype=bool, count=len(roots))
+        roots_R = self.links.roots(np.array(self._groups, dtype=np.uint64))
+        is_kept_R = np.ones(len(roots_R), dtype=bool) if self._dropped is None else ~self._dropped
+        held_out = held_out_groups(roots_R[is_kept_R], share, max_rows)
+        is_held_R = np.isin(roots_R, np.array(sorted(held_out), dtype=np.uint64))
         with (
             _ShardWriter(output / "train", self._schema) as train,
             _ShardWriter(output / "held_out", self._schema) as held,

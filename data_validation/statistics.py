@@ -1,18 +1,23 @@
 """Numbers about an accepted set, for the judgement of the set as a whole."""
 
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignflow.data_validation.drafts import Draft
+from alignflow.data_validation.drift import length_histogram
 from alignflow.data_validation.text import hash_of
 
 _MAX_SAMPLED_ROWS = 50_000
+_LETTERS_LOOKED_AT = 200
+_NO_SCRIPT = "none"
 
 
 @dataclass(slots=True)
@@ -25,7 +30,11 @@ class SetStatistics:
     flagged: "dict[str, array[int]]" = field(default_factory=dict)
     """Numbers of the accepted rows that carry a flag, by flag."""
     sample: list[dict[str, Any]] = field(default_factory=list)
-    """One dict a sampled row: a hash of its id, and lengths in characters."""
+    """One dict a sampled row: a hash of its id, lengths in characters, its response's script."""
+    ratings: dict[str, Counter[int]] = field(default_factory=dict)
+    """Accepted rows by their rating, by attribute."""
+    num_near_duplicates: int | None = None
+    """Rows that nearly repeat an earlier one, refused or not; None where nobody looked."""
     _stride: int = 1
 
     @property
@@ -47,10 +56,51 @@ class SetStatistics:
         """Accepted rows by flag."""
         return Counter({flag: len(rows) for flag, rows in self.flagged.items() if rows})
 
+    @property
+    def duplicate_share(self) -> float:
+        """Rows that are refused as duplicates among those judged, from 0 to 1."""
+        return self.reasons["duplicate_row"] / max(self.num_judged, 1)
+
+    @property
+    def near_duplicate_share(self) -> float | None:
+        """Rows that nearly repeat an earlier one among those compared; None where nobody looked."""
+        if self.num_near_duplicates is None:
+            return None
+        num_compared = self.counts["accept"] + self.reasons["near_duplicate"]
+        return self.num_near_duplicates / max(num_compared, 1)
+
+    @property
+    def scripts(self) -> Counter[str]:
+        """Sampled rows by the script of most letters of their response, those without left out."""
+        return Counter(row["script"] for row in self.sample if row["script"] != _NO_SCRIPT)
+
+    @property
+    def main_script_share(self) -> float:
+        """Rows of the commonest script among those that have one; 1 where none has."""
+        scripts = self.scripts
+        return max(scripts.values()) / scripts.total() if scripts else 1.0
+
+    @property
+    def largest_rating_share(self) -> float | None:
+        """Largest share of rated rows that agree in an attribute; None without ratings."""
+        shares = [max(levels.values()) / levels.total() for levels in self.ratings.values()]
+        return max(shares, default=None)
+
+    @property
+    def lengths(self) -> dict[str, list[int]]:
+        """Histograms of the sampled lengths of prompts and responses, see `length_histogram`."""
+        return {
+            name: length_histogram([row[name] for row in self.sample])
+            for name in ("prompt_chars", "response_chars")
+        }
+
     def add_accepted(self, draft: Draft, identity: str, flags: Sequence[str]) -> None:
         """Take an accepted row into account."""
         if self.counts["accept"] % self._stride == 0:
             self.sample.append(_lengths(draft, identity))
+        for name, value in draft.attributes.items():
+            if value is not None:
+                self.ratings.setdefault(name, Counter())[int(value)] += 1
         for flag in flags:
             self.flagged.setdefault(flag, array("Q")).append(self.counts["accept"])
         self.counts["accept"] += 1
@@ -85,6 +135,21 @@ class SetStatistics:
         self.sample = [row for row, is_dropped in sampled if not is_dropped]
 
 
+def script_of(text: str) -> str:
+    """Return the script of most of the first letters of a text, as Unicode names them: `Latin`.
+
+    `none` is the script of a text without letters.
+    """
+    if text.isascii():
+        return "Latin" if any(map(str.isalpha, text)) else _NO_SCRIPT
+    letters = list(islice(filter(str.isalpha, text), _LETTERS_LOOKED_AT))
+    if not letters:
+        return _NO_SCRIPT
+    # The first word of a letter's name is its script: LATIN SMALL LETTER A, CJK UNIFIED IDEOGRAPH.
+    names = Counter(unicodedata.name(letter, "UNKNOWN").partition(" ")[0] for letter in letters)
+    return names.most_common(1)[0][0].capitalize()
+
+
 def _lengths(draft: Draft, identity: str) -> dict[str, Any]:
     row: dict[str, Any] = {
         # Great Expectations shows unexpected values without escaping them: no text of a row here.
@@ -92,6 +157,7 @@ def _lengths(draft: Draft, identity: str) -> dict[str, Any]:
         "num_turns": len(draft.messages),
         "prompt_chars": sum(len(turn.content or "") for turn in draft.prompt),
         "response_chars": len(draft.messages[-1].content or ""),
+        "script": script_of(draft.messages[-1].content or ""),
     }
     if "rejected" in draft.parts:
         row["rejected_chars"] = len(draft.parts["rejected"][-1].content or "")

@@ -43,7 +43,7 @@ from alignflow.reporting.model import (
 )
 from alignflow.reporting.page import render_page, verdict_sentence
 from alignflow.reporting.scores import format_difference, format_score, score_row
-from alignflow.tasks.audit import token_rows
+from alignflow.tasks.audit import leak_rows, token_rows
 from alignflow.tasks.data import summarise_dataset
 from alignflow.tasks.evaluate import read_resamples, read_scores
 from alignflow.tasks.pipeline import Pipeline
@@ -162,6 +162,7 @@ def collect(
         },
         curves=_curves(pipeline),
         token_rows=token_rows(pipeline),
+        leak_rows=leak_rows(pipeline),
         training_rows=training_rows(pipeline),
         datasets=[
             summarise_dataset(pipeline, name, artifact)

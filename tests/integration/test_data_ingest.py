@@ -17,6 +17,8 @@ from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, hub_commit
 from alignflow.data_validation.ingest import Progress, ingest
+from alignflow.data_validation.origin import Origin
+from alignflow.data_validation.requeue import requeue
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.errors import DataError
 
@@ -80,6 +82,7 @@ def test_a_folder_of_files_becomes_a_dataset(tmp_path: Path) -> None:
         "skipped": 1,
         "train": 90,
         "held_out": 30,
+        "requeued": 0,
     }
     assert card.reasons == {"duplicate_row": 1, "invalid_json": 1, "control_character": 1}
     assert (len(train), len(held_out)) == (90, 30)
@@ -353,3 +356,64 @@ def test_near_duplicates_are_flagged_or_refused(tmp_path: Path, action: str) -> 
         assert [row["line"] for row in quarantine] == list(range(41, 51))
         assert quarantine[0]["row"]["messages"][1]["content"] == near[0]["response"]
         assert card.counts.train + card.counts.held_out == 40
+
+
+def test_the_recipe_decides_what_ends_the_run(tmp_path: Path) -> None:
+    rows = pairs()
+    source = write(tmp_path / "a.jsonl", lines([*rows, *rows[:30]]))
+    config = {"sources": [source], "expectations": {"max_refused_share": 0.5}}
+    card = ingest(DatasetConfig.model_validate(config), "preference", tmp_path / "out")
+    outcomes = {item.name: item for item in card.expectations}
+    # 30 of 90 rows stand earlier.
+    assert outcomes["few_duplicates"].observed == pytest.approx(1 / 3)
+    assert (outcomes["few_duplicates"].success, outcomes["few_duplicates"].severity) == (
+        False,
+        "warning",
+    )
+    strict = {"max_refused_share": 0.5, "severities": {"few_duplicates": "critical"}}
+    error = refusal(
+        DatasetConfig.model_validate({**config, "expectations": strict}), tmp_path / "strict"
+    )
+    assert "the set fails few_duplicates" in str(error)
+
+
+def test_ratings_are_counted_on_the_card(tmp_path: Path) -> None:
+    rows = [
+        {"messages": row["chosen"], "attributes": {"quality": number % 3, "humor": 2}}
+        for number, row in enumerate(
+            {
+                "chosen": [
+                    {"role": "user", "content": f"Question {number}?"},
+                    {"role": "assistant", "content": f"Answer {number}."},
+                ]
+            }
+            for number in range(9)
+        )
+    ]
+    source = write(tmp_path / "a.jsonl", lines(rows))
+    card = ingest(DatasetConfig(sources=[source], licence="MIT"), "steerlm", tmp_path / "out")
+    assert card.ratings == {"humor": [0, 0, 9, 0, 0], "quality": [3, 3, 3, 0, 0]}
+    failed = [item.name for item in card.expectations if not item.success]
+    assert failed == ["ratings_vary"]
+    assert card.config.licence == "MIT"
+    assert card.scripts == {"Latin": 9}
+
+
+def test_a_repaired_row_is_a_source_that_says_where_it_was_refused(tmp_path: Path) -> None:
+    good = varied(20)
+    source = write(tmp_path / "in/a.jsonl", lines([*good, {"prompt": "Who?", "response": " "}]))
+    ingest(DatasetConfig(sources=[source]), "sft", tmp_path / "first")
+    quarantine = tmp_path / "mended.jsonl"
+    refused = (tmp_path / "first/quarantine.jsonl").read_text()
+    quarantine.write_text(refused.replace('"response":" "', '"response":"Nobody."'))
+    assert requeue(quarantine, "sft", tmp_path / "repaired.jsonl").num_added == 1
+
+    sources = [source, str(tmp_path / "repaired.jsonl")]
+    card = ingest(DatasetConfig(sources=sources), "sft", tmp_path / "second")
+    assert (card.counts.accepted, card.counts.requeued) == (21, 1)
+    assert card.requeued == [Origin(file="a.jsonl", line=21, reason="empty_value")]
+    rows = [
+        row for split in ("train", "held_out") for row in read_split(tmp_path / "second", split)
+    ]
+    (mended,) = (row for row in rows if row["messages"][1]["content"] == "Nobody.")
+    assert (mended["source"], mended["line"]) == ("a.jsonl", 21)

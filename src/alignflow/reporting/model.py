@@ -200,6 +200,15 @@ class TokenRow(Config):
     """Bounds of the recipe that are not kept."""
 
 
+class LeakRow(Config):
+    """Held-out rows of one set whose prompt stands in a training split."""
+
+    held_out_of: str
+    train_of: str
+    num_held_out: NonNegativeInt
+    num_leaked: NonNegativeInt
+
+
 class ReasonCount(Config):
     """How many rows were refused for one reason."""
 
@@ -264,6 +273,14 @@ class DatasetSummary(Config):
     examples: list[RefusedRow] = []
     expectations: list[ExpectationOutcome] = []
     sources: list[DataSource] = []
+    ratings: dict[Text, list[NonNegativeInt]] = {}
+    """Accepted rows with each rating from 0 to 4, by attribute."""
+    scripts: dict[str, NonNegativeInt] = {}
+    """Rows of a sample by the script of most letters of their response."""
+    licence: Text | None = None
+    digest: str = ""
+    parents: dict[str, str] = {}
+    """Digests of the benchmarks whose items it must not hold, by role."""
     data_docs: str | None = None
     """Path or URL of the Data Docs page; a relative path is read from the report's folder."""
 
@@ -393,6 +410,7 @@ class ReportData(Config):
     """Sequences of each suite that were cut at the evaluation's length limit."""
     curves: list[TrainingCurve] = []
     token_rows: list[TokenRow] = []
+    leak_rows: list[LeakRow] = []
     training_rows: list[TrainingRows] = []
     datasets: list[DatasetSummary] = []
     lineage: Lineage = Lineage()

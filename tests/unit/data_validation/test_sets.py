@@ -13,7 +13,7 @@ from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.hub import is_hub_set
 from alignflow.data_validation.shards import StagedRows, canonical_record
 from alignflow.data_validation.splitting import GroupLinks, group_of, held_out_groups
-from alignflow.data_validation.statistics import SetStatistics
+from alignflow.data_validation.statistics import SetStatistics, script_of
 from alignflow.data_validation.text import hash_of
 from alignflow.errors import DataError
 
@@ -197,3 +197,33 @@ def test_a_set_of_the_hub_is_told_from_a_path(
 ) -> None:
     monkeypatch.chdir(request.config.rootpath)
     assert is_hub_set(source) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("plain words", "Latin"),
+        ("caf\u00e9", "Latin"),
+        ("\u043f\u0440\u0438\u0432\u0435\u0442 ok", "Cyrillic"),
+        ("\u4f60\u597d", "Cjk"),
+        ("12 + 30 = 42", "none"),
+        ("\u2260 \u2264", "none"),
+    ],
+)
+def test_a_text_is_of_the_script_of_most_letters(text: str, script: str) -> None:
+    assert script_of(text) == script
+
+
+def test_shares_of_scripts_and_ratings_are_of_the_rows_that_have_them() -> None:
+    numbers = SetStatistics()
+    for reply, quality in (("one", 3), ("two", 3), ("\u0434\u0430", 1), ("42", 3)):
+        rated = draft(0, reply=reply)
+        rated.attributes = {"quality": float(quality), "humor": None}
+        numbers.add_accepted(rated, reply, [])
+    assert numbers.scripts == {"Latin": 2, "Cyrillic": 1}
+    assert numbers.main_script_share == 2 / 3
+    assert numbers.ratings == {"quality": {3: 3, 1: 1}}
+    assert numbers.largest_rating_share == 0.75
+    # Replies of 2 and 3 characters both have two binary digits, questions of 10 have four.
+    assert numbers.lengths["response_chars"] == [0, 0, 4]
+    assert numbers.lengths["prompt_chars"] == [0, 0, 0, 0, 4]

@@ -35,7 +35,7 @@ class Counts(Config):
     train: int = 0
     held_out: int = 0
     requeued: int = 0
-    """Accepted rows that were repaired after they had been refused."""
+    """Rows that had been refused, were repaired and passed the row checks."""
 
 
 class RefusedRow(Config):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from alignflow.config import Config
-from alignflow.data_validation.config import DataKind, SetExpectations, Severity
+from alignflow.data_validation.config import DataKind, ExpectationName, SetExpectations, Severity
 from alignflow.data_validation.statistics import SetStatistics
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -38,7 +38,7 @@ class ExpectationResult(Config):
 class _Expected(NamedTuple):
     """One expectation: its name in our reports and how Great Expectations calls it."""
 
-    name: str
+    name: ExpectationName
     severity: Severity
     type: str
     arguments: dict[str, Any]
@@ -165,14 +165,18 @@ def _expected_of_rows(kind: DataKind, bounds: SetExpectations) -> list[_Expected
         ),
     ]
     if kind == "preference":
+        biases: tuple[tuple[ExpectationName, str], ...] = (
+            ("no_length_bias_longer", "chosen_is_longer"),
+            ("no_length_bias_shorter", "chosen_is_shorter"),
+        )
         expected += [
             _Expected(
-                f"no_length_bias_{which}",
+                name,
                 "warning",
                 "ExpectColumnMeanToBeBetween",
-                {"column": f"chosen_is_{which}", "max_value": bounds.max_length_bias},
+                {"column": column, "max_value": bounds.max_length_bias},
             )
-            for which in ("longer", "shorter")
+            for name, column in biases
         ]
     if kind == "unpaired":
         share = bounds.max_label_share

@@ -238,6 +238,7 @@ class _Ingest:
             return
         message = explain("near_duplicate", None)
         for record in self._staged.drop(is_near_R):
+            self.statistics.remove_ratings(record.get("attributes") or {})
             source, line = record.pop("source"), record.pop("line")
             self._quarantine.add(source, line, "near_duplicate", message, as_row(record))
         self.statistics.drop(is_near_R, "near_duplicate")

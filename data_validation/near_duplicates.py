@@ -50,8 +50,8 @@ def find_near_duplicates(batches: Iterable[pl.Series], threshold: float, work: P
         for texts in batches:
             signatures_RP = signatures_of(texts)
             signatures_RP.tofile(signatures)
-            for band, keys_R in zip(bands, _band_keys(signatures_RP, band_places), strict=True):
-                keys_R.tofile(band)
+            for file, keys_R in zip(bands, _band_keys(signatures_RP, band_places), strict=True):
+                keys_R.tofile(file)
             num_rows += len(texts)
     earlier_R = np.full(num_rows, -1, dtype=np.int64)
     for band in range(num_bands):
@@ -110,7 +110,7 @@ def _band_keys(signatures_RP: Signatures, band_places: int) -> NDArray[np.uint64
     """Return a hash of each band of each signature, [bands, R]."""
     num_bands = NUM_PLACES // band_places
     banded_RBP = signatures_RP[:, : num_bands * band_places].reshape(-1, num_bands, band_places)
-    keys_RB = np.zeros(banded_RBP.shape[:2], dtype=np.uint64)
+    keys_RB: NDArray[np.uint64] = np.zeros(banded_RBP.shape[:2], dtype=np.uint64)
     for place in range(band_places):
         keys_RB = (keys_RB ^ banded_RBP[:, :, place]) * _MULTIPLIERS[0]
         keys_RB ^= keys_RB >> np.uint64(29)

@@ -3,7 +3,7 @@
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -117,6 +117,12 @@ class SetStatistics:
     def add_flag(self, flag: str, rows: Sequence[int]) -> None:
         """Flag accepted rows by their numbers."""
         self.flagged[flag] = array("Q", rows)
+
+    def remove_ratings(self, ratings: Mapping[str, int | None]) -> None:
+        """Take the ratings of a row that is dropped out of the counts."""
+        for name, value in ratings.items():
+            if value is not None:
+                self.ratings[name][value] -= 1
 
     def drop(self, is_dropped_R: NDArray[np.bool_], reason: str) -> None:
         """Take accepted rows for refused; the rows that are left keep their numbers.

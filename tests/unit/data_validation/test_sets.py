@@ -224,6 +224,8 @@ def test_shares_of_scripts_and_ratings_are_of_the_rows_that_have_them() -> None:
     assert numbers.main_script_share == 2 / 3
     assert numbers.ratings == {"quality": {3: 3, 1: 1}}
     assert numbers.largest_rating_share == 0.75
+    numbers.remove_ratings({"quality": 1, "humor": None})
+    assert numbers.largest_rating_share == 1
     # Replies of 2 and 3 characters both have two binary digits, questions of 10 have four.
     assert numbers.lengths["response_chars"] == [0, 0, 4]
     assert numbers.lengths["prompt_chars"] == [0, 0, 0, 0, 4]

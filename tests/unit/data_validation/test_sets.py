@@ -9,9 +9,11 @@ import pytest
 from alignflow.data_validation import shards, statistics
 from alignflow.data_validation.canonical import column_names, num_rows, read_split, read_tables
 from alignflow.data_validation.card import Card
+from alignflow.data_validation.config import DataKind
 from alignflow.data_validation.drafts import Draft, Turn
+from alignflow.data_validation.forms import draft_row
 from alignflow.data_validation.hub import is_hub_set
-from alignflow.data_validation.shards import StagedRows, canonical_record
+from alignflow.data_validation.shards import StagedRows, as_row, canonical_record
 from alignflow.data_validation.splitting import GroupLinks, group_of, held_out_groups
 from alignflow.data_validation.statistics import SetStatistics, script_of
 from alignflow.data_validation.text import hash_of
@@ -120,6 +122,23 @@ def test_records_have_the_columns_of_their_kind(tmp_path: Path) -> None:
     assert row["attributes"]["quality"] == 3
     assert row["attributes"]["toxicity"] is None
     assert column_names(tmp_path) == {"id", "messages", "attributes", "source", "line"}
+
+
+@pytest.mark.parametrize("kind", ["sft", "preference", "unpaired", "steerlm"])
+def test_a_record_is_a_row_that_can_be_read_again(kind: DataKind) -> None:
+    question, answer = Turn("user", "Q"), Turn("assistant", "A")
+    drafts: dict[DataKind, Draft] = {
+        "sft": Draft("7", {"messages": [question, answer]}),
+        "preference": Draft(
+            "7",
+            {"prompt": [question], "chosen": [answer], "rejected": [Turn("assistant", "B")]},
+            scores=(2.0, None),
+        ),
+        "unpaired": Draft("7", {"prompt": [question], "response": [answer]}, label=False),
+        "steerlm": Draft("7", {"messages": [question, answer]}, attributes={"quality": 3.0}),
+    }
+    record = canonical_record(drafts[kind], "7", "a.jsonl", 3)
+    assert draft_row(as_row(record), kind) == drafts[kind]
 
 
 def test_a_folder_without_a_card_is_no_dataset(tmp_path: Path) -> None:

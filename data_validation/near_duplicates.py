@@ -114,7 +114,8 @@ def _band_keys(signatures_RP: Signatures, band_places: int) -> NDArray[np.uint64
     for place in range(band_places):
         keys_RB = (keys_RB ^ banded_RBP[:, :, place]) * _MULTIPLIERS[0]
         keys_RB ^= keys_RB >> np.uint64(29)
-    return np.ascontiguousarray(keys_RB.T)
+    keys_BR: NDArray[np.uint64] = np.ascontiguousarray(keys_RB.T)
+    return keys_BR
 
 
 def _candidates(keys_R: NDArray[np.uint64]) -> tuple[Rows, Rows]:

@@ -27,6 +27,7 @@ _FAMILIES = {
     "benchmark": "data",
     "evaluation": "judgement",
     "verdict": "judgement",
+    "token_audit": "judgement",
     "registry": "registry",
 }
 

@@ -251,7 +251,7 @@ def test_report_tells_what_was_refused(first: Outcome) -> None:
 
 def test_prefect_run_page_has_verdict_and_scores(first: Outcome) -> None:
     with get_client(sync_client=True) as prefect:
-        for key in ("verdict", "scores", "report", "token-audit"):
+        for key in ("verdict", "scores", "report", "token-audit", "data-docs-preferences"):
             found = prefect.read_artifacts(
                 artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
             )

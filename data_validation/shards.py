@@ -95,7 +95,8 @@ class StagedRows:
         """Yield the rows in batches, each with the number of its first row."""
         self._writer.close()
         at = 0
-        with pq.ParquetFile(self._path) as staged:
+        # Buffered, what was read stays in memory until the end of the file.
+        with pq.ParquetFile(self._path, pre_buffer=False) as staged:
             for batch in staged.iter_batches(batch_size=_BATCH_ROWS):
                 yield at, batch
                 at += batch.num_rows

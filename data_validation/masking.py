@@ -13,12 +13,10 @@ from alignflow.data_validation.private_data import (
 )
 
 
-def masked(text: str, codes: Sequence[PrivateCode] = PRIVATE_CODES) -> str:
+def masked(text: str) -> str:
     """Return the text with `[secret]` and `[pii]` for what the row checks know as such."""
-    for code in codes:
-        # The longest first: a part may hold another one.
-        for part in sorted(private_parts(text, code), key=lambda part: (-len(part), part)):
-            text = text.replace(part, f"[{code}]")
+    for code in PRIVATE_CODES:
+        text = _replaced(text, *private_parts(pl.Series([text]), code), code)
     return text
 
 
@@ -33,8 +31,17 @@ def mask_drafts(drafts: Sequence[Draft], codes: Sequence[PrivateCode]) -> dict[i
             for at in range(len(turns))
         ]
         texts = pl.Series([turns[at].content for _, turns, at in places], dtype=pl.String)
-        for index in holds_private(texts, code).arg_true():
-            row, turns, at = places[index]
-            turns[at] = turns[at]._replace(content=masked(texts[index], (code,)))
+        hits = holds_private(texts, code).arg_true()
+        private = texts.gather(hits)
+        for hit, text, parts in zip(hits, private, private_parts(private, code), strict=True):
+            row, turns, at = places[hit]
+            turns[at] = turns[at]._replace(content=_replaced(text, parts, code))
             flags.setdefault(row, set()).add(f"{code}_masked")
     return flags
+
+
+def _replaced(text: str, parts: set[str], code: PrivateCode) -> str:
+    # The longest first: a part may hold another one.
+    for part in sorted(parts, key=lambda part: (-len(part), part)):
+        text = text.replace(part, f"[{code}]")
+    return text

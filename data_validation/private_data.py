@@ -127,16 +127,14 @@ def holds_private(texts: pl.Series, code: PrivateCode) -> pl.Series:
     suspects = screened.arg_true()
     if suspects.is_empty():
         return screened
-    is_real = [bool(private_parts(text, code)) for text in texts.gather(suspects)]
+    is_real = [bool(parts) for parts in private_parts(texts.gather(suspects), code)]
     return screened.scatter(suspects, is_real)
 
 
-def private_parts(text: str, code: PrivateCode) -> set[str]:
-    """Return the personal data or the credentials in a text."""
-    column = pl.Series([text], dtype=pl.String)
-    return {
-        match.strip()
-        for detector in DETECTORS[code]
-        for match in column.str.extract_all(detector.pattern)[0]
-        if detector.is_real(match)
-    }
+def private_parts(texts: pl.Series, code: PrivateCode) -> list[set[str]]:
+    """Return the personal data or the credentials in each text."""
+    found: list[set[str]] = [set() for _ in texts]
+    for detector in DETECTORS[code]:
+        for parts, matches in zip(found, texts.str.extract_all(detector.pattern), strict=True):
+            parts.update(match.strip() for match in matches if detector.is_real(match))
+    return found

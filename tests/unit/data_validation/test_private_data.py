@@ -40,7 +40,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_X
     ],
 )
 def test_private_parts_are_found(code: PrivateCode, text: str, part: str) -> None:
-    assert private_parts(text, code) == {part}
+    assert private_parts(pl.Series([text]), code) == [{part}]
     assert holds_private(pl.Series([text, "nothing", None]), code).to_list() == [True, False, None]
 
 
@@ -59,7 +59,7 @@ def test_private_parts_are_found(code: PrivateCode, text: str, part: str) -> Non
     ],
 )
 def test_what_only_looks_private_is_none(code: PrivateCode, text: str) -> None:
-    assert not private_parts(text, code)
+    assert private_parts(pl.Series([text]), code) == [set()]
     assert holds_private(pl.Series([text]), code).to_list() == [False]
 
 

@@ -16,7 +16,8 @@ from alignflow.data_validation.private_data import (
 def masked(text: str) -> str:
     """Return the text with `[secret]` and `[pii]` for what the row checks know as such."""
     for code in PRIVATE_CODES:
-        text = _replaced(text, *private_parts(pl.Series([text]), code), code)
+        (parts,) = private_parts(pl.Series([text]), code)
+        text = _replaced(text, parts, code)
     return text
 
 

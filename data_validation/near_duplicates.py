@@ -83,7 +83,7 @@ def signatures_of(texts: pl.Series) -> Signatures:
     """Return the MinHash signatures of texts, [R, NUM_PLACES]."""
     words = texts.str.to_lowercase().str.extract_all(r"[\p{L}\p{N}]+")
     num_words_R = words.list.len().to_numpy().astype(np.int64)
-    hashes_N = words.explode(empty_as_null=False).hash(_SEED).to_numpy()
+    hashes_N = words.explode().drop_nulls().hash(_SEED).to_numpy()
     ends_R = np.cumsum(num_words_R)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
         _triples(hashes_N, np.repeat(ends_R, num_words_R)),
@@ -97,7 +97,7 @@ def signatures_of(texts: pl.Series) -> Signatures:
 def _triples(hashes_N: NDArray[np.uint64], ends_N: Rows) -> NDArray[np.uint64]:
     """Return a hash of each word with the two after it, where the text has them."""
     places_N = np.arange(len(hashes_N))
-    mixed_N = hashes_N * _MULTIPLIERS[0]
+    mixed_N: NDArray[np.uint64] = hashes_N * _MULTIPLIERS[0]
     for distance in (1, 2):
         following_N = np.zeros_like(hashes_N)
         following_N[:-distance] = hashes_N[distance:]

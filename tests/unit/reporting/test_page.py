@@ -200,7 +200,7 @@ def shown(report: ReportData) -> str:
 
 def test_what_the_token_audit_found_stands_in_a_table(report: ReportData) -> None:
     text = shown(report)
-    assert "20,000sampledof40,000" + "52140180310812" + "412of20,000" in text
+    assert "20,000of40,000" + "52140310812" + "412of20,000" in text
     assert "30,211of1,234,567" in text
     assert "7responsecutaway" in text
     assert "morethantoken_audit.max_over_limit_share" in text

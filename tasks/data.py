@@ -14,6 +14,7 @@ from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.expectations import ExpectationResult
 from alignflow.data_validation.hub import hub_commit, is_hub_set
+from alignflow.data_validation.quarantine import QUARANTINE_NAME
 from alignflow.data_validation.reasons import FLAGS, REASONS
 from alignflow.errors import DataError
 from alignflow.evaluation.suites import load_suite
@@ -159,8 +160,6 @@ def _keep_quarantine(pipeline: Pipeline, stage: Stage, folder: Path, scratch: Pa
 
     Whoever repairs them need not get at the disk of the machine that the run was on.
     """
-    from alignflow.data_validation.ingest import QUARANTINE_NAME
-
     shutil.copyfile(folder / QUARANTINE_NAME, scratch / QUARANTINE_NAME)
     code = code_version(_DATASET_REVISION)
     artifact = pipeline.store.publish(

@@ -45,8 +45,8 @@ bench: $(INSTALLED)  ## all measurements, into benchmarks/results/ and the READM
 	for stage in sft rm dpo ppo grpo; do $(BIN)/python benchmarks/vs_trl.py --stage $$stage --write || exit; done
 	for stage in sft reward_model dpo; do $(BIN)/python benchmarks/parity.py --stage $$stage --model tiny \
 		--learning-rate 1e-3 --write || exit; done
-	$(BIN)/python benchmarks/parity.py --stage ppo
-	for script in truthfulqa cost scaling; do $(BIN)/python benchmarks/$$script.py --write || exit; done
+	for stage in ppo rloo; do $(BIN)/python benchmarks/parity.py --stage $$stage || exit; done
+	for script in truthfulqa cost scaling data; do $(BIN)/python benchmarks/$$script.py --write || exit; done
 	$(BIN)/python benchmarks/results.py
 
 bench-gpu: $(INSTALLED)  ## the measurements that need CUDA, into benchmarks/results/gpu.md

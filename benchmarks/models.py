@@ -22,7 +22,7 @@ from transformers import (
 
 from alignflow.model_source import resolve_model
 from alignflow.training.import_gguf import import_gguf
-from alignflow.training.megatron.inference import REWARD_SCALE_FILE
+from alignflow.training.reward_scale import REWARD_SCALE_FILE
 
 # Ends with <|im_end|>, with the line ends between the turns.
 _TEMPLATE = """\

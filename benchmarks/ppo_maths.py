@@ -6,17 +6,14 @@ responses that have that position as a token which the policy doesn't learn from
 the unbiased variance, ours is the biased one; that factor is applied to ours.
 """
 
-import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from models import make_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
-from trl_environment import trl_python
+from trl_maths import found_by_trl
 from trl_settings import TRL_WITH_PPO
 
 from alignflow.training.advantages import gae_advantages, row_sums, token_rewards, whitened
@@ -24,8 +21,6 @@ from alignflow.training.losses import kl_per_token, policy_loss, value_loss
 
 _NUM_ROWS, _NUM_TOKENS, _VOCABULARY = 8, 12, 50
 _TEMPERATURE, _KL_COEF, _DISCOUNT, _DECAY, _CLIP, _VALUE_CLIP = 0.7, 0.05, 0.98, 0.95, 0.2, 0.3
-
-_HERE = Path(__file__).parent
 
 
 def ppo_differences(scratch: Path) -> dict[str, float]:
@@ -71,9 +66,7 @@ def _given(eos: int) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def _by_trl(given: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    save_file(given, folder / "given.safetensors")
     config = {
-        "output_dir": str(folder),
         "num_train_epochs": 1,
         "per_device_train_batch_size": _NUM_ROWS,
         "gradient_accumulation_steps": 1,
@@ -90,21 +83,8 @@ def _by_trl(given: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
         "cliprange": _CLIP,
         "cliprange_value": _VALUE_CLIP,
         "vf_coef": 1.0,
-        "bf16": False,
-        "use_cpu": True,
-        "gradient_checkpointing": False,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
     }
-    settings = {"model": str(folder / "model"), "config": config}
-    (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    command = [str(trl_python(TRL_WITH_PPO)), str(_HERE / "trl_ppo_maths.py"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
-    return load_file(folder / "found.safetensors")
+    return found_by_trl(TRL_WITH_PPO, "trl_ppo_maths.py", given, folder / "model", config, folder)
 
 
 @dataclass(frozen=True)

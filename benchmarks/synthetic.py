@@ -9,7 +9,7 @@ from typing import Any
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.data import DEMONSTRATIONS
 
-_WORDS = (
+WORDS = (
     "the of and to in is that for it as was with be by on not he his but at are this have from or "
     "had an they which one you were all her she there would their we him been has when who will "
     "no more if out so up said what its about than into them can only other time new some could "
@@ -60,7 +60,7 @@ def _exchanges(chat: ChatTokenizer, length: int, count: int) -> Iterator[tuple[s
         raise SystemExit(f"{length} tokens: the chat template alone has {added}.")
     draw = random.Random(length)
     for _ in range(count):
-        words = draw.choices(_WORDS.split(), k=num_words)
+        words = draw.choices(WORDS.split(), k=num_words)
         half = num_words // 2
         question, answer = " ".join(words[:half]), " ".join(words[half:])
         if (found := _num_tokens(chat, question, answer)) != length:

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alignflow.data_validation.checking import RowChecker, prompts_of
-from alignflow.data_validation.comparison import BenchmarkTexts
 from alignflow.data_validation.config import DataKind, RowLimits
-from alignflow.data_validation.readers import read_rows
+from alignflow.data_validation.contamination import BenchmarkTexts
 from alignflow.data_validation.report import FileReport
 from alignflow.data_validation.streams import NamedFile
 from alignflow.errors import DataError
@@ -41,14 +40,14 @@ def check_file(
     checker = RowChecker(
         kind,
         limits,
-        training_prompts=prompts_of(read_rows(against, limits), kind) if against else frozenset(),
+        training_prompts=prompts_of(against, kind, limits) if against else None,
         benchmark=BenchmarkTexts(decontaminate),
     )
     report = FileReport(file.name)
     try:
-        for decisions in checker.check(read_rows(file, limits)):
-            for decision in decisions:
-                report.add(decision)
+        with checker:
+            for checked in checker.check_file(file):
+                report.add_block(checked)
     except DataError as error:
         if error.reason is None:
             raise

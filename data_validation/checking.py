@@ -1,36 +1,65 @@
-"""The way of a row through all checks, chunk by chunk: accept, reject or skip."""
+"""The way of rows through all checks, block by block: accept, reject or skip."""
 
 from collections.abc import Generator, Iterable, Iterator
-from collections.abc import Set as AbstractSet
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Literal, Self
 
-from alignflow.data_validation.comparison import BenchmarkTexts, RowKeys, SeenRows, prompt_hash
+import numpy as np
+
+from alignflow.data_validation.blocks import Block
+from alignflow.data_validation.comparison import RowKeys, SeenRows
 from alignflow.data_validation.config import DataKind, RowLimits
-from alignflow.data_validation.contract import Contract, Failure, in_order
+from alignflow.data_validation.contamination import BenchmarkTexts
+from alignflow.data_validation.contract import Failure, in_order
 from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.forms import draft_row
-from alignflow.data_validation.masking import mask_drafts
+from alignflow.data_validation.hash_table import HashTable
+from alignflow.data_validation.judging import BlockJudge, JudgedBlock, draft_block
+from alignflow.data_validation.masking import mask_draft
 from alignflow.data_validation.private_data import codes_under
-from alignflow.data_validation.reasons import RowRefused, explain
+from alignflow.data_validation.readers import Tally, read_blocks
+from alignflow.data_validation.reasons import explain
 from alignflow.data_validation.source_row import SourceRow
-
-_CHUNK_ROWS = 2048
-_CHUNK_BYTES = 8 << 20
+from alignflow.data_validation.streams import NamedFile
+from alignflow.data_validation.workers import Workers
 
 Outcome = Literal["accept", "reject", "skip"]
 
 
-class Decision(NamedTuple):
+@dataclass
+class Decision:
     """What becomes of one row."""
 
-    row: SourceRow
+    block: Block
+    index: int
+    """Which row of the block."""
+    kind: DataKind
     outcome: Outcome
     reason: str | None = None
     """A key of `REASONS` for a refused row."""
     detail: str | None = None
     flags: tuple[str, ...] = ()
-    draft: Draft | None = None
-    """The canonical form of an accepted row."""
+
+    @property
+    def line(self) -> int:
+        """The number of the row in its file, from 1."""
+        return self.block.first_line + self.index
+
+    @cached_property
+    def row(self) -> SourceRow:
+        """The row, parsed once more."""
+        return self.block.row(self.index)
+
+    @cached_property
+    def draft(self) -> Draft | None:
+        """The canonical form of an accepted row."""
+        if self.outcome != "accept" or self.row.values is None:
+            return None
+        draft = draft_row(self.row.values, self.kind)
+        mask_draft(draft, self.flags)
+        return draft
 
     @property
     def message(self) -> str:
@@ -38,14 +67,54 @@ class Decision(NamedTuple):
         return explain(self.reason, self.detail) if self.reason else ""
 
 
+@dataclass
+class CheckedBlock:
+    """What becomes of the rows of a block."""
+
+    block: Block
+    kind: DataKind
+    blank: set[int]
+    failures: dict[int, Failure]
+    flags: dict[int, set[str]]
+
+    @property
+    def num_plain(self) -> int:
+        """Rows that are accepted without a flag."""
+        return len(self.block) - len(self._noted)
+
+    def noted(self) -> Iterator[Decision]:
+        """Yield in order what becomes of the rows that are not plainly accepted."""
+        return map(self._decision, sorted(self._noted))
+
+    def decisions(self) -> Iterator[Decision]:
+        """Yield in order what becomes of every row."""
+        return map(self._decision, range(len(self.block)))
+
+    @cached_property
+    def _noted(self) -> set[int]:
+        return self.blank | self.failures.keys() | self.flags.keys()
+
+    def _decision(self, index: int) -> Decision:
+        if index in self.blank:
+            return Decision(self.block, index, self.kind, "skip")
+        failure = self.failures.get(index)
+        if failure:
+            return Decision(self.block, index, self.kind, "reject", *failure)
+        flags = in_order(self.flags[index]) if index in self.flags else ()
+        return Decision(self.block, index, self.kind, "accept", flags=tuple(flags))
+
+
 class RowChecker:
     """Decides on rows of one set, in order; a refused row is no earlier row to a later one.
+
+    A context manager: with it end the processes that it has started.
 
     Args:
         kind: What the rows are.
         limits: Bounds of a single row.
-        training_prompts: `prompt_hash` of prompts that must not occur (`split_leak`).
+        training_prompts: Hashes of prompts that must not occur (`split_leak`).
         benchmark: Items that must not occur (`eval_contamination`).
+        num_processes: How many judge rows where there are many; as many as cores if None.
     """
 
     def __init__(
@@ -53,97 +122,84 @@ class RowChecker:
         kind: DataKind,
         limits: RowLimits,
         *,
-        training_prompts: AbstractSet[int] = frozenset(),
+        training_prompts: HashTable | None = None,
         benchmark: BenchmarkTexts | None = None,
+        num_processes: int | None = None,
     ) -> None:
-        self._kind = kind
-        self._contract = Contract(kind, limits)
-        self._masked = codes_under(limits, "mask")
-        self._seen = SeenRows()
-        self._training_prompts = training_prompts
-        self._benchmark = benchmark or BenchmarkTexts(())
+        self._kind, self._limits = kind, limits
+        self._workers = Workers(
+            BlockJudge(kind, limits, benchmark or BenchmarkTexts(())), num_processes
+        )
+        self._seen = SeenRows(kind)
+        self._training_prompts = training_prompts or HashTable()
 
-    def check(self, rows: Iterable[SourceRow]) -> Generator[list[Decision], None, None]:
-        """Yield the decisions on the rows of one file, a chunk at a time, in order."""
-        self._seen.start_file()
-        for chunk in _chunks(rows):
-            yield self._check_chunk(chunk)
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
 
-    def _check_chunk(self, rows: list[SourceRow]) -> list[Decision]:
-        drafted = [_draft(row, self._kind) for row in rows]
-        drafts = [draft for draft in drafted if isinstance(draft, Draft)]
-        masked = mask_drafts(drafts, self._masked)
-        judged = self._contract.judge(drafts)
-        is_contaminated = self._benchmark.find(drafts)
-        decisions = []
-        index = 0
-        for row, draft in zip(rows, drafted, strict=True):
-            if not isinstance(draft, Draft):
-                decisions.append(draft)
-                continue
-            failure = judged.failures.get(index)
-            if failure and not failure.is_policy:
-                decisions.append(_rejected(row, failure))
-            else:
-                flags = judged.flags.get(index, set()) | masked.get(index, set())
-                decisions.append(self._compare(row, draft, failure, flags, is_contaminated[index]))
-            index += 1
-        return decisions
-
-    def _compare(
+    def __exit__(
         self,
-        row: SourceRow,
-        draft: Draft,
-        policy_failure: Failure | None,
-        flags: set[str],
-        is_contaminated: bool,
-    ) -> Decision:
-        """Decide on a row of which only policy may say anything yet."""
-        keys = RowKeys.of(draft)
-        reason = self._seen.find(keys)
-        if reason is None and keys.prompt in self._training_prompts:
-            reason = "split_leak"
-        if reason is None and is_contaminated:
-            reason = "eval_contamination"
-        failure = Failure(reason, None) if reason else policy_failure
-        if failure:
-            return _rejected(row, failure)
-        if self._seen.has_prompt(keys):
-            flags.add("duplicate_prompt")
-        self._seen.add(keys)
-        return Decision(row, "accept", flags=tuple(in_order(flags)), draft=draft)
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the processes that judge rows."""
+        self._workers.__exit__(kind, error, traceback)
+
+    def check_file(self, file: NamedFile) -> Generator[CheckedBlock, None, None]:
+        """Yield what becomes of the rows of a file, a block at a time, in order.
+
+        Raises:
+            DataError: The file is refused as a whole; `reason` holds the code.
+        """
+        tally = Tally()
+        for checked in self.check(read_blocks(file, self._limits)):
+            num_records = len(checked.block) - len(checked.blank)
+            tally.add(num_records, (failure.reason for failure in checked.failures.values()))
+            yield checked
+        tally.check(file)
+
+    def check(
+        self, blocks: Iterable[Block], *, reads_ahead: bool = True
+    ) -> Generator[CheckedBlock, None, None]:
+        """Yield what becomes of the rows of a source, a block at a time, in order.
+
+        Args:
+            blocks: All rows of the source.
+            reads_ahead: Whether blocks may be taken before what becomes of earlier ones is
+                yielded, so that several processes have something to do.
+        """
+        self._seen.start_file()
+        for block, judged in self._workers.judged(blocks, reads_ahead=reads_ahead):
+            yield self._compare(block, judged)
+
+    def _compare(self, block: Block, judged: JudgedBlock) -> CheckedBlock:
+        """Decide on the rows of which only the comparison and policy may say anything yet."""
+        rows = judged.compared
+        later = dict(judged.policy)
+        later |= dict.fromkeys(judged.contaminated, Failure("eval_contamination", None))
+        is_leak = self._training_prompts.contains(judged.keys.prompt)
+        later |= dict.fromkeys(rows[is_leak].tolist(), Failure("split_leak", None))
+        compared = self._seen.compare(judged.keys, np.isin(rows, list(later)))
+        first = {int(rows[at]): Failure(code, None) for at, code in compared.reasons.items()}
+        failures = later | first | judged.refused
+        flags = {index: flags for index, flags in judged.flags.items() if index not in failures}
+        for at in compared.repeated_prompts:
+            flags.setdefault(int(rows[at]), set()).add("duplicate_prompt")
+        return CheckedBlock(block, self._kind, set(judged.blank), failures, flags)
 
 
-def _rejected(row: SourceRow, failure: Failure) -> Decision:
-    return Decision(row, "reject", failure.reason, failure.detail)
+def prompts_of(file: NamedFile, kind: DataKind, limits: RowLimits) -> HashTable:
+    """Return the hashes of the prompts of a file, whether their rows pass the checks or not.
 
-
-def prompts_of(rows: Iterable[SourceRow], kind: DataKind) -> set[int]:
-    """Return `prompt_hash` of every row that has a prompt, whether it passes the checks or not."""
-    drafted = (_draft(row, kind) for row in rows)
-    return {prompt_hash(draft.prompt) for draft in drafted if isinstance(draft, Draft)}
-
-
-def _draft(row: SourceRow, kind: DataKind) -> Draft | Decision:
-    if row.refused:
-        return Decision(row, "reject", row.refused.reason, row.refused.detail)
-    if row.values is None:
-        return Decision(row, "skip")
-    try:
-        return draft_row(row.values, kind)
-    except RowRefused as refused:
-        return Decision(row, "reject", refused.reason, refused.detail)
-
-
-def _chunks(rows: Iterable[SourceRow]) -> Iterator[list[SourceRow]]:
-    """Yield rows in lists that are bounded in number and in bytes."""
-    chunk: list[SourceRow] = []
-    num_bytes = 0
-    for row in rows:
-        chunk.append(row)
-        num_bytes += len(row.original or b"")
-        if len(chunk) >= _CHUNK_ROWS or num_bytes >= _CHUNK_BYTES:
-            yield chunk
-            chunk, num_bytes = [], 0
-    if chunk:
-        yield chunk
+    Raises:
+        DataError: The file is refused as a whole.
+    """
+    tally, prompts = Tally(), HashTable()
+    for block in read_blocks(file, limits):
+        drafted = draft_block(block, kind, codes_under(limits, "mask"))
+        refused = (failure.reason for failure in drafted.refused.values())
+        tally.add(len(block) - len(drafted.blank), refused)
+        prompts.add(RowKeys.of(drafted.records).prompt)
+    tally.check(file)
+    return prompts

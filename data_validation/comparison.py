@@ -1,131 +1,158 @@
-"""What only a comparison tells: duplicates, contradictions, leaks between splits, benchmarks."""
+"""What only a comparison with other rows tells: duplicates, contradictions, repeated prompts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-import polars as pl
+import numpy as np
+import numpy.typing as npt
 
-from alignflow.data_validation.drafts import Draft, Turn
-from alignflow.data_validation.text import hash_of, normalised, prompt_key, trimmed
+from alignflow.data_validation.config import DataKind
+from alignflow.data_validation.drafts import Draft
+from alignflow.data_validation.hash_table import Hashes, HashTable, Values
+from alignflow.data_validation.records import Records
+from alignflow.data_validation.text import digest_of, hash_of, trimmed
 
-MIN_EMBEDDED_WORDS = 6
-"""A benchmark text of fewer words only counts where it is a whole turn."""
+_CONFLICTS: dict[DataKind, str] = {
+    "preference": "conflicting_preference",
+    "unpaired": "conflicting_label",
+    "steerlm": "conflicting_attributes",
+    "sft": "duplicate_row",  # there is no judgement to differ
+}
+"""Reason code where an earlier row is the same but for its judgement."""
 
 
 class RowKeys(NamedTuple):
-    """Hashes by which a row is compared with others."""
+    """[records] Hashes by which rows are compared."""
 
-    row: int
-    """Of the conversation, or of the prompt and its pair."""
-    swapped: int | None
-    """Of the prompt and the pair the other way round."""
-    labels: int
-    """Of the attributes, or of the label of an unpaired response."""
-    prompt: int
-    id: int | None
-    conflict: str
-    """Reason code where an earlier row is the same with other labels."""
+    row: Hashes
+    """Of the conversation, or of the prompt and both answers in either order."""
+    judgement: Values
+    """Of the attributes, of the label, or of which answer is the better one, in 32 bits."""
+    prompt: Hashes
+    id: Hashes
+    """0 where there is none."""
 
     @classmethod
-    def of(cls, draft: Draft) -> Self:
-        """Return the keys of a draft that is in order otherwise."""
-        labels = (f"{name}={value}" for name, value in sorted(draft.attributes.items()))
-        is_unpaired = draft.label is not None
+    def of(cls, records: Records) -> Self:
+        """Return the keys of records."""
+        texts = [b"" if text is None else text.encode() for text in records.trimmed]
+        prompts = [key or text for key, text in zip(records.normalised, texts, strict=True)]
+        row, judgement, prompt = [], [], []
+        places = zip(records.shape_of.tolist(), records.starts.tolist(), strict=True)
+        for index, (number, start) in enumerate(places):
+            shape = records.shapes[number]
+            turns = texts[start : start + len(shape.roles)]
+            if not shape.is_preference:
+                judgement.append(_judgement(records, index))
+            elif turns[-2] <= turns[-1]:
+                judgement.append(0)
+            else:
+                judgement.append(1)
+                turns[-2:] = turns[-1], turns[-2]
+            row.append(digest_of(shape.key, *turns))
+            answered = prompts[start : start + shape.num_prompt_turns]
+            prompt.append(digest_of(shape.prompt_key, *answered))
         return cls(
-            row=row_hash(draft),
-            swapped=row_hash(draft, is_swapped=True) if "rejected" in draft.parts else None,
-            labels=hash_of(str(draft.label)) if is_unpaired else hash_of(*labels),
-            prompt=prompt_hash(draft.prompt),
-            id=None if draft.id is None else hash_of(draft.id),
-            conflict="conflicting_label" if is_unpaired else "conflicting_attributes",
+            row=_hashes(row),
+            judgement=np.array(judgement, dtype=np.uint64).astype(np.uint32),
+            prompt=_hashes(prompt),
+            id=np.array([0 if each is None else hash_of(each) for each in records.ids], np.uint64),
+        )
+
+    def where(self, is_kept: npt.NDArray[np.bool_]) -> Self:
+        """Return the keys of some of the records."""
+        return type(self)(
+            self.row[is_kept], self.judgement[is_kept], self.prompt[is_kept], self.id[is_kept]
         )
 
 
-class SeenRows:
-    """Keys of the rows accepted so far: some 250 bytes a row in place of its texts."""
+def _judgement(records: Records, index: int) -> int:
+    if index in records.labels:
+        return hash_of(str(records.labels[index]))
+    attributes = records.attributes.get(index, {})
+    return hash_of(*(f"{name}={value}" for name, value in sorted(attributes.items())))
 
-    def __init__(self) -> None:
-        self._labels: dict[int, int] = {}  # of each row
-        self._prompts: set[int] = set()
-        self._ids: set[int] = set()
+
+def _hashes(digests: Sequence[bytes]) -> Hashes:
+    # 0 stands for no hash; one of 2^64 is moved out of its way.
+    hashes: Hashes = np.maximum(np.frombuffer(b"".join(digests), dtype="<u8"), 1)
+    return hashes
+
+
+def row_hash(draft: Draft) -> int:
+    """Return a hash of a conversation, or of a prompt and its pair."""
+    turns = [turn for part in draft.parts.values() for turn in part]
+    return hash_of(*(text for turn in turns for text in (turn.role, trimmed(turn.content or ""))))
+
+
+class Compared(NamedTuple):
+    """What a comparison tells of some rows, by their index."""
+
+    reasons: dict[int, str]
+    """Of the rows that repeat or contradict an accepted one."""
+    repeated_prompts: set[int]
+    """Of the accepted rows those whose prompt an accepted one had before."""
+
+
+class SeenRows:
+    """Keys of the rows accepted so far: some 50 bytes a row in place of its texts."""
+
+    def __init__(self, kind: DataKind) -> None:
+        self._conflict = _CONFLICTS[kind]
+        self._rows = HashTable(has_values=True)
+        self._prompts = HashTable()
+        self._ids = HashTable()
 
     def start_file(self) -> None:
         """Forget the ids: they name rows of one file."""
-        self._ids.clear()
+        self._ids = HashTable()
 
-    def find(self, keys: RowKeys) -> str | None:
-        """Return the reason code if the row repeats or contradicts an accepted one."""
-        labels = self._labels.get(keys.row)
-        if labels is not None:
-            return "duplicate_row" if labels == keys.labels else keys.conflict
-        if keys.swapped in self._labels:
-            return "conflicting_preference"
-        if keys.id in self._ids:
-            return "duplicate_id"
-        return None
+    def compare(self, keys: RowKeys, is_refused: npt.NDArray[np.bool_]) -> Compared:
+        """Compare rows with all accepted before them, and remember those accepted now.
 
-    def has_prompt(self, keys: RowKeys) -> bool:
-        """Say whether an accepted row has the same prompt, in its normal form."""
-        return keys.prompt in self._prompts
+        A refused row is no earlier row to a later one. So whoever has a key in common with another
+        row is looked at in its turn; the others, mostly all, are accepted together.
 
-    def add(self, keys: RowKeys) -> None:
-        """Remember an accepted row."""
-        self._labels[keys.row] = keys.labels
-        self._prompts.add(keys.prompt)
-        if keys.id is not None:
-            self._ids.add(keys.id)
+        Args:
+            keys: Of rows in order.
+            is_refused: [rows] Which of them are refused even where no other row equals them.
+        """
+        has_id, has_prompt = self._ids.contains(keys.id), self._prompts.contains(keys.prompt)
+        has_row = self._rows.contains(keys.row)
+        is_alone = ~(has_row | has_id | has_prompt)
+        is_alone &= _is_unique(keys.row) & _is_unique(keys.prompt)
+        is_alone &= _is_unique(keys.id) | (keys.id == 0)
+        is_accepted = is_alone & ~is_refused
+
+        compared = Compared({}, set())
+        repeated = keys.row[has_row]
+        known = dict(zip(repeated.tolist(), self._rows.values(repeated).tolist(), strict=True))
+        prompts = set(keys.prompt[has_prompt].tolist())
+        ids = set(keys.id[has_id].tolist())
+        for index in np.flatnonzero(~is_alone).tolist():
+            row, judgement, prompt, id_ = (int(column[index]) for column in keys)
+            if row in known:
+                compared.reasons[index] = (
+                    "duplicate_row" if known[row] == judgement else self._conflict
+                )
+            elif id_ in ids:
+                compared.reasons[index] = "duplicate_id"
+            elif not is_refused[index]:
+                is_accepted[index] = True
+                known[row] = judgement
+                if id_:
+                    ids.add(id_)
+                if prompt in prompts:
+                    compared.repeated_prompts.add(index)
+                prompts.add(prompt)
+        self._rows.add(keys.row[is_accepted], keys.judgement[is_accepted])
+        self._prompts.add(keys.prompt[is_accepted])
+        self._ids.add(keys.id[is_accepted])
+        return compared
 
 
-def prompt_hash(prompt: Sequence[Turn]) -> int:
-    """Return a hash of the prompt's roles and texts in their normal form."""
-    return hash_of(
-        *(part for turn in prompt for part in (turn.role, prompt_key(turn.content or "")))
-    )
-
-
-def row_hash(draft: Draft, *, is_swapped: bool = False) -> int:
-    """Return a hash of a conversation, or of a prompt and its pair, which may be swapped."""
-    parts = list(draft.parts.values())
-    if is_swapped:
-        parts[-2:] = reversed(parts[-2:])
-    return hash_of(
-        *(text for turns in parts for turn in turns for text in (turn.role, _text(turn)))
-    )
-
-
-def _text(turn: Turn) -> str:
-    return trimmed(turn.content or "")
-
-
-class BenchmarkTexts:
-    """Finds items of benchmarks in training texts, whatever their case and punctuation."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._whole: set[str] = set()
-        embedded: set[str] = set()
-        for text in texts:
-            key = normalised(text)
-            if key:
-                is_long = len(text.split()) >= MIN_EMBEDDED_WORDS
-                (embedded if is_long else self._whole).add(key)
-        self._embedded = sorted(embedded)
-
-    def find(self, drafts: Sequence[Draft]) -> list[bool]:
-        """Return for each draft whether one of its turns is or holds an item."""
-        is_found = [False] * len(drafts)
-        if not (self._embedded or self._whole):
-            return is_found
-        rows = [
-            (row, normalised(turn.content or ""))
-            for row, draft in enumerate(drafts)
-            for turns in draft.parts.values()
-            for turn in turns
-        ]
-        for (row, text), holds in zip(rows, self._hold_items([t for _, t in rows]), strict=True):
-            is_found[row] |= holds or text in self._whole
-        return is_found
-
-    def _hold_items(self, texts: list[str]) -> list[bool]:
-        if not self._embedded:
-            return [False] * len(texts)
-        return pl.Series(texts, dtype=pl.String).str.contains_any(self._embedded).to_list()
+def _is_unique(hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """[rows] Return for each whether no other equals it."""
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    is_unique: npt.NDArray[np.bool_] = counts[inverse] == 1
+    return is_unique

@@ -1,4 +1,4 @@
-"""Drafts against the schemas: why each one is refused, and which flags it carries."""
+"""Records against the schemas: why each one is refused, and which flags it carries."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,16 +8,20 @@ import pandera.polars as pa
 import polars as pl
 
 from alignflow.data_validation.config import DataKind, RowLimits
-from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.frames import attribute_frame, record_frame, text_frame
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS
 from alignflow.data_validation.private_data import PrivateCode, codes_under
 from alignflow.data_validation.reasons import BEFORE_DATASET, FLAGS, RANK
+from alignflow.data_validation.records import Records
 from alignflow.data_validation.schemas import (
     attribute_schema,
     holds,
     is_where,
+    length_schema,
+    long_texts,
+    pattern_schema,
     record_schema,
+    suspicious_texts,
     text_schema,
 )
 
@@ -26,7 +30,7 @@ _NULL_CHECK = "not_nullable"
 
 
 class Failure(NamedTuple):
-    """Why a draft is refused."""
+    """Why a record is refused."""
 
     reason: str
     """A key of `REASONS`."""
@@ -40,42 +44,55 @@ class Failure(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What the contract says of some drafts, by their index; those it accepts have no failure."""
+    """What the contract says of records, by their index; those it accepts have no failure."""
 
     failures: dict[int, Failure]
     flags: dict[int, set[str]]
 
 
 class Contract:
-    """The schemas of one kind of rows: pandera checks every row of every frame."""
+    """The schemas of one kind of rows: pandera checks every row of every frame.
+
+    Most texts are short and match no pattern, which one look tells: the costly schemas are for the
+    others alone.
+    """
 
     def __init__(self, kind: DataKind, limits: RowLimits) -> None:
+        self._limits = limits
         self._texts = text_schema(limits)
         self._noted = codes_under(limits, "flag")
+        self._lengths = length_schema(limits)
+        self._patterns = pattern_schema(limits)
         self._records = record_schema(kind)
         self._attributes = attribute_schema()
 
-    def judge(self, drafts: Sequence[Draft]) -> Judged:
-        """Return the first failure of each draft that has one, and the flags of all."""
-        if not drafts:
+    def judge(self, records: Records) -> Judged:
+        """Return the first failure of each record that has one, and the flags of all."""
+        if not len(records):
             return Judged({}, {})
-        texts, records = text_frame(drafts), record_frame(drafts)
+        texts, frame = text_frame(records), record_frame(records)
+        long = long_texts(texts, self._limits)
+        suspicious = suspicious_texts(texts)
         failures: dict[int, Failure] = {}
         found = [
             *_failures(self._texts, texts, "part"),
-            *_failures(self._records, records, None),
-            *_failures(self._attributes, attribute_frame(drafts), "name"),
+            *_failures(self._lengths, long, "part"),
+            *_failures(self._patterns, suspicious, "part"),
+            *_failures(self._records, frame, None),
+            *_failures(self._attributes, attribute_frame(records), "name"),
         ]
         for row, failure in found:
             if row not in failures or RANK[failure.reason] < RANK[failures[row].reason]:
                 failures[row] = failure
-        return Judged(failures, _flags(texts, records, drafts, self._noted))
+        return Judged(failures, _flags(suspicious, frame, records, self._noted))
 
 
 def _failures(
     schema: pa.DataFrameSchema, frame: pl.DataFrame, detail_column: str | None
 ) -> Iterator[tuple[int, Failure]]:
     """Validate a frame; yield which rows fail which rule."""
+    if frame.is_empty():
+        return
     try:
         schema.validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as error:
@@ -93,14 +110,11 @@ def _failures(
 
 
 def _flags(
-    texts: pl.DataFrame,
-    records: pl.DataFrame,
-    drafts: Sequence[Draft],
-    noted: Sequence[PrivateCode],
+    suspicious: pl.DataFrame, frame: pl.DataFrame, records: Records, noted: Sequence[PrivateCode]
 ) -> dict[int, set[str]]:
-    """Return the flags of the drafts that have some."""
+    """Return the flags of the records that have some."""
     flags: dict[int, set[str]] = {}
-    matches = texts.select(
+    matches = suspicious.select(
         "row",
         *(
             (is_where(where) & pl.col("content").str.contains(pattern)).alias(code)
@@ -108,14 +122,13 @@ def _flags(
         ),
         *(holds(code).alias(code) for code in noted),
     )
-    ties = records.select("row", score_tie=pl.col("score_chosen") == pl.col("score_rejected"))
-    for frame in (matches, ties):
-        for code in frame.columns[1:]:
-            for row in frame.filter(pl.col(code))["row"].unique():
+    ties = frame.select("row", score_tie=pl.col("score_chosen") == pl.col("score_rejected"))
+    for found in (matches, ties):
+        for code in found.columns[1:]:
+            for row in found.filter(pl.col(code))["row"].unique():
                 flags.setdefault(row, set()).add(code)
-    for row, draft in enumerate(drafts):
-        if draft.is_prompt_implicit:
-            flags.setdefault(row, set()).add("implicit_prompt")
+    for row in records.implicit_prompts:
+        flags.setdefault(row, set()).add("implicit_prompt")
     return flags
 
 

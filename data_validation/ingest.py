@@ -9,20 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alignflow.data_validation.blocks import parsed_blocks
 from alignflow.data_validation.card import Card, Counts, Source
-from alignflow.data_validation.checking import Decision, RowChecker
-from alignflow.data_validation.comparison import BenchmarkTexts, row_hash
+from alignflow.data_validation.checking import CheckedBlock, Decision, RowChecker
+from alignflow.data_validation.comparison import row_hash
 from alignflow.data_validation.config import DataKind, DatasetConfig, NearDuplicatesConfig
+from alignflow.data_validation.contamination import BenchmarkTexts
 from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, is_hub_set
 from alignflow.data_validation.origin import Origin
 from alignflow.data_validation.quarantine import QUARANTINE_NAME, Quarantine, repairable
-from alignflow.data_validation.readers import read_rows
 from alignflow.data_validation.reasons import explain
 from alignflow.data_validation.schemas import MAX_ATTRIBUTE
 from alignflow.data_validation.shards import StagedRows, as_row, canonical_record
-from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.splitting import group_of, tree_group
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.data_validation.streams import NamedFile, read_to_end
@@ -63,7 +63,7 @@ def ingest(
         kind: What the rows are.
         output: Empty folder, made where it isn't there.
         benchmark_texts: Items of the benchmarks the model is judged on.
-        on_progress: Called after each chunk of rows.
+        on_progress: Called after each block of rows.
         cache_dir: Where downloads are kept; None keeps none.
 
     Raises:
@@ -75,8 +75,9 @@ def ingest(
         tempfile.TemporaryDirectory(prefix=".ingest-", dir=output) as work,
         Quarantine(output / QUARANTINE_NAME) as quarantine,
         StagedRows(Path(work) / "accepted.parquet", kind) as staged,
+        RowChecker(kind, config.limits, benchmark=BenchmarkTexts(benchmark_texts)) as checker,
     ):
-        run = _Ingest(config, kind, BenchmarkTexts(benchmark_texts), staged, quarantine)
+        run = _Ingest(config, kind, checker, staged, quarantine)
         cache = cache_dir or Path(work) / "cache"
         for reading in _readings(config, kind, cache):
             run.read(reading, on_progress)
@@ -108,7 +109,8 @@ class _Reading(NamedTuple):
     """One source, ready to be read."""
 
     name: str
-    rows: Generator[SourceRow, None, None]
+    check: Callable[[RowChecker], Generator[CheckedBlock, None, None]]
+    """Reads and checks its rows."""
     describe: Callable[[], Source]
     """Called at the end."""
     finish: Callable[[], None]
@@ -128,7 +130,8 @@ def _hub_reading(source: str, kind: DataKind) -> _Reading:
     rows = HubRows(source, kind)
     return _Reading(
         name=source,
-        rows=rows.read(),
+        # What is read ahead would count into the digest.
+        check=lambda checker: checker.check(parsed_blocks(rows.read()), reads_ahead=False),
         describe=lambda: Source(uri=rows.uri, sha256=rows.sha256, bytes=rows.num_bytes),
         finish=lambda: None,
     )
@@ -139,7 +142,7 @@ def _file_reading(uri: str, config: DatasetConfig, cache: Path) -> _Reading:
     file = NamedFile(local.path, local.uri)
     return _Reading(
         name=uri,
-        rows=read_rows(file, config.limits),
+        check=lambda checker: checker.check_file(file),
         describe=lambda: Source(uri=local.uri, sha256=local.sha256, bytes=local.size),
         finish=lambda: read_to_end(file),
     )
@@ -152,14 +155,14 @@ class _Ingest:
         self,
         config: DatasetConfig,
         kind: DataKind,
-        benchmark: BenchmarkTexts,
+        checker: RowChecker,
         staged: StagedRows,
         quarantine: Quarantine,
     ) -> None:
         self.statistics = SetStatistics()
         self._config = config
         self._kind = kind
-        self._checker = RowChecker(kind, config.limits, benchmark=benchmark)
+        self._checker = checker
         self._staged = staged
         self._quarantine = quarantine
         self._sources: list[Source] = []
@@ -174,9 +177,9 @@ class _Ingest:
     def read(self, reading: _Reading, on_progress: Callable[[Progress], None] | None) -> None:
         """Decide on the rows of one source, until the set is full."""
         name = Path(reading.name).name
-        with closing(reading.rows), closing(self._checker.check(reading.rows)) as chunks:
-            for decisions in chunks:
-                self._take(decisions, name)
+        with closing(reading.check(self._checker)) as blocks:
+            for checked in blocks:
+                self._take(checked.decisions(), name)
                 if on_progress:
                     counts = self.statistics.counts
                     on_progress(Progress(reading.name, counts["accept"], counts["reject"]))
@@ -186,14 +189,13 @@ class _Ingest:
             reading.finish()
         self._sources.append(reading.describe())
 
-    def _take(self, decisions: list[Decision], source: str) -> None:
+    def _take(self, decisions: Iterable[Decision], source: str) -> None:
         records, groups = [], []
         for decision in decisions:
             if decision.draft is not None:
                 identity = decision.draft.id or f"{row_hash(decision.draft):016x}"
-                records.append(
-                    canonical_record(decision.draft, identity, *self._place(decision, source))
-                )
+                file, line = self._place(decision, source)
+                records.append(canonical_record(decision.draft, identity, file, line))
                 groups.append(self._group_of(decision.draft))
                 self.statistics.add_accepted(decision.draft, identity, decision.flags)
                 if self.is_full:
@@ -208,7 +210,7 @@ class _Ingest:
         """Return file and line of a row; of a repaired one where it was refused."""
         origin = Origin.of(decision.row.values)
         if origin is None:
-            return source, decision.row.line
+            return source, decision.line
         self._num_requeued += 1
         if len(self._requeued) < _REQUEUED_NAMED:
             self._requeued.append(origin)
@@ -222,7 +224,7 @@ class _Ingest:
 
     def _refuse(self, decision: Decision, reason: str, source: str) -> None:
         row = repairable(decision.row)
-        self._quarantine.add(source, decision.row.line, reason, decision.message, row)
+        self._quarantine.add(source, decision.line, reason, decision.message, row)
         self.statistics.add_refused(reason)
 
     def compare_texts(self, config: NearDuplicatesConfig, work: Path) -> None:

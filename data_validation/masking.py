@@ -1,6 +1,6 @@
 """Texts as they may be shown or trained on: keys and personal data stay where the row lies."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import polars as pl
 
@@ -11,6 +11,7 @@ from alignflow.data_validation.private_data import (
     holds_private,
     private_parts,
 )
+from alignflow.data_validation.records import Records
 
 
 def masked(text: str) -> str:
@@ -21,24 +22,37 @@ def masked(text: str) -> str:
     return text
 
 
-def mask_drafts(drafts: Sequence[Draft], codes: Sequence[PrivateCode]) -> dict[int, set[str]]:
-    """Mask the turns of drafts in place; return the flags of those that had something to mask."""
+def mask_records(records: Records, codes: Sequence[PrivateCode]) -> dict[int, set[str]]:
+    """Mask the turns of records in place; return the flags of those that had something to mask."""
     flags: dict[int, set[str]] = {}
-    for code in codes:
-        places = [
-            (row, turns, at)
-            for row, draft in enumerate(drafts)
-            for turns in draft.parts.values()
-            for at in range(len(turns))
-        ]
-        texts = pl.Series([turns[at].content for _, turns, at in places], dtype=pl.String)
-        hits = holds_private(texts, code).arg_true()
-        private = texts.gather(hits)
-        for hit, text, parts in zip(hits, private, private_parts(private, code), strict=True):
-            row, turns, at = places[hit]
-            turns[at] = turns[at]._replace(content=_replaced(text, parts, code))
-            flags.setdefault(row, set()).add(f"{code}_masked")
+    for turn, found in _mask(records.contents, codes).items():
+        flags.setdefault(int(records.record_of[turn]), set()).update(map(_flag, found))
     return flags
+
+
+def mask_draft(draft: Draft, flags: Collection[str]) -> None:
+    """Mask the turns of a draft in place as `mask_records` did, which gave its record the flags."""
+    codes = [code for code in PRIVATE_CODES if _flag(code) in flags]
+    if not codes:
+        return
+    places = [(turns, at) for turns in draft.parts.values() for at in range(len(turns))]
+    texts = [turns[at].content for turns, at in places]
+    _mask(texts, codes)
+    for (turns, at), text in zip(places, texts, strict=True):
+        turns[at] = turns[at]._replace(content=text)
+
+
+def _mask(texts: list[str | None], codes: Sequence[PrivateCode]) -> dict[int, set[PrivateCode]]:
+    """Mask texts in place; return what those held that had something to mask, by their index."""
+    masked_codes: dict[int, set[PrivateCode]] = {}
+    for code in codes:
+        column = pl.Series(texts, dtype=pl.String)
+        hits = holds_private(column, code).arg_true()
+        private = column.gather(hits)
+        for at, text, parts in zip(hits, private, private_parts(private, code), strict=True):
+            texts[at] = _replaced(text, parts, code)
+            masked_codes.setdefault(at, set()).add(code)
+    return masked_codes
 
 
 def _replaced(text: str, parts: set[str], code: PrivateCode) -> str:
@@ -46,3 +60,7 @@ def _replaced(text: str, parts: set[str], code: PrivateCode) -> str:
     for part in sorted(parts, key=lambda part: (-len(part), part)):
         text = text.replace(part, f"[{code}]")
     return text
+
+
+def _flag(code: PrivateCode) -> str:
+    return f"{code}_masked"

@@ -28,20 +28,28 @@ def parse_object(text: bytes, max_depth: int) -> dict[str, Any]:
         RowRefused: `invalid_utf8`, `invalid_json`, `too_deep`, `duplicate_key`, `not_an_object` or
             `non_finite_number`.
     """
-    may_be_deep = text.count(b"[") + text.count(b"{") > max_depth
-    if may_be_deep and _depth(text) > max_depth:
-        raise RowRefused("too_deep")
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
+        _check_depth(text, max_depth)
         value = _parse_slowly(text)
     else:
+        is_flat = isinstance(value, dict) and {*map(type, value.values())} == {str}
+        if not is_flat:
+            _check_depth(text, max_depth)
         # Every key ends in a quote and a colon; so does some text. Only a surplus needs a look.
-        if len(_KEY_ENDS.findall(text)) > _count_keys(value):
+        num_keys = len(value) if is_flat else _count_keys(value)
+        if len(_KEY_ENDS.findall(text)) > num_keys:
             value = _parse_slowly(text)
     if not isinstance(value, dict):
         raise RowRefused("not_an_object")
     return cast("dict[str, Any]", value)
+
+
+def _check_depth(text: bytes, max_depth: int) -> None:
+    may_be_deep = text.count(b"[") + text.count(b"{") > max_depth
+    if may_be_deep and _depth(text) > max_depth:
+        raise RowRefused("too_deep")
 
 
 def _depth(text: bytes) -> int:

@@ -1,24 +1,25 @@
 """Rows of a file in any format: JSON lines, a JSON array, CSV or Parquet; plain, gz or zst."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
 
+from alignflow.data_validation.blocks import Block, json_blocks, parsed_blocks
 from alignflow.data_validation.config import RowLimits
 from alignflow.data_validation.json_array import read_array_items
-from alignflow.data_validation.parsing import parse_object
-from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.streams import (
-    Line,
+    LineRun,
     NamedFile,
     open_stream,
-    read_lines,
+    read_line_runs,
     refuse_file,
 )
 from alignflow.data_validation.tabular import read_csv, read_parquet
 from alignflow.errors import DataError
 
 _NO_JSON = ("invalid_utf8", "invalid_json", "truncated_last_line")
-_Reader = Callable[[NamedFile, RowLimits], Iterator[SourceRow]]
+_JSON_FORMATS = ("jsonl", "json")
+_Reader = Callable[[NamedFile, RowLimits], Iterator[Block]]
 
 
 def read_rows(file: NamedFile, limits: RowLimits) -> Generator[SourceRow, None, None]:
@@ -30,75 +31,85 @@ def read_rows(file: NamedFile, limits: RowLimits) -> Generator[SourceRow, None, 
     Raises:
         DataError: The file as a whole is refused; `reason` holds the code.
     """
+    tally = Tally()
+    for block in read_blocks(file, limits):
+        for row in block.rows():
+            tally.add(not row.is_blank, [row.refused.reason] if row.refused else [])
+            yield row
+    tally.check(file)
+
+
+def read_blocks(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
+    """Yield the rows of a file as `read_rows` does, block by block and parsed as late as possible.
+
+    Whether the file is refused for what its rows are is left to a `Tally`.
+
+    Raises:
+        DataError: The file as a whole is refused; `reason` holds the code.
+    """
     reader = _READERS.get(file.format)
     if reader is None:
         raise DataError(
             f"{file.name}: its name says no format that can be read; "
             f"known: {', '.join('.' + name for name in _READERS)}, each also with .gz or .zst."
         )
-    num_records = 0
-    for row in reader(file, limits):
-        num_records += not row.is_blank
-        yield row
-    if num_records == 0:
-        refuse_file(file, "empty_file", "check how it was made")
+    yield from reader(file, limits)
 
 
-def _read_json_lines(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
+class Tally:
+    """What the rows of a file say of the file as a whole."""
+
+    def __init__(self) -> None:
+        self._num_records = 0
+        self._num_refused: Counter[str] = Counter()
+
+    def add(self, num_records: int, refused: Iterable[str]) -> None:
+        """Take so many rows into account that are not blank, and why some of them are refused."""
+        self._num_records += num_records
+        self._num_refused.update(refused)
+
+    def check(self, file: NamedFile) -> None:
+        """Refuse a file without records, or of JSON in which none is JSON.
+
+        Raises:
+            DataError: The file is refused.
+        """
+        if self._num_records == 0:
+            refuse_file(file, "empty_file", "check how it was made")
+        if file.format not in _JSON_FORMATS:
+            return
+        if self._num_refused["invalid_utf8"] == self._num_records:
+            refuse_file(file, "not_utf8", "save it as UTF-8")
+        if sum(self._num_refused[reason] for reason in _NO_JSON) == self._num_records:
+            refuse_file(file, "not_jsonl", "look at what was downloaded")
+
+
+def _read_json_lines(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
     with open_stream(file) as stream:
-        lines = read_lines(stream, file, limits.max_line_bytes)
-        yield from _refuse_if_none_parses(file, (_parse_line(line, limits) for line in lines))
+        runs = read_line_runs(stream, file, limits.max_line_bytes)
+        yield from json_blocks(runs, limits.max_json_depth)
 
 
-def _read_json(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
+def _read_json(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
     """Read `.json`: an array of objects, or lines in spite of the name, as many sets are kept."""
     with open_stream(file) as stream:
         start = stream.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"["):
         with open_stream(file) as stream:
             items = read_array_items(stream, file, limits.max_line_bytes)
-            yield from _refuse_if_none_parses(file, (_parse_item(item, limits) for item in items))
+            runs = (LineRun(item.number, [item.text], item.is_complete) for item in items)
+            yield from json_blocks(runs, limits.max_json_depth, is_array=True)
     else:
         yield from _read_json_lines(file, limits)
 
 
-def _parse_line(line: Line, limits: RowLimits) -> SourceRow:
-    if not line.text.strip():
-        return SourceRow(line.number, line.text)
-    try:
-        return SourceRow(line.number, line.text, parse_object(line.text, limits.max_json_depth))
-    except RowRefused as refused:
-        if refused.reason == "invalid_json" and not line.is_complete:
-            refused = RowRefused("truncated_last_line")
-        return SourceRow(line.number, line.text, refused=refused)
-
-
-def _parse_item(item: Line, limits: RowLimits) -> SourceRow:
-    if not item.is_complete:
-        # The array never closes: this is the last item at best in part, even where it parses.
-        return SourceRow(item.number, item.text, refused=RowRefused("truncated_last_line"))
-    return _parse_line(item, limits)
-
-
-def _refuse_if_none_parses(file: NamedFile, rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
-    """Refuse the file where no row is JSON; until one is, remember only why the others aren't."""
-    reasons = set()
-    has_parsed = False
-    for row in rows:
-        if row.refused and row.refused.reason in _NO_JSON:
-            reasons.add(row.refused.reason)
-        elif not row.is_blank:
-            has_parsed = True
-        yield row
-    if not has_parsed and reasons == {"invalid_utf8"}:
-        refuse_file(file, "not_utf8", "save it as UTF-8")
-    elif not has_parsed and reasons:
-        refuse_file(file, "not_jsonl", "look at what was downloaded")
+def _read_csv(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
+    yield from parsed_blocks(read_csv(file, limits))
 
 
 _READERS: dict[str, _Reader] = {
     "jsonl": _read_json_lines,
     "json": _read_json,
-    "csv": read_csv,
+    "csv": _read_csv,
     "parquet": read_parquet,
 }

@@ -4,6 +4,8 @@ A refused row has one reason: the first that applies in the order of `REASONS`, 
 bytes, file, JSON, schema, content, dataset, policy.
 """
 
+from typing import Any
+
 REASONS: dict[str, str] = {
     # bytes
     "invalid_utf8": "the bytes are not UTF-8",
@@ -103,6 +105,10 @@ class RowRefused(Exception):  # noqa: N818 - an outcome, not an error
         super().__init__(reason if detail is None else f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be pickled by its two parts, not by its message."""
+        return type(self), (self.reason, self.detail)
 
 
 def explain(reason: str, detail: str | None) -> str:

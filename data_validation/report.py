@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from alignflow.data_validation.checking import Decision
+from alignflow.data_validation.checking import CheckedBlock, Decision
 from alignflow.data_validation.masking import masked
 from alignflow.data_validation.reasons import FLAGS, REASONS
 
@@ -25,7 +25,7 @@ class RowReport:
     message: str = ""
     """Why it is refused."""
     excerpt: str = ""
-    """How a refused row starts."""
+    """How a refused row starts, of the first few."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the row's entry in the JSON report."""
@@ -50,20 +50,23 @@ class FileReport:
     counts: Counter[str] = field(default_factory=Counter)
     """Rows by outcome: `accept`, `reject`, `skip`."""
 
-    def add(self, decision: Decision) -> None:
-        """Take another row into account."""
+    def add_block(self, checked: CheckedBlock) -> None:
+        """Take the rows of another block into account."""
+        self.counts["accept"] += checked.num_plain
+        for decision in checked.noted():
+            self._add(decision)
+
+    def _add(self, decision: Decision) -> None:
         self.counts[decision.outcome] += 1
-        if decision.outcome == "accept" and not decision.flags:
-            return
-        is_refused = decision.outcome == "reject"
+        is_example = decision.outcome == "reject" and self.counts["reject"] <= _MAX_EXAMPLES
         self.rows.append(
             RowReport(
-                decision.row.line,
+                decision.line,
                 decision.outcome,
                 decision.reason,
                 decision.flags,
                 decision.message,
-                _shown(decision) if is_refused else "",
+                _shown(decision) if is_example else "",
             )
         )
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from alignflow.data_validation.checking import RowChecker
+from alignflow.data_validation.blocks import parsed_blocks
+from alignflow.data_validation.checking import Decision, RowChecker
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.origin import ORIGIN_KEY, Origin
 from alignflow.data_validation.parsing import parse_object
@@ -59,29 +60,36 @@ def requeue(
     limits = limits or RowLimits()
     report = RequeueReport()
     rows = _read_output(output)
-    for decisions in RowChecker(kind, limits).check(_repaired(quarantine, report, limits)):
-        for decision in decisions:
-            if decision.reason is not None:
-                report.refused.append(
-                    StillRefused(decision.row.line, decision.reason, decision.message)
-                )
-                continue
-            origin = Origin.of(decision.row.values)
-            assert origin is not None  # of `_repaired`
-            is_there = rows.get(origin) == decision.row.values
-            report.num_there += is_there
-            report.num_added += not is_there
-            rows[origin] = decision.row.values or {}
+    with RowChecker(kind, limits) as checker:
+        for checked in checker.check(parsed_blocks(_repaired(quarantine, limits))):
+            for decision in checked.decisions():
+                _take(decision, rows, report)
     if report.num_added:
         _write_output(output, rows)
     return report
 
 
-def _repaired(quarantine: Path, report: RequeueReport, limits: RowLimits) -> Iterator[SourceRow]:
-    """Yield the rows that were changed, each with where it was refused; the others are counted."""
+def _take(decision: Decision, rows: dict[Origin, dict[str, Any]], report: RequeueReport) -> None:
+    """Put a row that passes among those of the output, and count what becomes of it."""
+    if decision.reason is not None:
+        report.refused.append(StillRefused(decision.line, decision.reason, decision.message))
+        return
+    if decision.row.values is None:
+        report.num_untouched += 1
+        return
+    origin = Origin.of(decision.row.values)
+    assert origin is not None  # of `_repaired`
+    is_there = rows.get(origin) == decision.row.values
+    report.num_there += is_there
+    report.num_added += not is_there
+    rows[origin] = decision.row.values
+
+
+def _repaired(quarantine: Path, limits: RowLimits) -> Iterator[SourceRow]:
+    """Yield the rows that were changed, each with where it was refused; the others are blank."""
     for number, row in enumerate(read_quarantine(quarantine), start=1):
         if not row.is_touched:
-            report.num_untouched += 1
+            yield SourceRow(number, None)
             continue
         origin = Origin(file=row.file, line=row.line, reason=row.reason)
         text = row.row.encode() if isinstance(row.row, str) else orjson.dumps(row.row)

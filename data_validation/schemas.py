@@ -24,17 +24,25 @@ from alignflow.data_validation.frames import (
 )
 from alignflow.data_validation.patterns import (
     CODE_FENCE,
+    FLAGGED_PATTERNS,
     PAGE_BOILERPLATE,
     PAGE_MARKUP,
     REFUSED_PATTERNS,
     Where,
 )
-from alignflow.data_validation.private_data import PrivateCode, codes_under, holds_private
+from alignflow.data_validation.private_data import (
+    SCREENS,
+    PrivateCode,
+    codes_under,
+    holds_private,
+)
 
 MAX_ATTRIBUTE = 4
 MIN_REPETITION_WORDS = 200
 
 _VISIBLE = r"[^\s\p{Cf}\x{115F}\x{1160}\x{2800}\x{3164}]"
+_WHITE_SPACE = r"[\s\x1c-\x1f]"
+"""What `str.split` takes for white space."""
 _PATH_PARTS = r"[/\\\x00]|\A\.{1,2}\z"
 
 
@@ -53,17 +61,10 @@ def holds(code: PrivateCode) -> pl.Expr:
 
 
 def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
-    """Return the schema of `frames.text_frame`."""
+    """Return the schema of `frames.text_frame`, but for what the two below it hold."""
     content = [
         _check("empty_value", pl.col("content").str.contains(_VISIBLE)),
         _check("too_long", pl.col("content").str.len_chars() <= limits.max_field_chars),
-        _text_check("too_long", lambda text: not _has_long_word(text, limits.max_word_chars)),
-        _text_check("degenerate_repetition", lambda text: not is_degenerate(text)),
-    ]
-    content += [_check(code, ~holds(code)) for code in codes_under(limits, "refuse")]
-    patterns = [
-        _check(code, ~(is_where(where) & pl.col("content").str.contains(pattern)))
-        for code, where, pattern in REFUSED_PATTERNS
     ]
     return pa.DataFrameSchema(
         {
@@ -72,11 +73,53 @@ def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
             "role": pa.Column(pl.String, _check("bad_role", pl.col("role").is_in(ROLES))),
             "content": pa.Column(pl.String, content),
         },
-        checks=[
-            _check("role_order", _is_in_order()),
-            *patterns,
-            _check("html_markup", ~_is_page()),
-        ],
+        checks=_check("role_order", _is_in_order()),
+    )
+
+
+def length_schema(limits: RowLimits) -> pa.DataFrameSchema:
+    """Return the schema of `long_texts`."""
+    return pa.DataFrameSchema(
+        {
+            "content": pa.Column(
+                pl.String,
+                [
+                    _text_check("too_long", lambda text: not _has_long_word(text, limits)),
+                    _text_check("degenerate_repetition", lambda text: not is_degenerate(text)),
+                ],
+            )
+        }
+    )
+
+
+def long_texts(texts: pl.DataFrame, limits: RowLimits) -> pl.DataFrame:
+    """Return the rows of a text frame that may fail `length_schema`."""
+    content = pl.col("content")
+    # So many words have at least so many letters, and white space in between.
+    long = texts.filter(
+        content.str.len_bytes() > min(limits.max_word_chars, 2 * MIN_REPETITION_WORDS)
+    )
+    has_many_words = content.str.count_matches(_WHITE_SPACE) >= MIN_REPETITION_WORDS
+    return long.filter((content.str.len_bytes() > limits.max_word_chars) | has_many_words)
+
+
+def pattern_schema(limits: RowLimits) -> pa.DataFrameSchema:
+    """Return the schema of `suspicious_texts`."""
+    patterns = [
+        _check(code, ~(is_where(where) & pl.col("content").str.contains(pattern)))
+        for code, where, pattern in REFUSED_PATTERNS
+    ]
+    private = [_check(code, ~holds(code)) for code in codes_under(limits, "refuse")]
+    return pa.DataFrameSchema(checks=[*patterns, *private, _check("html_markup", ~_is_page())])
+
+
+def suspicious_texts(texts: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of a text frame that match a pattern, wherever it counts."""
+    # A page is told by its boilerplate, but its markup is flagged.
+    patterns = [each.pattern for each in (*REFUSED_PATTERNS, *FLAGGED_PATTERNS)]
+    patterns += SCREENS.values()
+    return texts.filter(
+        pl.col("content").str.contains("|".join(f"(?:{pattern})" for pattern in patterns))
     )
 
 
@@ -86,8 +129,8 @@ def record_schema(kind: DataKind) -> pa.DataFrameSchema:
     is_undesirable = ~pl.col("label").fill_null(value=True)
     checks = [
         _check("empty_value", pl.col("fewest_turns") > 0),
-        _check("prompt_echo", (_trimmed("question") != _trimmed("response")) | is_undesirable),
-        _check("identical_responses", _trimmed("response") != _trimmed("rejected")),
+        _check("prompt_echo", (pl.col("question") != pl.col("response")) | is_undesirable),
+        _check("identical_responses", pl.col("response") != pl.col("rejected")),
         _check("score_contradiction", pl.col("score_chosen") >= pl.col("score_rejected")),
         _check("lone_surrogate", ~pl.col("has_lone_surrogate")),
     ]
@@ -181,12 +224,9 @@ def _is_page() -> pl.Expr:
     )
 
 
-def _trimmed(column: str) -> pl.Expr:
-    return pl.col(column).str.normalize("NFC").str.strip_chars()
-
-
-def _has_long_word(text: str, max_chars: int) -> bool:
-    return len(text) > max_chars and max(map(len, text.split()), default=0) > max_chars
+def _has_long_word(text: str, limits: RowLimits) -> bool:
+    longest = limits.max_word_chars
+    return len(text) > longest and max(map(len, text.split()), default=0) > longest
 
 
 def is_degenerate(text: str) -> bool:

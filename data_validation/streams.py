@@ -115,28 +115,45 @@ class Line(NamedTuple):
 
 
 def read_lines(stream: IO[bytes], file: NamedFile, max_line_bytes: int) -> Iterator[Line]:
+    """Yield the lines of a stream one by one; see `read_line_runs`."""
+    for run in read_line_runs(stream, file, max_line_bytes):
+        for number, text in enumerate(run.texts, start=run.first):
+            yield Line(number, text, run.is_complete)
+
+
+class LineRun(NamedTuple):
+    """Physical lines that follow one another, without their LFs."""
+
+    first: int
+    """Number of the first one, from 1."""
+    texts: list[bytes]
+    is_complete: bool
+    """False for a last line alone that no LF ends."""
+
+
+def read_line_runs(stream: IO[bytes], file: NamedFile, max_line_bytes: int) -> Iterator[LineRun]:
     """Yield the lines of a stream, split at LF only; a byte order mark is dropped.
 
     Raises:
         DataError: A line is longer than `max_line_bytes`; reading stops there. Or the file starts
             with the byte order mark of another encoding.
     """
-    number = 0
+    number = 1
     rest = b""
     is_first = True
     while block := stream.read(BLOCK_BYTES):
         if is_first:
             block = _without_bom(block, file)
             is_first = False
-        lines = (rest + block).split(b"\n")
-        rest = lines.pop()
-        for text in lines:
-            number += 1
-            _check_length(text, number, file, max_line_bytes)
-            yield Line(number, text, is_complete=True)
-        _check_length(rest, number + 1, file, max_line_bytes)
+        texts = (rest + block).split(b"\n")
+        if max(map(len, texts)) > max_line_bytes:
+            _refuse_long_line(texts, number, file, max_line_bytes)
+        rest = texts.pop()
+        if texts:
+            yield LineRun(number, texts, is_complete=True)
+            number += len(texts)
     if rest:
-        yield Line(number + 1, rest, is_complete=False)
+        yield LineRun(number, [rest], is_complete=False)
 
 
 def _without_bom(block: bytes, file: NamedFile) -> bytes:
@@ -147,14 +164,16 @@ def _without_bom(block: bytes, file: NamedFile) -> bytes:
     return block.removeprefix(_BOM)
 
 
-def _check_length(text: bytes, number: int, file: NamedFile, max_line_bytes: int) -> None:
-    if len(text) > max_line_bytes:
-        refuse_file(
-            file,
-            "line_too_long",
-            f"line {number} is longer than max_line_bytes ({max_line_bytes}); split it or raise "
-            "the limit",
-        )
+def _refuse_long_line(
+    texts: list[bytes], first: int, file: NamedFile, max_line_bytes: int
+) -> NoReturn:
+    number = next(n for n, text in enumerate(texts, start=first) if len(text) > max_line_bytes)
+    refuse_file(
+        file,
+        "line_too_long",
+        f"line {number} is longer than max_line_bytes ({max_line_bytes}); split it or raise "
+        "the limit",
+    )
 
 
 def read_to_end(file: NamedFile) -> None:

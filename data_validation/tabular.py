@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alignflow.data_validation.blocks import BLOCK_BYTES, BLOCK_ROWS, ArrowBlock, Block
 from alignflow.data_validation.config import RowLimits
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.source_row import SourceRow
@@ -26,7 +27,7 @@ from alignflow.data_validation.streams import (
 _NUMBER_COLUMNS = ("score_chosen", "score_rejected", "chosen_reward", "rejected_reward")
 _LABELS = {"true": True, "false": False}
 _OPTIONAL_COLUMNS = ("id", "input", *_NUMBER_COLUMNS)
-_BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
 
 
 def read_csv(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
@@ -137,7 +138,7 @@ class _RecordLines(Iterable[str]):
         self.is_exhausted = True
 
 
-def read_parquet(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
+def read_parquet(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
     """Yield the rows of a Parquet file, numbered from 1, a batch in memory at a time.
 
     Raises:
@@ -147,15 +148,22 @@ def read_parquet(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
     with open_stream(file) as stream:
         if stream.read(4) != b"PAR1":
             refuse_file(file, "not_parquet", "look at what was downloaded")
-    number = 0
+    number = 1
     try:
-        with _seekable(file) as whole, pq.ParquetFile(whole) as parquet:
-            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
-                for index in range(batch.num_rows):
-                    number += 1
-                    yield _parquet_row(number, batch, index)
+        with _seekable(file) as whole, pq.ParquetFile(whole, buffer_size=_BUFFER_BYTES) as parquet:
+            for batch in parquet.iter_batches(batch_size=_batch_rows(parquet.metadata)):
+                yield ArrowBlock(number, batch)
+                number += batch.num_rows
     except (pa.ArrowException, OSError):
         refuse_file(file, "corrupt_archive", "fetch it again")
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    """Return how many rows of a file a block has, by their mean size."""
+    groups = range(metadata.num_row_groups)
+    num_bytes = sum(metadata.row_group(group).total_byte_size for group in groups)
+    fitting = int(BLOCK_BYTES * metadata.num_rows // max(1, num_bytes))
+    return max(1, min(BLOCK_ROWS, fitting))
 
 
 @contextmanager
@@ -169,13 +177,3 @@ def _seekable(file: NamedFile) -> Iterator[Path | IO[bytes]]:
             shutil.copyfileobj(stream, whole)
         whole.seek(0)
         yield whole
-
-
-def _parquet_row(number: int, batch: pa.RecordBatch, index: int) -> SourceRow:
-    values: dict[str, Any] = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        try:
-            values[name] = column[index].as_py()
-        except UnicodeDecodeError:
-            return SourceRow(number, None, values, RowRefused("invalid_utf8", name))
-    return SourceRow.of_values(number, values)

@@ -1,22 +1,28 @@
 """How texts are compared: normal forms and their hashes."""
 
 import hashlib
-import re
 import string
 import unicodedata
 
+_ASCII = bytes(range(128))
+_LOWER_CASE = bytes(range(256)).lower()
 _LETTERS_AND_DIGITS = (string.ascii_letters + string.digits).encode()
 _NOT_ALPHANUMERIC = bytes(code for code in range(128) if code not in _LETTERS_AND_DIGITS)
-_NOT_ALPHANUMERIC_UNICODE = re.compile(r"[\W_]+")
 
 
-def normalised(text: str) -> str:
-    """Return the text after NFKC and case folding, with all but letters and digits dropped."""
+def normalised(text: str) -> bytes:
+    """Return the text after NFKC and case folding, letters and digits alone, in UTF-8."""
     if text.isascii():
-        return text.encode("ascii").lower().translate(None, _NOT_ALPHANUMERIC).decode("ascii")
+        return text.encode("ascii").translate(_LOWER_CASE, _NOT_ALPHANUMERIC)
     folded = unicodedata.normalize("NFKC", text).casefold()
     # Folding can undo the normal form.
-    return _NOT_ALPHANUMERIC_UNICODE.sub("", unicodedata.normalize("NFKC", folded))
+    folded = unicodedata.normalize("NFKC", folded)
+    kept = folded.encode().translate(_LOWER_CASE, _NOT_ALPHANUMERIC)
+    # Few different characters are left to look at.
+    for character in set(kept.translate(None, _ASCII).decode()):
+        if not character.isalnum():
+            kept = kept.replace(character.encode(), b"")
+    return kept
 
 
 def trimmed(text: str) -> str:
@@ -26,11 +32,15 @@ def trimmed(text: str) -> str:
 
 def prompt_key(text: str) -> str:
     """Return the normal form of a prompt; one of symbols alone is only trimmed."""
-    return normalised(text) or trimmed(text)
+    return normalised(text).decode() or trimmed(text)
 
 
 def hash_of(*parts: str) -> int:
     """Return a 64-bit hash of some texts, the same in every process."""
+    return int.from_bytes(digest_of(*(part.encode("utf-8") for part in parts)), "little")
+
+
+def digest_of(*parts: bytes) -> bytes:
+    """Return the 8 bytes of `hash_of` for texts in UTF-8, the lowest first."""
     # No text holds a lone continuation byte: what it parts stays apart.
-    joined = b"\x80".join([part.encode("utf-8") for part in parts])
-    return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "little")
+    return hashlib.blake2b(b"\x80".join(parts), digest_size=8).digest()

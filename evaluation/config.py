@@ -14,15 +14,19 @@ _SUITE_SCORES: dict[SuiteName, tuple[str, ...]] = {
     "truthfulqa": ("mc1", "mc2"),
     "toxigen": ("accuracy", "macro_f1"),
 }
+_OPPONENTS = ("base", "sft", "champion")
+_OF_ANSWERS = ("samples", "win_rate", "length_controlled_win_rate")
 _BUILT_IN_SCORES = {
     "preference": (
         *("logprob_accuracy", "per_token_accuracy"),
         *("implicit_accuracy", "implicit_margin"),
     ),
-    "reward_model": ("accuracy",),
+    "reward_model": ("accuracy", "margin"),
     "perplexity": ("response",),
     "kl": ("parent_nats_per_token",),
     "samples": ("mean_reward", "mean_tokens"),
+    "win_rate": _OPPONENTS,
+    "length_controlled_win_rate": _OPPONENTS,
     "steerlm": (),  # one for each of `steered_attributes`
 }
 """What is measured without a benchmark."""
@@ -40,25 +44,41 @@ class SuiteConfig(Config):
     data: str
     """File in the benchmark's own format: a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
     limit: PositiveInt | None = None
-    """Judge only the first so many items."""
+    """Judge only the first so many items; the gate then refuses."""
+
+
+class PairSetConfig(Config):
+    """Preference pairs that the reward model is judged on."""
+
+    data: str
+    """File of items with `prompt`, `chosen`, `rejected` and perhaps `subset`, as HHH alignment has:
+    a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
+    limit: PositiveInt | None = None
+    """Judge only the first so many pairs; the gate then refuses."""
+
+
+BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
 class EvaluationConfig(Config):
     """What is measured on the base, the SFT and the aligned model."""
 
-    suites: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], SuiteConfig] = {}
+    suites: dict[BenchmarkName, SuiteConfig] = {}
     """Benchmarks by the name under which scores and gate rules know them."""
+    pair_sets: dict[BenchmarkName, PairSetConfig] = {}
+    """Pairs beside the held-out ones that the reward model ranks; its score is
+    `<name>/reward_accuracy`."""
     max_length: PositiveInt = 1024
     """Tokens of a scored sequence; of longer ones a chat loses its end, a benchmark's prompt its
     beginning, and the cuts are counted."""
-    max_preference_pairs: PositiveInt | None = 500
-    """Held-out pairs for pairwise accuracy, perplexity and KL."""
+    max_preference_pairs: PositiveInt | None = None
+    """Judge only the first so many held-out pairs; the gate then refuses."""
     implicit_reward_beta: Annotated[float, Field(gt=0)] = 0.1
     """Scale of the implicit reward, eq. 5 of arXiv:2305.18290; margins are in its unit."""
     microbatch_tokens: PositiveInt = 4096
     precision: Literal["fp32", "bf16"] = "bf16"
     num_samples: int = Field(default=6, ge=0)
-    """Held-out prompts answered by every model for the report."""
+    """Held-out prompts answered by every model, for win rates; the report shows the first dozen."""
     max_new_tokens: PositiveInt = 128
     """Length of a sample answer."""
     steered_attributes: tuple[AttributeName, ...] = ()
@@ -69,18 +89,27 @@ class EvaluationConfig(Config):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
-        for name in self.suites:
+        for name in self.benchmarks:
+            place = "suites" if name in self.suites else "pair_sets"
             if name in _BUILT_IN_SCORES:
-                raise ValueError(f"suites.{name}: this name is taken by a built-in measure")
+                raise ValueError(f"{place}.{name}: this name is taken by a built-in measure")
+            if name in self.suites and name in self.pair_sets:
+                raise ValueError(f"pair_sets.{name}: this name is taken by a suite")
         return self
+
+    @property
+    def benchmarks(self) -> dict[str, SuiteConfig | PairSetConfig]:
+        """All that is judged on files of its own, by name."""
+        return {**self.suites, **self.pair_sets}
 
     @property
     def score_names(self) -> list[str]:
         """The scores that a model with a parent gets, as gate rules name them."""
         scores = {name: _SUITE_SCORES[suite.suite] for name, suite in self.suites.items()}
+        scores |= dict.fromkeys(self.pair_sets, ("reward_accuracy",))
         scores |= _BUILT_IN_SCORES
         if not self.num_samples:
-            del scores["samples"]
+            scores = {name: of for name, of in scores.items() if name not in _OF_ANSWERS}
         return [f"{suite}/{name}" for suite, names in scores.items() for name in names]
 
 
@@ -101,6 +130,12 @@ class EvaluationJob(Config):
     preferences: Path | None = None
     """Dataset artifact whose `held_out/` pairs are used."""
 
+    @model_validator(mode="after")
+    def _pair_sets_have_a_judge(self) -> Self:
+        if self.evaluation.pair_sets and (self.reward_model is None or self.preferences is None):
+            raise ValueError("evaluation.pair_sets are for a reward model beside held-out pairs")
+        return self
+
 
 class GateRule(Config):
     """One condition on one score; it needs a bound, a comparison, or both."""
@@ -115,6 +150,10 @@ class GateRule(Config):
     """How far the score may be worse than the other model's."""
     higher_is_better: bool = True
     """Direction in which `compared_with` reads a score as worse."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
+    """Ask every bound not of the score but of what it is with this confidence, such as 0.95: of the
+    one-sided bound of its bootstrap over items, paired where the rule compares. Fewer items than
+    the confidence takes fail the rule."""
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:
@@ -124,7 +163,23 @@ class GateRule(Config):
             raise ValueError("max_drop does nothing without compared_with")
         if self.compared_with is None and not self.higher_is_better:
             raise ValueError("higher_is_better does nothing without compared_with")
+        if self.compared_with is not None and self.is_win_rate:
+            raise ValueError(
+                "a win rate compares models already; give at_least without compared_with"
+            )
         return self
+
+    @property
+    def is_win_rate(self) -> bool:
+        """Whether the score is formed from the answers of two models."""
+        return self.score.partition("/")[0].endswith("win_rate")
+
+    @property
+    def asks_for_champion(self) -> bool:
+        """Whether the rule is about the model that serves now; it passes where there is none."""
+        return self.compared_with == "champion" or (
+            self.is_win_rate and self.score.endswith("/champion")
+        )
 
 
 class GateConfig(Config):
@@ -132,3 +187,6 @@ class GateConfig(Config):
 
     rules: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], GateRule] = {}
     """Rules by name; every one must pass."""
+    tie_margin: NonNegativeFloat = 0.0
+    """Answers whose rewards differ by no more, in standard deviations of the reward model's
+    reference set, are a tie: half a win."""

@@ -1,37 +1,22 @@
 """Held-out pairs: does the policy, and does the reward model, prefer what people preferred?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alignflow.errors import DataError
 from alignflow.evaluation import scorers
+from alignflow.evaluation.bootstrap import Floats
+from alignflow.evaluation.measures import Items, Measure, Statistic
+from alignflow.evaluation.pairs import Pairs
 from alignflow.evaluation.suites.base import SuiteResult
-from alignflow.training.megatron.inference import LanguageModel, Progress
-from alignflow.training.megatron.trees import Branch, Tree, TreeBatch, common_root, pack_trees
-from alignflow.training.rows import TokenRows
-
-Floats = NDArray[np.float64]
-
-
-def pair_trees(rows: TokenRows, limit: int | None) -> list[Tree]:
-    """Return a tree a pair: the prompt, then the chosen and the rejected response."""
-    return [_pair_tree(rows, item) for item in range(len(rows))[:limit]]
-
-
-def _pair_tree(rows: TokenRows, item: int) -> Tree:
-    chosen, rejected = rows.row(2 * item), rows.row(2 * item + 1)
-    prompt_length = int(chosen.is_learnt_T.argmax())
-    branches = [
-        Branch(row.tokens_T[prompt_length:].tolist(), row.is_learnt_T[prompt_length:].tolist())
-        for row in (chosen, rejected)
-    ]
-    return Tree(chosen.tokens_T[:prompt_length].tolist(), branches)
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.trees import Tree, TreeBatch, common_root, pack_trees
 
 
 @dataclass
@@ -61,7 +46,7 @@ def measure_pairs(
     Args:
         policy: The model that is judged.
         parent: The model it was trained from, with the same vocabulary.
-        trees: What `pair_trees` returns.
+        trees: Those of `Pairs`.
         max_tokens: Most tokens of one pass.
         progress: Told what each pass did.
 
@@ -154,7 +139,7 @@ def _kl_nats(policy_nV: Tensor, parent_nV: Tensor) -> Tensor:
     return terms_nV.sum(-1)
 
 
-def preference_result(measures: PairMeasures, *, beta: float) -> SuiteResult:
+def preference_result(measures: PairMeasures, pairs: Items, *, beta: float) -> SuiteResult:
     """Return how often the chosen response of a pair is preferred, by three measures.
 
     `logprob_accuracy` compares sums over tokens, so it favours the shorter response; it serves to
@@ -163,18 +148,18 @@ def preference_result(measures: PairMeasures, *, beta: float) -> SuiteResult:
     `implicit_margin`, of the implicit reward: eq. 5 of arXiv:2305.18290.
     """
     per_token_B2 = measures.policy_B2 / measures.num_tokens_B2
-    columns = {
-        "logprob_accuracy": scorers.is_preferred(-np.diff(measures.policy_B2)[:, 0]),
-        "per_token_accuracy": scorers.is_preferred(-np.diff(per_token_B2)[:, 0]),
+    scores = {
+        "logprob_accuracy": _accuracy(pairs, -np.diff(measures.policy_B2)[:, 0]),
+        "per_token_accuracy": _accuracy(pairs, -np.diff(per_token_B2)[:, 0]),
     }
     margins_B = np.full(len(measures.policy_B2), np.nan)
     if len(measures.parent_B2):
         margins_B = scorers.implicit_margins(
             *measures.policy_B2.T, *measures.parent_B2.T, beta=beta
         )
-        columns |= {
-            "implicit_accuracy": scorers.is_preferred(margins_B),
-            "implicit_margin": margins_B,
+        scores |= {
+            "implicit_accuracy": _accuracy(pairs, margins_B),
+            "implicit_margin": Measure.mean(pairs, margins_B),
         }
     items = [
         {
@@ -187,52 +172,60 @@ def preference_result(measures: PairMeasures, *, beta: float) -> SuiteResult:
             zip(measures.policy_B2, margins_B, strict=True), start=1
         )
     ]
-    return _of_means(columns, items)
+    return SuiteResult(scores, items)
 
 
-def perplexity_result(measures: PairMeasures) -> SuiteResult:
+def perplexity_result(measures: PairMeasures, pairs: Items) -> SuiteResult:
     """Return the score `response`: perplexity of the chosen responses."""
-    return _of_tokens("response", scorers.perplexity, -measures.policy_B2[:, 0], measures)
+    return _of_tokens("response", "perplexity", -measures.policy_B2[:, 0], measures, pairs)
 
 
-def kl_result(measures: PairMeasures) -> SuiteResult:
+def kl_result(measures: PairMeasures, pairs: Items) -> SuiteResult:
     """Return the score `parent_nats_per_token`: KL from the parent along the chosen responses."""
-    return _of_tokens("parent_nats_per_token", scorers.ratio, measures.kl_B, measures)
+    return _of_tokens("parent_nats_per_token", "mean", measures.kl_B, measures, pairs)
 
 
-def reward_result(rewards: Sequence[Sequence[float]]) -> SuiteResult:
-    """Return the score `accuracy`: how often the chosen response has the higher reward."""
+def reward_result(rewards: Sequence[Sequence[float]], pairs: Items) -> SuiteResult:
+    """Return `accuracy`, how often the chosen response has the higher reward, and `margin`.
+
+    The margin is the mean reward of the chosen response above that of the rejected one.
+    """
     rewards_B2 = np.array(rewards, dtype=np.float64).reshape(-1, 2)
     items = [
         {"item": number, "reward_chosen": float(chosen), "reward_rejected": float(rejected)}
         for number, (chosen, rejected) in enumerate(rewards_B2, start=1)
     ]
-    return _of_means({"accuracy": scorers.is_preferred(-np.diff(rewards_B2)[:, 0])}, items)
+    margins_B = -np.diff(rewards_B2)[:, 0]
+    scores = {"accuracy": _accuracy(pairs, margins_B), "margin": Measure.mean(pairs, margins_B)}
+    return SuiteResult(scores, items)
 
 
-def _of_means(columns: dict[str, Floats], items: list[dict[str, Any]]) -> SuiteResult:
+def pair_set_result(rewards: Sequence[Sequence[float]], pairs: Pairs) -> SuiteResult:
+    """Return `reward_accuracy`, of all pairs and of each subset."""
+    result = reward_result(rewards, pairs.items)
+    accuracy = result.measures["accuracy"]
+    subsets = [[record["subset"]] if record["subset"] else [] for record in pairs.records]
     return SuiteResult(
-        scores={name: scorers.mean(values) for name, values in columns.items()},
-        resamples={name: scorers.resampled_mean(values) for name, values in columns.items()},
-        items=items,
+        measures={"reward_accuracy": accuracy},
+        groups={"reward_accuracy": accuracy.by_group(subsets)},
+        items=[
+            {**item, "id": record["id"], "subset": record["subset"]}
+            for item, record in zip(result.items, pairs.records, strict=True)
+        ],
     )
 
 
+def _accuracy(pairs: Items, margins_B: Floats) -> Measure:
+    return Measure.mean(pairs, scorers.is_preferred(margins_B), is_share=True)
+
+
 def _of_tokens(
-    name: str,
-    score: Callable[[ArrayLike, ArrayLike], float],
-    sums_B: Floats,
-    measures: PairMeasures,
+    name: str, statistic: Statistic, sums_B: Floats, measures: PairMeasures, pairs: Items
 ) -> SuiteResult:
-    """Return a score over the tokens of the chosen responses, drawn again response by response."""
+    """Return a score over the tokens of the chosen responses."""
     counts_B = measures.num_tokens_B2[:, 0]
-
-    def of_responses(index_N: NDArray[np.int64]) -> float:
-        return score(sums_B[index_N], counts_B[index_N])
-
     return SuiteResult(
-        scores={name: score(sums_B, counts_B)},
-        resamples={name: scorers.resampled(of_responses, len(sums_B))},
+        measures={name: Measure.over_tokens(pairs, sums_B, counts_B, statistic)},
         items=[
             {"item": number, "nats": float(nats), "num_tokens": int(count)}
             for number, (nats, count) in enumerate(zip(sums_B, counts_B, strict=True), start=1)

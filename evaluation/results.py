@@ -1,19 +1,22 @@
 """The files of an evaluation.
 
-`scores.json`, `resamples.json`, `items/<suite>.jsonl`, `samples.jsonl`.
+`scores.json`, `measures.json`, `items/<suite>.jsonl`, `samples.jsonl`.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from alignflow.evaluation.scorers import prefixed, stderr
+from alignflow.evaluation.bootstrap import NUM_RESAMPLES, SEED
+from alignflow.evaluation.measures import Measure, write_measures
 from alignflow.evaluation.suites.base import SuiteResult
+
+CONFIDENCE = 0.95
+"""Of the intervals that are written beside the scores."""
+
+T = TypeVar("T")
 
 
 class Results:
@@ -22,26 +25,26 @@ class Results:
     A score that is NaN or infinite is left out, so that a gate finds it missing; its name is kept.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, *, limited: Sequence[str] = ()) -> None:
         self._output = output
-        self.scores: dict[str, float] = {}
+        self._limited = list(limited)
         self.num_items: dict[str, int] = {}
-        self._resamples: dict[str, NDArray[np.float64]] = {}
-        self._groups: dict[str, dict[str, float]] = {}
-        self._undefined: list[str] = []
+        self._measures: dict[str, Measure] = {}
+        self._groups: dict[str, dict[str, Measure]] = {}
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The scores that are numbers, by name."""
+        values = {name: measure.value for name, measure in self._measures.items()}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def add(self, name: str, result: SuiteResult, num_items: int) -> None:
         """Take the result of a suite, and write its items if it has any.
 
         A second result under the same name adds its scores to those of the first.
         """
-        scores = prefixed(name, result.scores)
-        self.scores |= _finite(scores)
-        self._undefined += sorted(scores.keys() - _finite(scores).keys())
-        for score, values in result.resamples.items():
-            self._resamples[f"{name}/{score}"] = values
-        for score, by_group in result.groups.items():
-            self._groups[f"{name}/{score}"] = _finite(by_group)
+        self._measures |= prefixed(name, result.measures)
+        self._groups |= prefixed(name, result.groups)
         self.num_items.setdefault(name, num_items)
         if result.items:
             folder = self._output / "items"
@@ -49,20 +52,56 @@ class Results:
             write_jsonl(folder / f"{name}.jsonl", result.items)
 
     def write(self, num_truncated: Mapping[str, int]) -> None:
-        """Write `scores.json`, and what its standard errors come from: `resamples.json`."""
+        """Write `scores.json`, and what each item adds to each score: `measures.json`."""
+        scores = self.scores
         content = {
-            "scores": self.scores,
-            "stderr": _finite({name: stderr(values) for name, values in self._resamples.items()}),
-            "groups": self._groups,
+            "scores": scores,
+            "intervals": {
+                name: interval
+                for name in scores
+                if (interval := _interval(self._measures[name])) is not None
+            },
+            "groups": {
+                name: {group: _described(measure) for group, measure in of_groups.items()}
+                for name, of_groups in self._groups.items()
+            },
+            "statistics": {
+                "method": "BCa bootstrap over sources",
+                "confidence": CONFIDENCE,
+                "num_resamples": NUM_RESAMPLES,
+                "seed": SEED,
+            },
             "num_items": self.num_items,
+            "num_sources": {
+                name: measure.estimate().num_sources for name, measure in self._measures.items()
+            },
             "num_truncated": dict(num_truncated),
-            "undefined": self._undefined,
+            "limited": self._limited,
+            "undefined": sorted(self._measures.keys() - scores.keys()),
         }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         (self._output / "scores.json").write_text(f"{text}\n", encoding="utf-8")
-        resamples = {name: values.tolist() for name, values in self._resamples.items()}
-        text = json.dumps(_jsonable(resamples), allow_nan=False)
-        (self._output / "resamples.json").write_text(f"{text}\n", encoding="utf-8")
+        write_measures(self._output / "measures.json", self._measures)
+
+
+def _described(measure: Measure) -> dict[str, Any]:
+    value = measure.value
+    return {
+        "value": value if math.isfinite(value) else None,
+        "interval": _interval(measure),
+        "num_items": len(measure.items.ids),
+    }
+
+
+def _interval(measure: Measure) -> tuple[float, float] | None:
+    """Return the score's confidence interval, None where it isn't known."""
+    low, high = measure.estimate().interval(CONFIDENCE)
+    return (low, high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def prefixed(name: str, scores: Mapping[str, T]) -> dict[str, T]:
+    """Return the scores under `name/`."""
+    return {f"{name}/{score}": value for score, value in scores.items()}
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -70,10 +109,6 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(_jsonable(row), ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _finite(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
 def _jsonable(value: Any) -> Any:

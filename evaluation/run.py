@@ -1,14 +1,17 @@
 """One evaluation job: a model, judged on benchmarks, held-out pairs and sample answers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from alignflow.evaluation import preferences
 from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.config import EvaluationConfig, EvaluationJob
+from alignflow.evaluation.pair_sets import read_pair_set
+from alignflow.evaluation.pairs import Pairs, encode_pairs, held_out_pairs
 from alignflow.evaluation.progress import Progress
 from alignflow.evaluation.results import Results, write_jsonl
 from alignflow.evaluation.samples import (
@@ -32,11 +35,10 @@ from alignflow.evaluation.suites.base import Suite
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.data import PREFERENCES, load_rows, steered_preferences
+from alignflow.training.data import PREFERENCES, steered_preferences
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
-from alignflow.training.megatron.trees import Tree
-from alignflow.training.rows import RowSummary
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel, RewardModel
 from alignflow.training.steering import Steering, label
 from alignflow.training.tokenizer import load_tokenizer
 
@@ -51,18 +53,23 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     config = job.evaluation
     # Files are read before models: what is wrong with them shows in the first second.
     suites = {name: load_suite(suite, Path(suite.data)) for name, suite in config.suites.items()}
+    pair_sets = {
+        name: read_pair_set(Path(pairs.data), pairs.limit)
+        for name, pairs in config.pair_sets.items()
+    }
     steering = Steering.load(job.model)
     _check_lengths(job, steering)
-    held_out = _HeldOut.load(job, folder, steering)
+    held_out = _HeldOut.load(job, steering, pair_sets)
     progress = Progress(folder, _num_steps(job, suites, held_out))
-    results = Results(folder.output)
+    results = Results(folder.output, limited=_limited(config, suites, pair_sets, held_out))
 
     policy = _load_policy(job.model, config, folder)
     num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, progress)
     samples: list[SampleAnswer] = []
     steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
-        num_truncated["preference"] = held_out.summary.num_truncated
+        num_truncated["preference"] = held_out.pairs.num_truncated
+        num_truncated |= {name: of.num_truncated for name, of in held_out.pair_sets.items()}
         parent = _load_policy(job.parent, config, folder) if job.parent is not None else None
         _judge_pairs(policy, parent, held_out, config, results, progress)
         samples = _answer(policy, held_out, config, progress)
@@ -81,7 +88,7 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
 
     write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
     results.write(num_truncated)
-    refused = list(held_out.summary.refused) if held_out is not None else []
+    refused = held_out.pairs.refused if held_out is not None else []
     return JobResult(
         metrics=results.scores,
         details={
@@ -117,49 +124,76 @@ class _HeldOut:
     chat: ChatTokenizer
     steering: Steering | None
     """What the model is asked for, where it is one of SteerLM's."""
-    pairs: list[Tree]
+    pairs: Pairs
     """As the model is given them, and its parent too."""
-    plain_pairs: list[Tree]
+    plain_pairs: Pairs
     """As the reward model is given them: the prompts ask for no ratings."""
     prompts: list[list[Message]]
+    pair_sets: Mapping[str, Pairs]
+    """Pairs of other origin for the reward model, as it is given them."""
     steering_prompts: list[list[Message]]
     """Those to answer with more and with less of an attribute."""
-    summary: RowSummary
 
     @classmethod
     def load(
-        cls, job: EvaluationJob, folder: RunFolder, steering: Steering | None
+        cls,
+        job: EvaluationJob,
+        steering: Steering | None,
+        pair_sets: Mapping[str, Sequence[Mapping[str, Any]]],
     ) -> "_HeldOut | None":
         if job.preferences is None:
             return None
         config = job.evaluation
-        load_pairs = partial(
-            load_rows,
+        chat = ChatTokenizer.load(job.model)
+        pairs_of = partial(
+            held_out_pairs,
             job.preferences,
-            "held_out",
-            model=job.model,
+            chat=chat,
             max_length=config.max_length,
-            is_writer=True,
+            limit=config.max_preference_pairs,
         )
-        plain = rows = load_pairs(PREFERENCES, cache=folder.path / "rows")
+        plain = pairs = pairs_of(PREFERENCES)
         num_steering_prompts = 0
         if steering is not None:
-            kind = steered_preferences(steering.wanted)
-            rows = load_pairs(kind, cache=folder.path / "steered-rows")
+            pairs = pairs_of(steered_preferences(steering.wanted))
             steering.check(config.steered_attributes)
             if job.attribute_model is not None and config.steered_attributes:
                 num_steering_prompts = config.max_steering_prompts
-        chat = ChatTokenizer.load(job.model)
         prompts_of = partial(choose_prompts, job.preferences, chat, max_length=config.max_length)
         return cls(
             chat,
             steering,
-            preferences.pair_trees(rows, config.max_preference_pairs),
-            preferences.pair_trees(plain, config.max_preference_pairs),
+            pairs,
+            plain,
             prompts_of(number=config.num_samples),
+            {
+                name: encode_pairs(records, PREFERENCES, chat, max_length=config.max_length)
+                for name, records in pair_sets.items()
+            },
             prompts_of(number=num_steering_prompts),
-            rows.summary,
         )
+
+
+def _limited(
+    config: EvaluationConfig,
+    suites: Mapping[str, Suite],
+    pair_sets: Mapping[str, Sequence[Mapping[str, Any]]],
+    held_out: _HeldOut | None,
+) -> list[str]:
+    """Return the settings that kept items from being judged."""
+    limited = [
+        f"suites.{name}.limit"
+        for name, suite in suites.items()
+        if suite.num_items == config.suites[name].limit
+    ]
+    limited += [
+        f"pair_sets.{name}.limit"
+        for name, records in pair_sets.items()
+        if len(records) == config.pair_sets[name].limit
+    ]
+    if held_out is not None and len(held_out.pairs.trees) == config.max_preference_pairs:
+        limited.append("max_preference_pairs")
+    return limited
 
 
 def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldOut | None) -> int:
@@ -167,9 +201,10 @@ def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldO
     num_items = sum(suite.num_items for suite in suites.values())
     if held_out is None:
         return num_items
-    num_items += len(held_out.pairs) + len(held_out.prompts)
+    num_items += len(held_out.pairs.trees) + len(held_out.prompts)
     if job.reward_model is not None:
-        num_items += len(held_out.plain_pairs)
+        num_items += len(held_out.plain_pairs.trees)
+        num_items += sum(len(pairs.trees) for pairs in held_out.pair_sets.values())
     if held_out.steering is not None:
         attributes, num_prompts = job.evaluation.steered_attributes, len(held_out.steering_prompts)
         num_items += num_answers(held_out.steering, attributes, num_prompts)
@@ -215,22 +250,22 @@ def _judge_pairs(
     results: Results,
     progress: Progress,
 ) -> None:
-    if not held_out.pairs:
+    pairs, num_pairs = held_out.pairs, len(held_out.pairs.trees)
+    if not num_pairs:
         return
-    progress.begin("preference", len(held_out.pairs))
+    progress.begin("preference", num_pairs)
     measures = preferences.measure_pairs(
         policy,
         parent,
-        held_out.pairs,
+        pairs.trees,
         max_tokens=config.microbatch_tokens,
         progress=progress.advance,
     )
-    num_pairs = len(held_out.pairs)
-    beta = config.implicit_reward_beta
-    results.add("preference", preferences.preference_result(measures, beta=beta), num_pairs)
-    results.add("perplexity", preferences.perplexity_result(measures), num_pairs)
+    result = preferences.preference_result(measures, pairs.items, beta=config.implicit_reward_beta)
+    results.add("preference", result, num_pairs)
+    results.add("perplexity", preferences.perplexity_result(measures, pairs.items), num_pairs)
     if parent is not None:
-        results.add("kl", preferences.kl_result(measures), num_pairs)
+        results.add("kl", preferences.kl_result(measures, pairs.items), num_pairs)
 
 
 def _answer(
@@ -278,12 +313,19 @@ def _judge_by_reward(
 ) -> list[SampleAnswer]:
     """Add the accuracy on pairs and the mean reward of the samples; return the samples with it."""
     pairs = held_out.plain_pairs
-    if pairs:
-        progress.begin("reward_model", len(pairs))
+    if pairs.trees:
+        progress.begin("reward_model", len(pairs.trees))
         rewards = reward.score(
-            pairs, max_tokens=config.microbatch_tokens, progress=progress.advance
+            pairs.trees, max_tokens=config.microbatch_tokens, progress=progress.advance
         )
-        results.add("reward_model", preferences.reward_result(rewards), len(pairs))
+        result = preferences.reward_result(rewards, pairs.items)
+        results.add("reward_model", result, len(pairs.trees))
+    for name, pairs in held_out.pair_sets.items():
+        progress.begin(name, len(pairs.trees))
+        rewards = reward.score(
+            pairs.trees, max_tokens=config.microbatch_tokens, progress=progress.advance
+        )
+        results.add(name, preferences.pair_set_result(rewards, pairs), len(pairs.trees))
     if not samples:
         return samples
     judged = with_rewards(

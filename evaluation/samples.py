@@ -7,15 +7,12 @@ from typing import Any
 
 from alignflow.data_validation.canonical import read_split
 from alignflow.errors import DataError
-from alignflow.evaluation import scorers
+from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.inference import (
-    AttributeModel,
-    LanguageModel,
-    Progress,
-    RewardModel,
-)
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel, RewardModel
 
 
 @dataclass(frozen=True)
@@ -141,23 +138,32 @@ def _row(chat: ChatTokenizer, sample: SampleAnswer) -> list[int] | None:
 
 def sample_result(samples: Sequence[SampleAnswer]) -> SuiteResult:
     """Return `mean_reward`, of the answers that have one, and `mean_tokens`, of all."""
-    columns = {
-        "mean_reward": [sample.reward for sample in samples if sample.reward is not None],
-        "mean_tokens": [float(sample.num_tokens) for sample in samples],
-    }
+    scored = [(sample, sample.reward) for sample in samples if sample.reward is not None]
     return SuiteResult(
-        scores={name: scorers.mean(values) for name, values in columns.items()},
-        resamples={name: scorers.resampled_mean(values) for name, values in columns.items()},
+        measures={
+            "mean_reward": Measure.mean(
+                _prompts([sample for sample, _ in scored]), [reward for _, reward in scored]
+            ),
+            "mean_tokens": Measure.mean(
+                _prompts(samples), [sample.num_tokens for sample in samples]
+            ),
+        },
         items=[],
     )
 
 
 def rating_result(samples: Sequence[SampleAnswer], attributes: Sequence[str]) -> SuiteResult:
     """Return a score for each attribute: its mean over the answers that are rated."""
-    rated = [sample.ratings for sample in samples if sample.ratings is not None]
-    columns = {name: [ratings[name] for ratings in rated] for name in attributes}
+    rated = [(sample, sample.ratings) for sample in samples if sample.ratings is not None]
+    prompts = _prompts([sample for sample, _ in rated])
     return SuiteResult(
-        scores={name: scorers.mean(values) for name, values in columns.items()},
-        resamples={name: scorers.resampled_mean(values) for name, values in columns.items()},
+        measures={
+            name: Measure.mean(prompts, [ratings[name] for _, ratings in rated])
+            for name in attributes
+        },
         items=[],
     )
+
+
+def _prompts(samples: Sequence[SampleAnswer]) -> Items:
+    return Items.of(sample.prompt for sample in samples)

@@ -1,18 +1,15 @@
 """What log-probabilities and predictions amount to: pure functions on plain arrays.
 
 Log-probabilities are sums over the tokens of a continuation, in nats, unless a name says otherwise.
-Every score is a mean over units (items, pairs, tokens), so its standard error comes from drawing
-the units again with replacement.
+A score of a set of items is a function of sums over them, [..., C], so that it can be had for many
+sets at once, such as those that the bootstrap draws.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-Statistic = Callable[[NDArray[np.int64]], float]
-"""A score as a function of the indices of the units it is computed from."""
 
 
 def mc1(logprobs: Sequence[float], labels: Sequence[int]) -> float:
@@ -40,55 +37,52 @@ def _checked(logprobs: Sequence[float], labels: Sequence[int]) -> NDArray[np.flo
     return np.asarray(logprobs, dtype=np.float64)
 
 
-def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Share of predictions that equal their label; NaN without any."""
-    return mean(np.asarray(predictions) == np.asarray(labels))
+def hits_and_claims(predictions: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """Return what each item adds to the counts that `macro_f1` is a function of.
+
+    Args:
+        predictions: [N] class numbers.
+        labels: [N] class numbers.
+
+    Returns:
+        [N, 2 * classes]: of each class, whether it was predicted rightly, and how often it occurs
+        in prediction and label, 0 to 2 times.
+    """
+    predicted_N, true_N = np.asarray(predictions), np.asarray(labels)
+    columns = []
+    for label in range(int(max(predicted_N.max(initial=0), true_N.max(initial=0))) + 1):
+        is_claimed_N, is_true_N = predicted_N == label, true_N == label
+        columns += [is_claimed_N & is_true_N, is_claimed_N.astype(int) + is_true_N]
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
-def macro_f1(predictions: ArrayLike, labels: ArrayLike) -> float:
+def macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over classes of the harmonic mean of precision and recall.
 
     A class counts when it occurs among labels or predictions; one that is never right has F1 0.
+
+    Args:
+        sums: [..., 2 * classes] sums of `hits_and_claims`.
     """
-    predicted_N, true_N = np.asarray(predictions), np.asarray(labels)
-    f1_by_class = []
-    for label in np.union1d(predicted_N, true_N):
-        num_hits = np.sum((predicted_N == label) & (true_N == label))
-        num_claims = np.sum(predicted_N == label) + np.sum(true_N == label)
-        f1_by_class.append(2 * num_hits / num_claims)
-    return mean(f1_by_class)
+    hits, claims = sums[..., 0::2], sums[..., 1::2]
+    f1 = np.divide(2 * hits, claims, out=np.zeros_like(hits), where=claims != 0)
+    return ratio(np.stack([f1.sum(-1), (claims != 0).sum(-1)], axis=-1))
 
 
-def group_accuracy(
-    predictions: Sequence[int], labels: Sequence[int], groups: Sequence[Sequence[str]]
-) -> dict[str, float]:
-    """Accuracy within each group, by name in order; an item counts in every group it belongs to."""
-    hits: dict[str, list[bool]] = {}
-    for prediction, label, names in zip(predictions, labels, groups, strict=True):
-        for name in names:
-            hits.setdefault(name, []).append(prediction == label)
-    return {name: mean(hits[name]) for name in sorted(hits)}
+def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of values over sum of counts, [..., 2]; NaN where nothing is counted."""
+    totals, counts = sums[..., 0], sums[..., 1]
+    return np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts != 0)
 
 
-def mean(values: ArrayLike) -> float:
-    """Arithmetic mean; NaN without any value."""
-    values_N = np.asarray(values, dtype=np.float64)
-    return float(values_N.mean()) if values_N.size else math.nan
+def perplexity(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Exponential of the mean negative log-likelihood of a token; infinity past float range.
 
-
-def ratio(totals: ArrayLike, counts: ArrayLike) -> float:
-    """Sum of the totals over the sum of the counts; NaN where nothing is counted."""
-    count = float(np.sum(counts))
-    return float(np.sum(totals)) / count if count else math.nan
-
-
-def perplexity(nll_sums: ArrayLike, num_tokens: ArrayLike) -> float:
-    """Exponential of the mean negative log-likelihood of a token; infinity past float range."""
-    mean_nll = ratio(nll_sums, num_tokens)
-    try:
-        return math.exp(mean_nll)
-    except OverflowError:
-        return math.inf
+    Args:
+        sums: [..., 2] negative log-likelihood in nats, and tokens.
+    """
+    with np.errstate(over="ignore"):
+        return np.exp(ratio(sums))
 
 
 def implicit_margins(
@@ -116,45 +110,3 @@ def is_preferred(margins: ArrayLike) -> NDArray[np.float64]:
     """
     margins_B = np.asarray(margins, dtype=np.float64)
     return np.heaviside(margins_B, 0.5)
-
-
-def resampled(
-    statistic: Statistic, num_units: int, *, num_resamples: int = 500, seed: int = 1234
-) -> NDArray[np.float64]:
-    """A score over resamples of its units, drawn with replacement (the bootstrap).
-
-    So many units are always drawn alike. The resamples of two models that were judged on the same
-    items therefore pair up: the spread of their differences is the standard error of the
-    difference, in which whatever makes an item easy or hard for both cancels.
-
-    Args:
-        statistic: The score of the units at the given indices, [num_units] int64.
-        num_units: Items, pairs or responses that were judged.
-        num_resamples: How often the units are drawn again; 500 gives the error to about 3 %.
-        seed: Seed of the draws.
-
-    Returns:
-        [num_resamples]; empty with fewer than two units, which have no spread.
-    """
-    if num_units < 2:
-        return np.empty(0)
-    draws = np.random.default_rng(seed)
-    scores = [statistic(draws.integers(num_units, size=num_units)) for _ in range(num_resamples)]
-    return np.array(scores, dtype=np.float64)
-
-
-def resampled_mean(values: ArrayLike) -> NDArray[np.float64]:
-    """`mean(values)` over resamples of the values."""
-    values_N = np.asarray(values, dtype=np.float64)
-    return resampled(lambda index_N: float(values_N[index_N].mean()), len(values_N))
-
-
-def stderr(resamples: ArrayLike) -> float:
-    """Standard error of a score: its standard deviation over resamples; NaN without any."""
-    values = np.asarray(resamples, dtype=np.float64)
-    return float(values.std(ddof=1)) if values.size else math.nan
-
-
-def prefixed(name: str, scores: Mapping[str, float]) -> dict[str, float]:
-    """The scores under `name/`."""
-    return {f"{name}/{score}": value for score, value in scores.items()}

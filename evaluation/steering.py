@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from alignflow.evaluation import scorers
+from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.samples import SampleAnswer, answer_prompts, with_ratings
 from alignflow.evaluation.suites.base import SuiteResult
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel, Progress
+from alignflow.training.megatron.frozen import Progress
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.steering import MAX_RATING, Steering
 
 
@@ -75,14 +77,15 @@ def steering_result(answers: Mapping[str, SteeredAnswers]) -> SuiteResult:
     It is the mean over the prompts that are answered both times; the answers to one prompt are
     compared with one another, so that what a prompt makes of any answer cancels.
     """
-    differences: dict[str, list[float]] = {}
+    measures = {}
     items = []
     for name, of in answers.items():
-        differences[f"{name}_response"] = []
+        prompts, differences = [], []
         for number, (least, most) in enumerate(zip(of.least, of.most, strict=True), start=1):
             if least.ratings is None or most.ratings is None:
                 continue
-            differences[f"{name}_response"].append(most.ratings[name] - least.ratings[name])
+            prompts.append(most.prompt)
+            differences.append(most.ratings[name] - least.ratings[name])
             items.append(
                 {
                     "item": number,
@@ -92,11 +95,8 @@ def steering_result(answers: Mapping[str, SteeredAnswers]) -> SuiteResult:
                     "most": {"answer": most.answer, "rating": most.ratings[name]},
                 }
             )
-    return SuiteResult(
-        scores={name: scorers.mean(values) for name, values in differences.items()},
-        resamples={name: scorers.resampled_mean(values) for name, values in differences.items()},
-        items=items,
-    )
+        measures[f"{name}_response"] = Measure.mean(Items.of(prompts), differences)
+    return SuiteResult(measures=measures, items=items)
 
 
 def _asked(steering: Steering, attributes: Sequence[str]) -> list[dict[str, int]]:

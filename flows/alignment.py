@@ -6,7 +6,8 @@ from alignflow.errors import SafetyGateError
 from alignflow.flows.config import Recipe
 from alignflow.flows.graph import stage_graph, stages_to_compute
 from alignflow.flows.hooks import on_cancellation, run_name
-from alignflow.flows.stages import align_model, judge, lay_foundation, submit
+from alignflow.flows.stages import Future, align_model, judge, lay_foundation, submit
+from alignflow.reporting.model import ModelRole
 from alignflow.tasks.evaluate import judge_model
 from alignflow.tasks.lifecycle import open_pipeline, raise_first_failure
 from alignflow.tasks.register import find_champion, register_model
@@ -33,7 +34,7 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
     ) as pipeline:
         base = lay_foundation(pipeline, recipe)
         aligned = align_model(pipeline, recipe, base, recipe.method)
-        judged = {
+        judged: dict[ModelRole, tuple[Future, Future | None]] = {
             "base": (base.model, None),
             "sft": (base.sft, base.model),
             "aligned": (aligned, base.sft),
@@ -65,7 +66,7 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             evaluations={name: future.result() for name, future in evaluations.items()},
             verdict=verdict_artifact,
         )
-        outcome = submit(write_report, pipeline, artifacts, verdict, version).result()
+        outcome = submit(write_report, pipeline, artifacts, verdict, version, champion).result()
     if not verdict.passed:
         raise SafetyGateError(outcome.sentence, outcome=outcome)
     return outcome

@@ -144,7 +144,7 @@ def _judged_on(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _suites(recipe: Recipe) -> tuple[str, ...]:
-    return tuple(f"benchmark-{name}" for name in recipe.evaluation.suites)
+    return tuple(f"benchmark-{name}" for name in recipe.evaluation.benchmarks)
 
 
 def stages_to_compute(

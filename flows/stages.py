@@ -75,7 +75,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
     model = submit(import_model, pipeline)
     benchmarks = {
-        name: submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.suites
+        name: submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.benchmarks
     }
     demonstrations = submit(ingest_dataset, pipeline, "demonstrations", "sft", benchmarks)
     preferences = submit(ingest_dataset, pipeline, "preferences", "preference", benchmarks)

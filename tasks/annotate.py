@@ -1,15 +1,10 @@
 """Rating demonstrations by an attribute model as a task: a job in, a dataset out."""
 
-from pathlib import Path
-
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
-from alignflow.tasks.jobs import run_job
-from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
-from alignflow.tasks.tracking import StageRun
-from alignflow.tasks.train import job_was_lost
+from alignflow.tasks.jobs import JOB_TASK, run_as_job
+from alignflow.tasks.pipeline import Pipeline, Stage
 from alignflow.training.annotate import AnnotationJob
 from alignflow.training.config import AnnotationConfig
 
@@ -20,10 +15,7 @@ _REVISION = 1
 @task(
     task_run_name="annotated",
     tags=["dataset", "job"],
-    cache_policy=NO_CACHE,
-    retries=2,  # a recipe may say otherwise
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=job_was_lost,
+    **JOB_TASK,
 )
 def annotate_demonstrations(
     pipeline: Pipeline,
@@ -50,21 +42,12 @@ def annotate_demonstrations(
         },
     )
 
-    def compute(run: StageRun, _scratch: Path) -> StageOutput:
-        job = AnnotationJob(
+    def job() -> AnnotationJob:
+        return AnnotationJob(
             annotation=config,
             model=pipeline.local(attribute_model),
             demonstrations=pipeline.local(demonstrations),
             rated=pipeline.local(rated),
         )
-        return run_job(
-            pipeline,
-            stage=stage.name,
-            key=stage.key,
-            module="alignflow.training.annotate",
-            config=job.model_dump(mode="json"),
-            num_processes=1,
-            run=run,
-        )
 
-    return run_stage(pipeline, stage, compute)
+    return run_as_job(pipeline, stage, "alignflow.training.annotate", job)

@@ -1,20 +1,16 @@
 """The token audit as a task: what the limits of a recipe would cost, before anything is trained."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
 from alignflow.reporting.model import LeakRow, TokenRow
-from alignflow.tasks.jobs import run_job
+from alignflow.tasks.jobs import JOB_TASK, run_as_job
 from alignflow.tasks.logs import run_logger
-from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
-from alignflow.tasks.tracking import StageRun
-from alignflow.tasks.train import job_was_lost
+from alignflow.tasks.pipeline import Pipeline, Stage
 from alignflow.training.token_audit import (
     AUDIT_FILE,
     AuditedStage,
@@ -33,10 +29,7 @@ _REVISION = 1
 @task(
     task_run_name=AUDIT_STAGE,
     tags=["dataset", "job"],
-    cache_policy=NO_CACHE,
-    retries=2,  # a recipe may say otherwise
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=job_was_lost,
+    **JOB_TASK,
 )
 def audit_tokens(
     pipeline: Pipeline,
@@ -64,25 +57,15 @@ def audit_tokens(
         parents={"model": model, **datasets},
     )
 
-    def compute(run: StageRun, _scratch: Path) -> StageOutput:
-        job = TokenAuditJob(
+    def job() -> TokenAuditJob:
+        return TokenAuditJob(
             model=pipeline.local(model),
             datasets={name: pipeline.local(dataset) for name, dataset in datasets.items()},
             stages=list(stages),
             max_records=config.max_records,
         )
-        return run_job(
-            pipeline,
-            stage=stage.name,
-            key=stage.key,
-            module="alignflow.training.audit",
-            config=job.model_dump(mode="json"),
-            num_processes=1,
-            run=run,
-            on_cpu=True,
-        )
 
-    artifact = run_stage(pipeline, stage, compute)
+    artifact = run_as_job(pipeline, stage, "alignflow.training.audit", job, on_cpu=True)
     audit = _read(pipeline, artifact)
     _show_in_prefect(audit)
     broken = judge_audit(audit, config, pipeline.recipe.data)

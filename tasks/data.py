@@ -17,6 +17,8 @@ from alignflow.data_validation.hub import hub_commit, is_hub_set
 from alignflow.data_validation.quarantine import QUARANTINE_NAME
 from alignflow.data_validation.reasons import FLAGS, REASONS
 from alignflow.errors import DataError
+from alignflow.evaluation.config import SuiteConfig
+from alignflow.evaluation.pair_sets import read_pair_set
 from alignflow.evaluation.suites import load_suite
 from alignflow.reporting.model import (
     DatasetSummary,
@@ -41,17 +43,18 @@ _DATASET_REVISION = 2
 
 @task(task_run_name="benchmark-{name}", tags=["benchmark"], cache_policy=NO_CACHE)
 def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
-    """Return a suite's data file as an artifact.
+    """Return the data file of a suite or a set of pairs as an artifact.
 
     Raises:
         DataError: The file isn't there, can't be reached, or isn't the suite's.
     """
-    suite = pipeline.recipe.evaluation.suites[name]
+    suite = pipeline.recipe.evaluation.benchmarks[name]
+    kind = suite.suite if isinstance(suite, SuiteConfig) else "pairs"
     file = fetch_file(suite.data, pipeline.cache)
     stage = Stage(
         name=f"benchmark-{name}",
         kind="benchmark",
-        config={"suite": suite.suite, "sha256": file.sha256},
+        config={"suite": kind, "sha256": file.sha256},
         revision=_BENCHMARK_REVISION,
     )
 
@@ -59,7 +62,11 @@ def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
         copied = scratch / Path(file.uri).name
         shutil.copyfile(file.path, copied)
         check_unchanged(file.uri, file.sha256, file_sha256(copied))
-        load_suite(suite, copied)  # what is wrong with it shows before anything is trained
+        # What is wrong with it shows before anything is trained.
+        if isinstance(suite, SuiteConfig):
+            load_suite(suite, copied)
+        else:
+            read_pair_set(copied, suite.limit)
         source = {"uri": file.uri, "sha256": file.sha256, "bytes": file.size}
         return StageOutput(scratch, details={"sources": [source]})
 

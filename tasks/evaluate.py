@@ -11,27 +11,26 @@ from prefect.cache_policies import NO_CACHE
 from alignflow.artifacts import Artifact, ArtifactStore
 from alignflow.errors import AlignflowError, ConfigError
 from alignflow.evaluation.config import EvaluationJob
-from alignflow.evaluation.gate import Verdict, judge
+from alignflow.evaluation.gate import Measures, Verdict, judge
+from alignflow.evaluation.measures import read_measures
+from alignflow.evaluation.win_rate import duels, win_rates
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
-from alignflow.tasks.jobs import run_job
+from alignflow.tasks.jobs import JOB_TASK, run_as_job
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
-from alignflow.tasks.train import fingerprints_of, job_was_lost
+from alignflow.tasks.train import fingerprints_of
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_EVALUATION_REVISION = 4
-_GATE_REVISION = 1
+_EVALUATION_REVISION = 5
+_GATE_REVISION = 2
 
 
 @task(
     task_run_name="evaluate-{name}",
     tags=["evaluation", "job"],
-    cache_policy=NO_CACHE,
-    retries=2,  # a recipe may say otherwise
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=job_was_lost,
+    **JOB_TASK,
 )
 def evaluate_model(
     pipeline: Pipeline,
@@ -50,7 +49,6 @@ def evaluate_model(
         ConfigError: Another model, such as the parent, has another tokenizer or chat template.
         JobError: The job failed.
     """
-    stage_name = f"evaluate-{name}"
     config = pipeline.recipe.evaluation
     parents = {
         "model": model,
@@ -61,25 +59,31 @@ def evaluate_model(
         **{f"benchmark-{suite}": artifact for suite, artifact in benchmarks.items()},
     }
     # Where a benchmark's file came from is no part of the result; its content is, as a parent.
-    resolved = config.model_dump(mode="json", exclude={"suites": {"__all__": {"data"}}})
+    resolved = config.model_dump(
+        mode="json", exclude={place: {"__all__": {"data"}} for place in ("suites", "pair_sets")}
+    )
     stage = Stage(
-        name=stage_name,
+        name=f"evaluate-{name}",
         kind="evaluation",
         config=resolved,
         revision=_EVALUATION_REVISION,
         parents=parents,
     )
 
-    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+    def job() -> EvaluationJob:
         for other in (parent, reward_model, attribute_model):
             if other is not None:
                 check_same(model.kind, fingerprints_of(model), other.kind, fingerprints_of(other))
-        suites = {
-            suite: settings.replaced(data=str(only_file(pipeline.local(benchmarks[suite]))))
-            for suite, settings in config.suites.items()
+        files = {name: only_file(pipeline.local(of)) for name, of in benchmarks.items()}
+        local = {
+            place: {
+                name: settings.replaced(data=str(files[name]))
+                for name, settings in getattr(config, place).items()
+            }
+            for place in ("suites", "pair_sets")
         }
-        job = EvaluationJob(
-            evaluation=config.replaced(suites=suites),
+        return EvaluationJob(
+            evaluation=config.replaced(**local),
             model=pipeline.local(model),
             parent=pipeline.local(parent) if parent is not None else None,
             reward_model=pipeline.local(reward_model),
@@ -88,17 +92,8 @@ def evaluate_model(
             ),
             preferences=pipeline.local(preferences),
         )
-        return run_job(
-            pipeline,
-            stage=stage_name,
-            key=stage.key,
-            module="alignflow.evaluation",
-            config=job.model_dump(mode="json"),
-            num_processes=1,
-            run=run,
-        )
 
-    return run_stage(pipeline, stage, compute)
+    return run_as_job(pipeline, stage, "alignflow.evaluation", job)
 
 
 @task(task_run_name="gate", tags=["verdict"], cache_policy=NO_CACHE)
@@ -115,13 +110,17 @@ def judge_model(
         champion: The version that serves now, if there is one.
     """
     parents = dict(evaluations)
-    # A champion whose scores can't be had compares with nothing: rules about it fail.
-    champion_scores: Mapping[str, float | None] | None = None if champion is None else {}
     config = pipeline.recipe.gate
     determines = config.model_dump(mode="json")
-    if champion is not None:
+    # A champion whose scores can't be had compares with nothing: rules about it fail.
+    of_champion: Measures | None = None
+    if champion is not None and any(rule.asks_for_champion for rule in config.rules.values()):
+        of_champion = {}
         try:
-            parents["champion"], champion_scores = champion_evaluation(pipeline, champion)
+            parents["champion"], folder = champion_evaluation(pipeline, champion)
+            of_champion = comparable_measures(
+                folder, parents["champion"], beside=evaluations["aligned"]
+            )
         except AlignflowError as error:
             run_logger().warning("The champion can't be compared with: %s", error)
             determines["unread_champion"] = champion.uri
@@ -134,11 +133,16 @@ def judge_model(
     )
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
-        scores = {
-            role: read_scores(pipeline.local(artifact))["scores"]
-            for role, artifact in evaluations.items()
-        }
-        verdict = judge(config, {**scores, "champion": champion_scores})
+        folders = {role: pipeline.local(artifact) for role, artifact in evaluations.items()}
+        models = {role: measures_of(folder) for role, folder in folders.items()}
+        limited = read_scores(folders["aligned"])["limited"]
+        found = duels({**models, "champion": of_champion or {}}, tie_margin=config.tie_margin)
+        verdict = judge(
+            config,
+            {**models, "champion": of_champion},
+            win_rates=win_rates(found),
+            limited=limited,
+        )
         (scratch / "verdict.json").write_text(verdict.to_json())
         return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
 
@@ -147,10 +151,8 @@ def judge_model(
     return Verdict.from_json(text), artifact
 
 
-def champion_evaluation(
-    pipeline: Pipeline, champion: RegisteredVersion
-) -> tuple[Artifact, dict[str, float | None]]:
-    """Return the champion's evaluation and scores, from the store that its run used.
+def champion_evaluation(pipeline: Pipeline, champion: RegisteredVersion) -> tuple[Artifact, Path]:
+    """Return the champion's evaluation and its folder, from the store that its run used.
 
     Raises:
         ConfigError: The version names no evaluation.
@@ -162,8 +164,33 @@ def champion_evaluation(
         raise ConfigError(f"{champion.uri} has no tag alignflow.evaluation.")
     store = ArtifactStore(champion.tags.get("alignflow.store", pipeline.store.url))
     evaluation = store.get(digest)
-    scores: dict[str, float | None] = read_scores(store.fetch(evaluation, pipeline.cache))["scores"]
-    return evaluation, scores
+    return evaluation, store.fetch(evaluation, pipeline.cache)
+
+
+def comparable_measures(folder: Path, evaluation: Artifact, *, beside: Artifact) -> Measures:
+    """Return the measures of an evaluation that can stand beside those of another.
+
+    Rewards of one reward model say nothing beside those of another one, nor do ratings.
+
+    Raises:
+        ConfigError: An older version of alignflow made it, which kept no values of items.
+    """
+    judges, others = evaluation.manifest.parents, beside.manifest.parents
+    incomparable = {
+        judge
+        for judge in ("reward_model", "attribute_model")
+        if judge in judges and judge in others and judges[judge].digest != others[judge].digest
+    }
+    measures = measures_of(folder)
+    return {name: of for name, of in measures.items() if _judge_of(name) not in incomparable}
+
+
+def _judge_of(score: str) -> str | None:
+    """Return the model in whose units a score of the evaluated model is, if it is in any."""
+    suite, _, name = score.partition("/")
+    if suite not in ("samples", "steerlm") or name == "mean_tokens":
+        return None
+    return "reward_model" if name == "mean_reward" else "attribute_model"
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -172,7 +199,13 @@ def read_scores(folder: Path) -> dict[str, Any]:
     return scores
 
 
-def read_resamples(folder: Path) -> dict[str, list[float | None]]:
-    """Return the scores of an evaluation artifact over resamples of the items."""
-    resamples: dict[str, list[float | None]] = json.loads((folder / "resamples.json").read_text())
-    return resamples
+def measures_of(folder: Path) -> Measures:
+    """Return the scores of an evaluation artifact, as what each item contributes to them.
+
+    Raises:
+        ConfigError: An older version of alignflow made it, which kept no values of items.
+    """
+    path = folder / "measures.json"
+    if not path.exists():
+        raise ConfigError(f"{folder} keeps no values of its items; evaluate the model anew.")
+    return read_measures(path)

@@ -2,19 +2,84 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from alignflow.artifacts import Artifact
+from alignflow.config import Config
+from alignflow.errors import JobError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slots import gpu_slots
 from alignflow.jobs.spec import JobSpec, JobStatus
 from alignflow.jobs.wait import wait_for
 from alignflow.tasks.logs import run_logger
-from alignflow.tasks.pipeline import Pipeline, StageOutput
+from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 
 _MAX_CURVE_POINTS = 500
+
+
+def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a retry may help: after preemption or node loss, never after bad input."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, JobError) and error.failure.kind.is_retryable
+
+
+class _TaskOptions(TypedDict):
+    cache_policy: CachePolicy
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+
+JOB_TASK: _TaskOptions = {
+    "cache_policy": NO_CACHE,  # the artifact store decides what is reused
+    "retries": 2,  # a recipe may say otherwise
+    "retry_delay_seconds": [10, 60],
+    "retry_condition_fn": job_was_lost,
+}
+"""Options of every task that waits for a job."""
+
+
+def run_as_job(
+    pipeline: Pipeline,
+    stage: Stage,
+    module: str,
+    job: Callable[[], Config],
+    *,
+    on_cpu: bool = False,
+) -> Artifact:
+    """Return the artifact of a stage that a job of one process computes.
+
+    Args:
+        pipeline: The run.
+        stage: What determines the artifact.
+        module: What the job runs.
+        job: Makes its config, where there is something to compute: it fetches what is read.
+        on_cpu: Leave the GPUs to others, whatever the recipe's device.
+
+    Raises:
+        JobError: The job failed.
+    """
+
+    def compute(run: StageRun, _scratch: Path) -> StageOutput:
+        return run_job(
+            pipeline,
+            stage=stage.name,
+            key=stage.key,
+            module=module,
+            config=job().model_dump(mode="json"),
+            num_processes=1,
+            run=run,
+            on_cpu=on_cpu,
+        )
+
+    return run_stage(pipeline, stage, compute)
 
 
 def run_job(

@@ -33,7 +33,7 @@ def check_inputs(recipe: RunConfig) -> None:
         is_path = is_data_file(source) or not is_hub_set(source)
         if is_path and not source.startswith("hf://"):
             expand(source)
-    for suite in recipe.evaluation.suites.values():
+    for suite in recipe.evaluation.benchmarks.values():
         if not suite.data.startswith("hf://"):
             expand(suite.data)
     find_local_model(recipe.model.source)

@@ -1,15 +1,12 @@
 """The end of a run: its report, its pages in Prefect and MLflow, and what the terminal says."""
 
-import json
 import os
 import platform
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
 
 import psutil
 from prefect import task
@@ -23,8 +20,8 @@ from alignflow.config import Config, as_yaml
 from alignflow.evaluation.gate import Verdict
 from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
+    ROLE_LABELS,
     ROLES,
-    Answer,
     Lineage,
     LineageEdge,
     LineageNode,
@@ -42,12 +39,15 @@ from alignflow.reporting.model import (
     VerdictSummary,
 )
 from alignflow.reporting.page import render_page, verdict_sentence
-from alignflow.reporting.scores import format_difference, format_score, score_row
+from alignflow.reporting.scores import format_difference, format_interval, format_score
+from alignflow.reporting.text import visible
 from alignflow.tasks.audit import leak_rows, token_rows
 from alignflow.tasks.data import summarise_dataset
-from alignflow.tasks.evaluate import read_resamples, read_scores
+from alignflow.tasks.evaluated import evaluated_models
+from alignflow.tasks.items import distributions_of, samples_of, worst_items
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
+from alignflow.tasks.scores import score_rows, win_rate_rows
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
 
@@ -62,7 +62,7 @@ class PipelineArtifacts:
     datasets: Mapping[str, Artifact]
     """The training sets, by name in the recipe."""
     aligned: Artifact
-    evaluations: Mapping[str, Artifact]
+    evaluations: Mapping[ModelRole, Artifact]
     verdict: Artifact
 
 
@@ -97,12 +97,13 @@ def write_report(
     artifacts: PipelineArtifacts,
     verdict: Verdict,
     version: RegisteredVersion | None,
+    champion: RegisteredVersion | None = None,
 ) -> Outcome:
     """Write the report page, put it into MLflow, and tell the story on Prefect's run page."""
     pipeline.display.started("report")
     folder = run_folder(pipeline.workspace, pipeline.run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    data = collect(pipeline, artifacts, verdict, version)
+    data = collect(pipeline, artifacts, verdict, version, champion)
     page = folder / "report.html"
     (folder / "report.json").write_text(data.model_dump_json(indent=1), encoding="utf-8")
     page.write_text(render_page(data), encoding="utf-8")
@@ -137,10 +138,11 @@ def collect(
     artifacts: PipelineArtifacts,
     verdict: Verdict,
     version: RegisteredVersion | None,
+    champion: RegisteredVersion | None,
 ) -> ReportData:
     """Gather all that the page shows."""
     now = datetime.now(UTC)
-    evaluated = {role: pipeline.local(a) for role, a in artifacts.evaluations.items()}
+    evaluated = evaluated_models(pipeline, artifacts.evaluations, champion)
     return ReportData(
         pipeline=pipeline.recipe.name,
         run_id=pipeline.run_id,
@@ -154,10 +156,14 @@ def collect(
                 for rule in verdict.rules
             ],
         ),
-        scores=_score_rows(evaluated),
+        scores=score_rows(evaluated),
+        win_rates=win_rate_rows(evaluated, tie_margin=pipeline.recipe.gate.tie_margin),
+        kl_nats_per_token=evaluated["aligned"].scores["scores"].get("kl/parent_nats_per_token"),
+        distributions=distributions_of(evaluated),
+        worst_items=worst_items(evaluated),
         num_truncated={
             suite: count
-            for suite, count in read_scores(evaluated["aligned"])["num_truncated"].items()
+            for suite, count in evaluated["aligned"].scores["num_truncated"].items()
             if count
         },
         curves=_curves(pipeline),
@@ -170,7 +176,7 @@ def collect(
         ],
         lineage=_lineage(pipeline, artifacts, version),
         stages=_stage_records(pipeline),
-        samples=_samples(evaluated),
+        samples=samples_of(evaluated),
         links=Links(
             prefect_run=prefect_url(pipeline.flow_run_id),
             mlflow_run=pipeline.tracker.run_url,
@@ -187,52 +193,6 @@ def collect(
         machine=machine(),
         price_per_process_hour=pipeline.recipe.cluster.price_per_process_hour,
         currency=pipeline.recipe.cluster.currency,
-    )
-
-
-def _score_rows(evaluated: Mapping[str, Path]) -> list[ScoreRow]:
-    scores = {role: read_scores(folder) for role, folder in evaluated.items()}
-    before, after = (read_resamples(evaluated[role]) for role in ("base", "aligned"))
-    names = list(dict.fromkeys(name for item in scores.values() for name in item["scores"]))
-    return [_score_row(name, scores, paired_stderr(before, after, name)) for name in names]
-
-
-def paired_stderr(
-    before: Mapping[str, Sequence[float | None]],
-    after: Mapping[str, Sequence[float | None]],
-    name: str,
-) -> float | None:
-    """Return the standard error of a score's difference; None where a model has none.
-
-    Args:
-        before: Scores of one model over resamples of the items, as `evaluation.scorers` draws them.
-        after: Those of the other model.
-        name: The score.
-    """
-    pairs = zip(before.get(name, ()), after.get(name, ()), strict=False)
-    differences = [b - a for a, b in pairs if a is not None and b is not None]
-    return statistics.stdev(differences) if len(differences) > 1 else None
-
-
-def _score_row(
-    name: str, scores: Mapping[str, Mapping[str, Any]], difference_stderr: float | None
-) -> ScoreRow:
-    present = {role: scores[role] for role in ROLES if scores[role]["scores"].get(name) is not None}
-    groups: dict[str, dict[ModelRole, float]] = {}
-    for role, item in present.items():
-        for group, value in item["groups"].get(name, {}).items():
-            groups.setdefault(group, {})[role] = value
-    return score_row(
-        name,
-        {role: item["scores"][name] for role, item in present.items()},
-        stderrs={
-            role: item["stderr"][name] for role, item in present.items() if name in item["stderr"]
-        },
-        difference_stderr=difference_stderr,
-        groups=groups,
-        num_items=next(
-            (item["num_items"].get(name.partition("/")[0]) for item in present.values()), None
-        ),
     )
 
 
@@ -324,27 +284,6 @@ def _detail(artifact: Artifact) -> str:
     return ""
 
 
-def _samples(evaluated: Mapping[str, Path]) -> list[Sample]:
-    answers = {role: _read_samples(evaluated[role]) for role in ROLES}
-    return [
-        Sample(
-            prompt=[Message.model_validate(message) for message in line["prompt"]],
-            answers={
-                role: Answer(text=lines[i]["answer"], reward=lines[i].get("reward"))
-                for role, lines in answers.items()
-            },
-        )
-        for i, line in enumerate(answers["aligned"])
-    ]
-
-
-def _read_samples(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "samples.jsonl"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
 def versions() -> dict[str, str]:
     """Return the version of each program that takes part."""
     packages = ("torch", "megatron-core", "transformers", "prefect", "mlflow")
@@ -377,9 +316,28 @@ def prefect_url(flow_run_id: str) -> str | None:
 def _publish_in_mlflow(pipeline: Pipeline, page: Path, data: ReportData) -> None:
     run = pipeline.tracker.run
     run.log_file(page)
+    if data.samples:
+        run.log_table(sample_table(data.samples), "samples.json")
     run.set_tags({"alignflow.verdict": "accepted" if data.verdict.passed else "refused"})
     final = {row.name: row.values["aligned"] for row in data.scores if "aligned" in row.values}
+    final |= {f"win_rate/{row.against}": row.rate for row in data.win_rates}
     run.log_metrics(final, time_ms=int(data.finished_at.timestamp() * 1000))
+
+
+def sample_table(samples: Sequence[Sample]) -> dict[str, list[str | float | None]]:
+    """Return the columns of a table with a row for each answer, for people to review."""
+    rows = [
+        (message_text(sample.prompt), ROLE_LABELS[role], visible(answer.text), answer.reward)
+        for sample in samples
+        for role, answer in sample.answers.items()
+    ]
+    names = ("prompt", "model", "answer", "reward")
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def message_text(messages: Sequence[Message]) -> str:
+    """Return a conversation as one text, a turn a paragraph."""
+    return visible("\n\n".join(f"{each.role}: {each.content}" for each in messages))
 
 
 def _publish_in_prefect(data: ReportData, outcome: Outcome) -> None:
@@ -403,6 +361,11 @@ def _publish_in_prefect(data: ReportData, outcome: Outcome) -> None:
                 "score": row.label,
                 **{role: format_score(row, row.values.get(role)) for role in ROLES},
                 "aligned - base": format_difference(row),
+                "95 % interval": (
+                    format_interval(row, row.differences["base"].interval, signed=True)
+                    if "base" in row.differences
+                    else ""
+                ),
             }
             for row in data.scores
         ],

@@ -23,6 +23,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
+import pandas
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -189,6 +190,12 @@ class StageRun:
     def log_text(self, text: str, name: str) -> None:
         """Upload a text as an artifact of the run."""
         self._write(self._client.log_text, self.run_id, text, name)
+
+    def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
+        """Upload a table, which MLflow's evaluation page shows row by row."""
+        # MLflow asks for the columns of objects, which texts by themselves no longer are in pandas.
+        table = pandas.DataFrame(dict(columns), dtype=object)
+        self._write(self._client.log_table, self.run_id, table, name)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on the run."""

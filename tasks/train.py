@@ -2,17 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
 
 from alignflow.artifacts import Artifact
-from alignflow.errors import JobError
 from alignflow.fingerprints import Fingerprints, check_same, folder_fingerprints
-from alignflow.tasks.jobs import run_job
+from alignflow.tasks.jobs import JOB_TASK, run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
 from alignflow.training.config import StageConfig, TrainingJob
@@ -29,19 +24,10 @@ _REVISIONS = {
 }
 
 
-def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry may help: after preemption or node loss, never after bad input."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, JobError) and error.failure.kind.is_retryable
-
-
 @task(
     task_run_name="{name}",
     tags=["training", "job"],
-    cache_policy=NO_CACHE,  # the artifact store decides what is reused
-    retries=2,  # a recipe may say otherwise
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=job_was_lost,
+    **JOB_TASK,
 )
 def train_stage(
     pipeline: Pipeline,

@@ -25,7 +25,7 @@ from alignflow.training.config import AnnotationConfig
 
 if TYPE_CHECKING:  # importing torch and megatron takes seconds, which a bad config needn't wait for
     from alignflow.training.chat import ChatTokenizer
-    from alignflow.training.megatron.inference import AttributeModel
+    from alignflow.training.megatron.judges import AttributeModel
 
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 
@@ -69,7 +69,7 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
     job = read_config(folder, spec, AnnotationJob)
     from alignflow.training.chat import ChatTokenizer
     from alignflow.training.megatron.architecture import check_positions
-    from alignflow.training.megatron.inference import AttributeModel
+    from alignflow.training.megatron.judges import AttributeModel
 
     config = job.annotation
     check_positions(job.model, config.max_length, "annotation.max_length")

@@ -28,6 +28,11 @@ class AttributeScale:
     means: tuple[float, ...]
     """[K] mean rating over the training set."""
 
+    @property
+    def num_attributes(self) -> int:
+        """K."""
+        return len(self.names)
+
     @classmethod
     def of_rows(cls, rows: TokenRows) -> Self:
         """Return the scale of the attributes that some of the rows have a rating of.
@@ -69,6 +74,10 @@ class AttributeScale:
     def save(self, folder: Path) -> None:
         """Write the scale into a folder."""
         write_atomically(folder / ATTRIBUTES_FILE, json.dumps(asdict(self), indent=2) + "\n")
+
+    def applied(self, raw_BK: Tensor) -> Tensor:
+        """Return what outputs of the model mean: ratings, [B, K]."""
+        return raw_BK + torch.tensor(self.means, dtype=raw_BK.dtype)
 
     def labels_of(self, rows: TokenRows) -> Tensor:
         """Return the ratings of all rows less their means, [R, K] float32; NaN where unknown."""

@@ -133,6 +133,8 @@ class ActorBatch(PackedBatch):
     """[N] bool."""
     weights_N: Tensor
     """[N]."""
+    lengths_B: Tensor
+    """[B] int64, tokens of each response."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ class CriticBatch(PackedBatch):
 
 def pack_for_actor(rows: TokenRows, prompts: Items, experience: Experience) -> ActorBatch:
     """Return the responses to some prompts for an update of the policy."""
-    places = experience.rollout.places(prompts)
-    models = experience.models
+    rollout, models = experience.rollout, experience.models
+    places = rollout.places(prompts)
     return ActorBatch(
         **vars(pack(rows, prompts)),
         old_logps_N=models.old_logps_N[places].float(),
@@ -156,6 +158,7 @@ def pack_for_actor(rows: TokenRows, prompts: Items, experience: Experience) -> A
         advantages_N=experience.advantages_N[places].float(),
         is_trained_N=experience.is_trained_N[places],
         weights_N=experience.weights_N[places].float(),
+        lengths_B=rollout.lengths_B[torch.from_numpy(rollout.rows.rows_of(prompts))],
     )
 
 

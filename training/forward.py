@@ -1,7 +1,7 @@
 """Passes without gradient over many rows: held-out means, and one value a row."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from alignflow.training.packing import Items
 
 if TYPE_CHECKING:  # importing megatron takes seconds
     from alignflow.training.megatron.run import Run
+
+
+T = TypeVar("T")
 
 
 class Forward(Protocol):
@@ -33,6 +36,24 @@ def stop_if_asked() -> None:
     """
     if any_rank(stop_requested()):
         raise JobStoppedError("The job was told to stop.")
+
+
+def leaving_together(work: Callable[[], T]) -> T:
+    """Return what this rank's share of some work gives, once every rank has done its own.
+
+    The work asks `raise_if_stop_requested` now and then. A rank that leaves it so meets the others
+    here, whether they have left theirs or finished it, and all go the same way.
+
+    Raises:
+        JobStoppedError: The job was told to stop.
+    """
+    try:
+        done = work()
+    except JobStoppedError:
+        stop_if_asked()
+        raise
+    stop_if_asked()
+    return done
 
 
 def mean_loss(

@@ -71,6 +71,11 @@ class Progress:
         return cls(**{**saved, "validations": validations})
 
     @property
+    def position(self) -> tuple[int, int]:
+        """What a checkpoint is told from the next one by: steps and validations so far."""
+        return self.step, len(self.validations)
+
+    @property
     def is_validated(self) -> bool:
         """Whether the model as it is now was measured."""
         return bool(self.validations) and self.validations[-1].step == self.step
@@ -107,7 +112,7 @@ class Trainer(Generic[BatchT]):
             keep=config.keep_checkpoints,
         )
         self._progress = Progress()
-        self._saved_position = (0, 0)
+        self._saved_position = self._progress.position
 
     @property
     def tokens_processed(self) -> int:
@@ -185,10 +190,7 @@ class Trainer(Generic[BatchT]):
 
     def _is_unsaved(self) -> bool:
         """Whether a step or a validation came after the newest checkpoint."""
-        return self._progress.step > 0 and self._saved_position != self._position()
-
-    def _position(self) -> tuple[int, int]:
-        return self._progress.step, len(self._progress.validations)
+        return self._progress.step > 0 and self._saved_position != self._progress.position
 
     def _step(self) -> Metrics:
         """Apply one update, log and judge it."""
@@ -258,7 +260,7 @@ class Trainer(Generic[BatchT]):
         path = self._checkpoints.newest()
         if path is not None:
             self._progress = Progress.of(self._run.load_checkpoint(path))
-            self._saved_position = self._position()
+            self._saved_position = self._progress.position
 
     def _restore_best(self) -> None:
         """Go back to the model of the lowest held-out loss, if that isn't the last one."""
@@ -286,4 +288,4 @@ class Trainer(Generic[BatchT]):
         if self._run.is_main:
             best = best_step(self._progress.validations) if self._config.restore_best else None
             self._checkpoints.finish(path, best_step=best)
-        self._saved_position = self._position()
+        self._saved_position = self._progress.position

@@ -7,23 +7,21 @@ actor, critic, their optimizers and the KL coefficient together, as they are bet
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
+from alignflow.training import loop
+from alignflow.training.actor_critic import Critic, Models, policy_objective
 from alignflow.training.advantages import adapted_kl_coef
-from alignflow.training.batch import PackedBatch
 from alignflow.training.checkpoints import Checkpoints
 from alignflow.training.collectives import wait_for_all
 from alignflow.training.config import PPOConfig
-from alignflow.training.errors import DivergedError
+from alignflow.training.errors import DivergedError, RewardHackingError
 from alignflow.training.experience import (
-    ActorBatch,
-    CriticBatch,
     Experience,
     TokenModels,
     judged,
@@ -33,9 +31,9 @@ from alignflow.training.experience import (
 )
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.forward import stop_if_asked
-from alignflow.training.losses import SummedLoss, kl_per_token, policy_loss, value_loss
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, Items, pack
+from alignflow.training.ranked_pairs import RankedPairs
 from alignflow.training.rl_metrics import (
     Metrics,
     check_ratio,
@@ -46,61 +44,18 @@ from alignflow.training.rl_metrics import (
 )
 from alignflow.training.rollout import Prompts, Rollout, Sampler, minibatches, token_values
 from alignflow.training.rows import TokenRows
+from alignflow.training.watch import Validation, check_reward_hacking, most_accurate_step
 
 # What the draws of a run are told apart by.
 _TRAINING, _VALIDATION, _SHUFFLING = range(3)
 
 
-@dataclass(frozen=True)
-class Critic:
-    """A value model that starts as the reward model and speaks in the scale of its record."""
-
-    run: Run
-    mean: float
-    std: float
-    """Mean and standard deviation of the reward model's scores."""
-    value_clip: float
-
-    def values(self, output_N: Tensor) -> Tensor:
-        """Return values in the scale of the reward, [N] float32, from the model's output."""
-        return (output_N - self.mean) / self.std
-
-    def forward(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
-        """Return the values of each microbatch, without gradient."""
-        return [self.values(output) for output in self.run.forward(batches)]
-
-    def loss(self, output_N: Tensor, batch: CriticBatch) -> SummedLoss:
-        """Return the loss of a microbatch."""
-        return value_loss(
-            self.values(output_N), batch.old_values_N, batch.returns_N, clip=self.value_clip
-        )
-
-
-@dataclass(frozen=True)
-class Models:
-    """All that is in memory at once."""
-
-    actor: Run
-    reference: Callable[[Sequence[PackedBatch]], list[Tensor]]
-    """From microbatches to the log-probabilities, in nats, of what each scores, under the policy as
-    it was before training."""
-    critic: Critic | None
-
-
 @dataclass
-class Progress:
-    """How far a run is; saved with a checkpoint."""
+class Progress(loop.Progress):
+    """How far a run is; a step is a rollout that was learnt from."""
 
-    kl_coef: float
+    kl_coef: float = 0.0
     """Price of a nat in the next rollout."""
-    step: int = 0
-    """Rollouts that were learnt from."""
-    num_tokens: int = 0
-    """Tokens of their updates, prompts included."""
-    first: Metrics = field(default_factory=dict)
-    """Metrics of the first rollout, and held-out metrics before it."""
-    last: Metrics = field(default_factory=dict)
-    """The newest value of each metric."""
 
 
 class PPOTrainer:
@@ -117,6 +72,7 @@ class PPOTrainer:
         order: DataOrder,
         train: Prompts,
         held_out: Prompts,
+        pairs: RankedPairs | None = None,
     ) -> None:
         self._models = models
         self._actor = models.actor
@@ -127,8 +83,9 @@ class PPOTrainer:
         self._order = order
         self._train = train
         self._held_out = held_out
-        self._progress = Progress(config.kl_coef)
-        self._saved_step = 0
+        self._pairs = pairs
+        self._progress = Progress(kl_coef=config.kl_coef)
+        self._saved_position = self._progress.position
 
     @property
     def tokens_processed(self) -> int:
@@ -148,6 +105,7 @@ class PPOTrainer:
             DivergedError: A bound was passed, or a loss or gradient NaN or infinite.
             JobStoppedError: The job was told to stop; a checkpoint holds what was done.
             ReferenceMismatchError: The policy isn't its reference before the first update.
+            RewardHackingError: The held-out reward grew while the policy ranked pairs worse.
             RatioMismatchError: An update doesn't begin from the policy that sampled.
             SamplerMismatchError: Sampling and training disagree about the responses.
         """
@@ -156,7 +114,7 @@ class PPOTrainer:
             self._run_steps()
         except JobStoppedError:
             # It is heard between two steps, or before the updates of one: the weights are whole.
-            if self._progress.step > self._saved_step:
+            if self._is_unsaved():
                 self._save()
             done = f"after rollout {self._progress.step} of {self._order.num_steps}"
             raise JobStoppedError(f"The job was told to stop and did, {done}.") from None
@@ -164,25 +122,43 @@ class PPOTrainer:
             last = self._checkpoints.newest()
             kept = f"the last checkpoint is {last}" if last else "there is no checkpoint yet"
             raise type(error)(f"Rollout {self._progress.step + 1}: {error} ({kept})") from None
+        except RewardHackingError as error:
+            since = error.since_step
+            good = self._checkpoints.newest(until_step=since) or "the model that it started from"
+            raise RewardHackingError(
+                f"{error} The last good one is {good}.", since_step=since
+            ) from None
         first = {f"{name}_first": value for name, value in self._progress.first.items()}
         return self._named(self._progress.last | first)
 
     def _run_steps(self) -> None:
-        progress, config = self._progress, self._config
-        if progress.step == 0:
-            progress.first |= self._validate()
-        while progress.step < self._order.num_steps:
+        progress = self._progress
+        while True:
+            # Before the checkpoint of this step, which so holds what was measured after it.
+            if self._is_validation_due():
+                self._validate()
+            if progress.step == self._order.num_steps:
+                return
+            if self._is_checkpoint_due():
+                self._save()
             progress.last |= self._step()
             progress.step += 1
             stop_if_asked()
-            if progress.step == self._order.num_steps:
-                break
-            # Before a checkpoint: a run that goes on from it has the measurement in its metrics.
-            if config.validate_every_steps and progress.step % config.validate_every_steps == 0:
-                progress.last |= self._validate()
-            if progress.step % config.checkpoint_every_steps == 0:
-                self._save()
-        progress.last |= self._validate()
+
+    def _is_validation_due(self) -> bool:
+        step, every = self._progress.step, self._config.validate_every_steps
+        is_due = step in (0, self._order.num_steps) or (every is not None and step % every == 0)
+        return is_due and len(self._held_out.items) > 0 and not self._progress.is_validated
+
+    def _is_checkpoint_due(self) -> bool:
+        step = self._progress.step
+        is_best = most_accurate_step(self._progress.validations) == step
+        is_due = is_best or step % self._config.checkpoint_every_steps == 0
+        return is_due and self._is_unsaved()
+
+    def _is_unsaved(self) -> bool:
+        """Whether a step or a validation came after the newest checkpoint."""
+        return self._progress.step > 0 and self._saved_position != self._progress.position
 
     def _step(self) -> Metrics:
         """Roll out, judge and learn once; log it."""
@@ -314,19 +290,29 @@ class PPOTrainer:
                 num_responses=num_responses,
             )
 
-    def _validate(self) -> Metrics:
-        """Answer the held-out prompts, always by the same draws; without any return nothing."""
+    def _validate(self) -> None:
+        """Answer the held-out prompts, always by the same draws, and note and log what is seen."""
+        progress = self._progress
         prompts = self._held_out.items[: self._config.max_validation_rows]
-        if not len(prompts):
-            return {}
         rollout = self._sampler.rollout(
             self._held_out.rows, prompts, key=(self._config.seed, _VALIDATION)
         )
-        stop_if_asked()
         found = response_metrics(rollout, rewards(rollout, self._config))
+        if self._pairs is not None:
+            found["accuracy"] = self._pairs.accuracy(self._actor)
         metrics = {f"held_out_{name}": value for name, value in found.items()}
-        self._log("validate", self._progress.step, metrics)
-        return metrics
+        self._log("validate", progress.step, metrics)
+        progress.validations.append(Validation(progress.step, found))
+        if progress.step == 0:
+            progress.first |= metrics
+        else:
+            progress.last |= metrics
+        check_reward_hacking(
+            progress.validations,
+            reward="reward",
+            max_accuracy_drop=self._config.max_accuracy_drop,
+            patience=self._config.accuracy_drop_validations,
+        )
 
     def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:
         if self._actor.is_main:
@@ -342,10 +328,10 @@ class PPOTrainer:
         path = self._checkpoints.newest()
         if path is None:
             return
-        self._progress = Progress(**self._actor.load_checkpoint(path / "actor"))
+        self._progress = Progress.of(self._actor.load_checkpoint(path / "actor"))
         if self._models.critic is not None:
             self._models.critic.run.load_checkpoint(path / "critic")
-        self._saved_step = self._progress.step
+        self._saved_position = self._progress.position
 
     def _save(self) -> None:
         path = self._checkpoints.path(self._progress.step)
@@ -357,38 +343,10 @@ class PPOTrainer:
             self._models.critic.run.save_checkpoint(path / "critic", {})
         wait_for_all()
         if self._actor.is_main:
-            self._checkpoints.finish(path)
-        self._saved_step = self._progress.step
-
-
-def policy_objective(
-    logps_N: Tensor, batch: ActorBatch, *, config: PPOConfig, kl_coef: float
-) -> SummedLoss:
-    """Return the policy loss of a microbatch, with the divergence from the reference in it.
-
-    Args:
-        logps_N: [N] float32, the policy's log-probabilities of the scored tokens.
-        batch: The responses, with their advantages.
-        config: Clip and estimator.
-        kl_coef: Price of a nat in the loss; 0 where the reward has it already.
-    """
-    loss = policy_loss(
-        logps_N,
-        batch.old_logps_N,
-        batch.advantages_N,
-        batch.is_trained_N,
-        clip=config.ratio_clip,
-        weights_N=batch.weights_N,
-    )
-    if not kl_coef:
-        return loss
-    kl_N = kl_per_token(logps_N, batch.reference_logps_N, config.kl_estimator)
-    kl = (batch.weights_N * kl_N)[batch.is_trained_N].sum()
-    return SummedLoss(
-        total=loss.total + kl_coef * kl,
-        units=loss.units,
-        metrics={**loss.metrics, "kl_loss": kl_coef * kl.detach()},
-    )
+            # What a reward that is hacked later on is gone back from.
+            best = most_accurate_step(self._progress.validations)
+            self._checkpoints.finish(path, best_step=best)
+        self._saved_position = self._progress.position
 
 
 def _means(updates: Sequence[Metrics]) -> Metrics:

@@ -7,6 +7,7 @@ whole of it on every rank advantages and their statistics need no further exchan
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,19 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignflow.jobs.worker import raise_if_stop_requested
 from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.collectives import from_all_ranks, max_over_ranks
 from alignflow.training.config import PPOConfig
 from alignflow.training.feed import Feed
-from alignflow.training.forward import stop_if_asked
+from alignflow.training.forward import leaving_together, stop_if_asked
 from alignflow.training.megatron.trees import Branch, Tree
 from alignflow.training.packing import Items, split_into_microbatches, split_over_ranks
 from alignflow.training.rows import RowSummary, TokenRows
 from alignflow.training.sampling import Sampling, uniforms
 
 if TYPE_CHECKING:  # importing megatron takes seconds
-    from alignflow.training.megatron.inference import LanguageModel, RewardModel, SampledAnswer
+    from alignflow.training.megatron.inference import LanguageModel, SampledAnswer
+    from alignflow.training.megatron.judges import RewardModel
     from alignflow.training.megatron.run import Run
 
 
@@ -161,6 +164,9 @@ def draw_answers(
         rows: Which of them, each once.
         drawing: How to draw.
         key: What the draws follow from, besides row and number of the answer.
+
+    Raises:
+        JobStoppedError: This rank was told to stop; the others don't know of it yet.
     """
     num_samples = drawing.num_samples
     needed = num_samples * (np.diff(prompts.starts_R1) + drawing.max_new_tokens)
@@ -177,10 +183,15 @@ def draw_answers(
             sampling=drawing.sampling,
             stop_tokens=drawing.stop_tokens,
             min_new_tokens=drawing.min_new_tokens,
+            progress=_stop_if_told,
         )
         for number, row in enumerate(part.tolist()):
             answers[row] = drawn[number * num_samples : (number + 1) * num_samples]
     return answers
+
+
+def _stop_if_told(_num_done: int, _num_tokens: int) -> None:
+    raise_if_stop_requested()
 
 
 def answer_trees(
@@ -227,10 +238,14 @@ class Sampler:
             prompts: All prompts of a split.
             items: Which of them, each once.
             key: What the draws follow from, besides prompt and number of the sample.
+
+        Raises:
+            JobStoppedError: The job was told to stop; it is heard every few tokens.
         """
         actor = self._actor
         shares = split_over_ranks(items, prompts.item_lengths, actor.data_parallel_size)
-        mine = self._answered(prompts, shares[actor.data_parallel_rank], key)
+        share = shares[actor.data_parallel_rank]
+        mine = leaving_together(partial(self._answered, prompts, share, key))
         answered = {
             item: of_item for part in from_all_ranks(mine) for item, of_item in part.items()
         }
@@ -247,7 +262,9 @@ class Sampler:
         answers = draw_answers(model, prompts, items, self._drawing, key=key)
         tokens = {item: [answer.tokens for answer in of_item] for item, of_item in answers.items()}
         trees = answer_trees(prompts, tokens, self._chat)
-        scores = self._reward.score(trees, max_tokens=self._config.microbatch_tokens)
+        scores = self._reward.score(
+            trees, max_tokens=self._config.microbatch_tokens, progress=_stop_if_told
+        )
         return {
             item: [
                 Response(

@@ -30,14 +30,15 @@ from alignflow.training.collectives import (
 )
 from alignflow.training.data import written_once
 from alignflow.training.feed import Feed
-from alignflow.training.forward import stop_if_asked
+from alignflow.training.forward import leaving_together, stop_if_asked
 from alignflow.training.packing import Items, pack, split_over_ranks
 from alignflow.training.reference import ReferencePass, kept_tensors, pass_logps
 from alignflow.training.rollout import Drawing, Prompts, answer_trees, draw_answers
 from alignflow.training.rows import RowWriter, TokenRows
 
 if TYPE_CHECKING:  # importing megatron takes seconds
-    from alignflow.training.megatron.inference import AttributeModel, LanguageModel, SampledAnswer
+    from alignflow.training.megatron.inference import LanguageModel, SampledAnswer
+    from alignflow.training.megatron.judges import AttributeModel
 
 _FOLDER = "tokens"
 """Where in the run folder responses are kept; the pipeline removes it once the model is made."""
@@ -142,7 +143,8 @@ def sample_responses(
             key = (seed, list(questions).index(split))
             rows = questions[split].rows
             mine = split_over_ranks(part, np.diff(rows.starts_R1), num_ranks())[rank()]
-            answers = from_all_ranks(draw_answers(model, rows, mine, drawing, key=key))
+            draw = partial(draw_answers, model, rows, mine, drawing, key=key)
+            answers = from_all_ranks(leaving_together(draw))
             if rank() == 0:
                 _write_chunk(path, identity, part, answers)
         _tell(folder, "sample", step, len(chunks))

@@ -2,17 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from alignflow.training.errors import RewardHackingError
+
+_REMEDIES = {
+    "margin": "raise beta, or train less",
+    "reward": "raise kl_coef, train less, or look at what the reward model rewards",
+}
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Means over the held-out rows after some step."""
+    """Means over held-out rows or responses after some step."""
 
     step: int
     metrics: dict[str, float]
-    """`loss` and the metrics of the objective."""
+    """`loss` and the metrics of the objective, or what PPO measures."""
 
 
 def best_step(validations: Sequence[Validation]) -> int | None:
@@ -32,17 +38,31 @@ def num_without_gain(validations: Sequence[Validation]) -> int:
     return 0 if best is None else sum(validation.step > best for validation in validations)
 
 
+def most_accurate_step(validations: Sequence[Validation]) -> int | None:
+    """Return the step of the highest accuracy, the earliest of equal ones; None without one."""
+    measured = [validation for validation in validations if "accuracy" in validation.metrics]
+    if not measured:
+        return None
+    return max(measured, key=lambda validation: validation.metrics["accuracy"]).step
+
+
 def check_reward_hacking(
-    validations: Sequence[Validation], *, max_accuracy_drop: float | None, patience: int
+    validations: Sequence[Validation],
+    *,
+    reward: Literal["margin", "reward"],
+    max_accuracy_drop: float | None,
+    patience: int,
 ) -> None:
     """Stop where the latest validations agree that the reward has left its purpose behind.
 
     A validation says so if its accuracy is further below the best one so far than allowed while its
-    margin, chosen less rejected reward, is larger than at that best: the model widens the margin of
-    some pairs at the cost of others, which is over-optimisation (arXiv:2210.10760).
+    reward is larger than at that best: over-optimisation (arXiv:2210.10760). In DPO the reward is
+    the margin between chosen and rejected, which the model widens on some pairs at the cost of
+    others; in PPO it is what the reward model gives the policy's responses.
 
     Args:
-        validations: In the order of their steps, with the metrics `accuracy` and `margin`.
+        validations: In the order of their steps, with `accuracy` and the reward.
+        reward: Name of the reward.
         max_accuracy_drop: Share of the pairs; None lets everything pass.
         patience: How many in a row must say so.
 
@@ -51,11 +71,12 @@ def check_reward_hacking(
     """
     if max_accuracy_drop is None or not validations:
         return
-    best = max(validations, key=lambda validation: validation.metrics["accuracy"])
+    best_at = most_accurate_step(validations)
+    best = next(validation for validation in validations if validation.step == best_at)
     later = [validation for validation in validations if validation.step > best.step][-patience:]
     if len(later) < patience or not all(
         best.metrics["accuracy"] - validation.metrics["accuracy"] > max_accuracy_drop
-        and validation.metrics["margin"] > best.metrics["margin"]
+        and validation.metrics[reward] > best.metrics[reward]
         for validation in later
     ):
         return
@@ -63,7 +84,7 @@ def check_reward_hacking(
     raise RewardHackingError(
         f"Reward hacking: from step {best.step} to step {last.step} the held-out accuracy fell "
         f"from {best.metrics['accuracy']:.4g} to {last.metrics['accuracy']:.4g}, past "
-        f"max_accuracy_drop {max_accuracy_drop:g}, while the margin of rewards grew from "
-        f"{best.metrics['margin']:.4g} to {last.metrics['margin']:.4g}; raise beta, or train less.",
+        f"max_accuracy_drop {max_accuracy_drop:g}, while the {reward} grew from "
+        f"{best.metrics[reward]:.4g} to {last.metrics[reward]:.4g}; {_REMEDIES[reward]}.",
         since_step=best.step,
     )

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+from alignflow.evaluation.measures import Measure
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,17 @@ class ChoiceRequest:
 class SuiteResult:
     """Scores of one suite, by name without the suite's own."""
 
-    scores: dict[str, float]
-    resamples: dict[str, NDArray[np.float64]]
-    """What each score is over resamples of its items: `scorers.resampled`."""
+    measures: dict[str, Measure]
+    """Each score as what its items contribute to it."""
     items: list[dict[str, Any]]
     """A JSON object an item, in file order."""
-    groups: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Scores within groups of items: score, group, value."""
+    groups: dict[str, dict[str, Measure]] = field(default_factory=dict)
+    """Scores within groups of items: score, group, measure."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The value of each measure; NaN where it isn't defined."""
+        return {name: measure.value for name, measure in self.measures.items()}
 
 
 class Suite(Protocol):

@@ -34,6 +34,10 @@ class Record:
             raise self.error(name, f"must hold text, not {_shown(value)}")
         return value
 
+    def text_or_none(self, name: str) -> str | None:
+        """Return a field that may hold text, None where it is missing or blank."""
+        return self.text(name) if str(self.values.get(name) or "").strip() else None
+
     def number_in(self, name: str) -> float:
         """Return a field that must hold a number; CSV holds it as text."""
         value = self._value(name)

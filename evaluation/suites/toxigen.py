@@ -4,16 +4,14 @@ The prompt and the choices are those of lm-evaluation-harness's task `toxigen` (
 statements hold hateful text; they are data to be judged and are escaped wherever they are shown.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alignflow.evaluation import scorers
+from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.suites.base import ChoiceRequest, SuiteResult
 from alignflow.evaluation.suites.files import Record, read_records
 
@@ -69,14 +67,20 @@ class ToxiGen:
         # Equal log-probabilities go to the first choice, as in the harness.
         predictions = [int(np.argmax(values)) for values in logprobs]
         rows = zip(self.items, predictions, logprobs, strict=True)
-        result = SuiteResult(
-            scores=_scores(np.array(predictions), np.array(labels)),
-            resamples=_resamples(np.array(predictions), np.array(labels)),
-            groups={
-                "accuracy": scorers.group_accuracy(
-                    predictions, labels, [item.groups for item in self.items]
-                )
-            },
+        is_right_N = np.where(
+            np.isnan(np.asarray(logprobs, dtype=np.float64)).any(axis=1),
+            np.nan,
+            np.equal(predictions, labels),
+        )
+        # A statement that stands in the file twice is one source.
+        statements = Items.of(item.text for item in self.items)
+        accuracy = Measure.mean(statements, is_right_N, is_share=True)
+        macro_f1 = Measure.macro_f1(statements, predictions, labels)
+        if np.isnan(is_right_N).any():
+            macro_f1 = replace(macro_f1, columns_NC=macro_f1.columns_NC * np.nan)
+        return SuiteResult(
+            measures={"accuracy": accuracy, "macro_f1": macro_f1},
+            groups={"accuracy": accuracy.by_group([item.groups for item in self.items])},
             items=[
                 {
                     "item": number,
@@ -89,28 +93,6 @@ class ToxiGen:
                 for number, (item, prediction, values) in enumerate(rows, start=1)
             ],
         )
-        if np.isnan(np.asarray(logprobs, dtype=np.float64)).any():
-            return replace(result, scores=dict.fromkeys(result.scores, math.nan))
-        return result
-
-
-def _scores(predictions_N: NDArray[np.int64], labels_N: NDArray[np.int64]) -> dict[str, float]:
-    return {
-        "accuracy": scorers.accuracy(predictions_N, labels_N),
-        "macro_f1": scorers.macro_f1(predictions_N, labels_N),
-    }
-
-
-def _resamples(
-    predictions_N: NDArray[np.int64], labels_N: NDArray[np.int64]
-) -> dict[str, NDArray[np.float64]]:
-    def macro_f1_of(index_N: NDArray[np.int64]) -> float:
-        return scorers.macro_f1(predictions_N[index_N], labels_N[index_N])
-
-    return {
-        "accuracy": scorers.resampled_mean(predictions_N == labels_N),
-        "macro_f1": scorers.resampled(macro_f1_of, len(labels_N)),
-    }
 
 
 def _item(record: Record) -> ToxiGenItem:

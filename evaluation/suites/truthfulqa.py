@@ -6,11 +6,12 @@ answer's summed log-probability.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from alignflow.evaluation import scorers
+from alignflow.evaluation.measures import Items, Measure
 from alignflow.evaluation.suites.base import ChoiceRequest, SuiteResult
 from alignflow.evaluation.suites.files import Record, read_records
 
@@ -47,6 +48,10 @@ class TruthfulQAItem:
     """One true answer, the best, among false ones."""
     mc2: Targets
     """All true and all false reference answers."""
+    category: str | None = field(default=None, compare=False)
+    """Such as `Superstitions`; only the CSV file has it."""
+    page: str | None = field(default=None, compare=False)
+    """URL of where the answer is from, which questions may share; only the CSV file has it."""
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -89,12 +94,20 @@ class TruthfulQA:
         ]
 
     def result(self, logprobs: Sequence[Sequence[float]]) -> SuiteResult:
-        """Return `mc1`, `mc2` and an object a question."""
+        """Return `mc1`, `mc2`, each also by category, and an object a question."""
         judged = [_judge(item, values) for item, values in zip(self.items, logprobs, strict=True)]
-        per_item = {"mc1": [row.mc1 for row in judged], "mc2": [row.mc2 for row in judged]}
+        questions = Items.of(
+            ([item.question, *item.answers] for item in self.items),
+            sources=(item.page or item.question for item in self.items),
+        )
+        measures = {
+            name: Measure.mean(questions, [getattr(row, name) for row in judged], is_share=True)
+            for name in ("mc1", "mc2")
+        }
+        categories = [[item.category] if item.category else [] for item in self.items]
         return SuiteResult(
-            scores={name: scorers.mean(values) for name, values in per_item.items()},
-            resamples={name: scorers.resampled_mean(values) for name, values in per_item.items()},
+            measures=measures,
+            groups={name: measure.by_group(categories) for name, measure in measures.items()},
             items=[{"item": n, **row._asdict()} for n, row in enumerate(judged, start=1)],
         )
 
@@ -148,10 +161,14 @@ def _item_of_csv(record: Record) -> TruthfulQAItem:
     """Derive both answer sets as the benchmark's authors did for mc_task.json."""
     false = dict.fromkeys(_answers(record, "Incorrect Answers"), 0)
     best = _with_full_stop(record.text("Best Answer"))
+    # It may also say what kind of error a question invites, such as "indexical", or who wrote it.
+    source = record.text_or_none("Source")
     return TruthfulQAItem(
         question=record.text("Question"),
         mc1={best: 1} | false,
         mc2=dict.fromkeys(_answers(record, "Correct Answers"), 1) | false,
+        category=record.text_or_none("Category"),
+        page=source if source and source.startswith("http") else None,
     )
 
 

@@ -7,6 +7,7 @@ AlignflowError
 │   └── StoreError        an artifact store that can't be read or written as configured
 ├── CorruptArtifactError  an artifact whose files disagree with its manifest; exit code 1
 ├── RunStoppedError       the run was cancelled while a stage waited; exit code 1
+├── WorkerError           a process that checks rows has ended too early; exit code 1
 ├── JobError              a job that failed, with its kind; exit code 1 (2 where the input was bad)
 └── SafetyGateError       a verdict that refuses; exit code 3
 """
@@ -57,6 +58,10 @@ class CorruptArtifactError(AlignflowError, RuntimeError):
 
 class RunStoppedError(AlignflowError, RuntimeError):
     """The run was cancelled, or another of its stages failed, while this one waited."""
+
+
+class WorkerError(AlignflowError, RuntimeError):
+    """A process that checks rows ended before its work was done."""
 
 
 class JobError(AlignflowError, RuntimeError):

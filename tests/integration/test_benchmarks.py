@@ -62,6 +62,19 @@ def test_scaling_compares_the_same_steps(tmp_path: Path, monkeypatch: pytest.Mon
     assert losses == pytest.approx([losses[0]] * 4, abs=0.02)
 
 
+@pytest.mark.slow
+def test_data_is_read_by_every_side(tmp_path: Path) -> None:
+    out = tmp_path / "data.md"
+    options = ("--rows", "300", "30000", "--sides", "alignflow", "pandas")
+    done = run("data.py", *options, "--write", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (table,) = Table.read_all(out.read_text())
+    assert [row[0] for row in table.rows] == ["300", "30,000"]
+    for row in table.rows:
+        rates_and_sizes = [int(cell.replace(",", "")) for cell in row[1:5]]
+        assert all(number > 50 for number in rates_and_sizes)
+
+
 def test_gpu_refuses_a_machine_without_cuda() -> None:
     done = run("gpu.py")
     assert done.returncode == 2

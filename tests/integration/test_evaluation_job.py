@@ -5,7 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_runs import make_job
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError, DataError
 from alignflow.evaluation.__main__ import main
+from alignflow.evaluation.measures import read_measures
 from alignflow.evaluation.samples import (
     SampleAnswer,
     choose_prompts,
@@ -30,9 +32,9 @@ from alignflow.evaluation.samples import (
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
 from alignflow.training.chat import ChatTokenizer
-from alignflow.training.megatron.inference import RewardModel
+from alignflow.training.megatron.judges import RewardModel
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PAIRS = [
@@ -44,15 +46,6 @@ PAIRS = [
 HEAD = torch.linspace(-1, 1, 64)[None]
 SCALE = {"mean": 0.25, "std": 1.5, "num_responses": 8}
 BETA = 0.2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +104,20 @@ def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def new_job(path: Path, config: dict[str, Any]) -> tuple[RunFolder, JobSpec]:
-    folder = RunFolder(path)
-    folder.path.mkdir()
-    folder.create()
-    spec = JobSpec(name="evaluate", module="alignflow.evaluation", config=config)
-    folder.begin_attempt(spec)
-    return folder, spec
+    folder = make_job(path, config, module="alignflow.evaluation")
+    return folder, folder.read_spec()
+
+
+@pytest.fixture(scope="module")
+def hhh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The held-out pairs again, as a set of two subsets."""
+    path = tmp_path_factory.mktemp("hhh") / "pairs.jsonl"
+    rows = [
+        {"prompt": question, "chosen": chosen, "rejected": rejected, "subset": f"half {n % 2}"}
+        for n, (question, chosen, rejected) in enumerate(PAIRS)
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,7 @@ def finished(
     parent: Path,
     reward_model: Path,
     preferences: Path,
+    hhh: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RunFolder:
     evaluation = {
@@ -146,6 +148,7 @@ def finished(
                 "limit": 5,
             },
         },
+        "pair_sets": {"hhh": {"data": str(hhh)}},
     }
     config = {
         "evaluation": evaluation,
@@ -224,10 +227,15 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "perplexity/response",
         "kl/parent_nats_per_token",
         "reward_model/accuracy",
+        "reward_model/margin",
+        "hhh/reward_accuracy",
         "samples/mean_reward",
         "samples/mean_tokens",
     }
-    assert set(scores["stderr"]) == set(scores["scores"])
+    assert set(scores["intervals"]) == set(scores["scores"])
+    assert scores["limited"] == ["suites.truth.limit", "suites.toxicity.limit"]
+    measures = read_measures(finished.output / "measures.json")
+    assert {name: measure.value for name, measure in measures.items()} == scores["scores"]
     assert scores["num_items"] == {
         "truth": 4,
         "toxicity": 5,
@@ -235,6 +243,7 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
         "perplexity": 4,
         "kl": 4,
         "reward_model": 4,
+        "hhh": 4,
         "samples": 3,
     }
     result = finished.read_result()
@@ -310,6 +319,21 @@ def test_rewards_are_in_the_recorded_scale(finished: RunFolder, reward_model: Pa
         assert sample["reward"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_set_of_pairs_is_ranked_as_the_same_pairs_held_out(
+    finished: RunFolder, scores: dict[str, Any]
+) -> None:
+    items = {
+        name: read_jsonl(finished.output / "items" / f"{name}.jsonl")
+        for name in ("reward_model", "hhh")
+    }
+    for of_set, held_out in zip(items["hhh"], items["reward_model"], strict=True):
+        assert of_set["reward_chosen"] == pytest.approx(held_out["reward_chosen"], abs=1e-5)
+        assert of_set["reward_rejected"] == pytest.approx(held_out["reward_rejected"], abs=1e-5)
+    assert scores["scores"]["hhh/reward_accuracy"] == scores["scores"]["reward_model/accuracy"]
+    subsets = scores["groups"]["hhh/reward_accuracy"]
+    assert {name: of["num_items"] for name, of in subsets.items()} == {"half 0": 2, "half 1": 2}
+
+
 def test_sample_answers_are_the_greedy_ones_to_different_prompts(
     finished: RunFolder, plain: Plain
 ) -> None:
@@ -351,11 +375,11 @@ def test_progress_counts_every_item_once(finished: RunFolder) -> None:
     rows = [row for row in read_jsonl(finished.metrics) if row["phase"] == "evaluate"]
     assert [row["suite"] for row in rows] == sorted(
         (row["suite"] for row in rows),
-        key=["truth", "toxicity", "preference", "samples", "reward_model"].index,
+        key=["truth", "toxicity", "preference", "samples", "reward_model", "hhh"].index,
     )
-    # 4 questions, 5 statements, 4 pairs for the policy and for the reward model, 3 answers.
+    # 4 questions, 5 statements, 4 pairs for the policy and twice for the reward model, 3 answers.
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
-    assert rows[-1]["step"] == rows[-1]["num_steps"] == 4 + 5 + 4 + 4 + 3
+    assert rows[-1]["step"] == rows[-1]["num_steps"] == 4 + 5 + 4 + 4 + 4 + 3
     assert all(row["tokens_per_s"] > 0 for row in rows)
 
 

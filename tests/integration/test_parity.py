@@ -25,8 +25,9 @@ def test_the_loss_of_every_step_is_that_of_trl(stage: str) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_advantages_losses_and_gradients_of_ppo_are_those_of_trl() -> None:
-    command = [sys.executable, str(PARITY), "--stage", "ppo"]
+@pytest.mark.parametrize(("stage", "num_lines"), [("ppo", 10), ("rloo", 5)])
+def test_advantages_losses_and_gradients_are_those_of_trl(stage: str, num_lines: int) -> None:
+    command = [sys.executable, str(PARITY), "--stage", stage]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(done.stdout.splitlines()) == 10
+    assert len(done.stdout.splitlines()) == num_lines

@@ -240,6 +240,8 @@ def test_mlflow_holds_curves_and_the_report(first: Outcome) -> None:
     assert runs[0].inputs.dataset_inputs
     parent = runs[0].data.tags["mlflow.parentRunId"]
     assert "report.html" in {item.path for item in mlflow.list_artifacts(parent)}
+    answers = mlflow.load_table(experiment.experiment_id, "samples.json", [parent])
+    assert set(answers["model"]) == {"base", "SFT", "aligned"}
 
 
 def test_report_tells_what_was_refused(first: Outcome) -> None:
@@ -294,6 +296,30 @@ def test_changed_learning_rate_of_dpo_runs_dpo_and_what_follows(
     computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
     assert computed == {"dpo", "evaluate-aligned", "gate"}
     assert outcome.model_version == "models:/tiny-assistant/2"
+
+
+def test_champion_is_compared_with_item_by_item(first: Outcome, recipe_file: Path) -> None:
+    client(first).set_registered_model_alias("tiny-assistant", "champion", "1")
+    rule = "{score: truth/mc2, compared_with: champion, max_drop: 1.0}"
+    changes = ["dpo.learning_rate=2e-3", f"gate.rules.keeps_up={rule}"]
+    outcome = align(load_config(Recipe, recipe_file, overrides=changes))
+    assert {stage for stage, status in outcome.stages.items() if status == "computed"} == {"gate"}
+    (reason,) = [reason for reason in outcome.reasons if "champion" in reason]
+    assert "allowed drop 1) was asked for and reached" in reason
+    (row,) = [row for row in outcome.scores if row.name == "truth/mc2"]
+    difference = row.differences["champion"]
+    assert difference.num_items == 4
+    assert difference.value == pytest.approx(row.values["aligned"] - row.values["champion"])
+
+
+def test_limit_on_items_registers_nothing(first: Outcome, recipe_file: Path) -> None:
+    changes = ["evaluation.suites.truth.limit=3"]
+    with pytest.raises(SafetyGateError) as refusal:
+        align(load_config(Recipe, recipe_file, overrides=changes))
+    assert (
+        "judged on a part of the items (evaluation.suites.truth.limit)"
+        in (refusal.value.outcome.reasons[0])
+    )
 
 
 def test_cancelled_run_ends_its_job_and_is_cancelled(first: Outcome, recipe_file: Path) -> None:

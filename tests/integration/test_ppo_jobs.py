@@ -1,14 +1,11 @@
 """PPO, REINFORCE and GRPO as real jobs on a tiny model."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +13,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_runs import (
+    WORDS,
+    assert_same_end,
+    change_job,
+    export_checkpoint,
+    exported,
+    lines,
+    make_job,
+    run_here,
+    run_in_two_processes,
+    run_worker,
+    start,
+    steps,
+    wait_for_step,
+)
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError
+from alignflow.jobs import worker
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
-from alignflow.training.__main__ import train
+from alignflow.jobs.spec import FailureKind
+from alignflow.jobs.worker import JobStoppedError
+from alignflow.training import rollout
 from alignflow.training.config import PPOConfig
-from alignflow.training.errors import KLBoundError, SamplerMismatchError
-from alignflow.training.export import export
+from alignflow.training.errors import KLBoundError, RewardHackingError, SamplerMismatchError
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
-WORKERS = Path(__file__).parent / "workers"
-WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
 STAGE = {
     "precision": "fp32",
     "max_length": 64,
@@ -79,29 +90,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def make_job(path: Path, config: dict[str, Any], *, processes: int = 1) -> RunFolder:
-    folder = RunFolder(path)
-    folder.create()
-    folder.begin_attempt(
-        JobSpec(
-            name=path.name,
-            module="alignflow.training",
-            config=config,
-            processes_per_node=processes,
-        )
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def reward_model(tiny_model: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reward model that tells "yes" from "no!"."""
@@ -131,46 +119,6 @@ def make_run(tmp_path: Path, tiny_model: Path, dataset: Path, reward_model: Path
     return make
 
 
-def run_here(folder: RunFolder) -> JobResult:
-    """Run the job in this process."""
-    return train(folder, folder.read_spec())
-
-
-def lines(folder: RunFolder) -> list[dict[str, Any]]:
-    return folder.metric_reader().read_new()
-
-
-def steps(folder: RunFolder) -> list[dict[str, float]]:
-    """The metrics of each rollout; of one that was done twice, the later ones."""
-    by_step = {
-        line["step"]: {name: value for name, value in line.items() if name.startswith("ppo/")}
-        for line in lines(folder)
-        if line["phase"] == "train"
-    }
-    assert list(by_step) == list(range(1, len(by_step) + 1))
-    return list(by_step.values())
-
-
-def start(folder: RunFolder) -> subprocess.Popen[bytes]:
-    """Start the job as its launcher does, in a process of its own."""
-    command = [sys.executable, "-m", "alignflow.training", str(folder.path)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def wait_for_step(folder: RunFolder, step: int, *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    reader = folder.metric_reader()
-    while time.monotonic() < deadline:
-        if any(row["phase"] == "train" and row["step"] >= step for row in reader.read_new()):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"step {step} wasn't reached in {seconds} s")
-
-
-def exported(folder: RunFolder) -> dict[str, torch.Tensor]:
-    return load_file(folder.output / "model.safetensors")
-
-
 def test_a_job_trains_actor_and_critic(make_run: MakeRun, tiny_model: Path) -> None:
     folder = make_run("job", validate_every_steps=2)
     result = run_here(folder)
@@ -185,8 +133,7 @@ def test_a_job_trains_actor_and_critic(make_run: MakeRun, tiny_model: Path) -> N
     assert all(rollout["ppo/sampler_delta"] < 1e-5 for rollout in rollouts)
     assert rollouts[2]["ppo/value_loss"] < rollouts[0]["ppo/value_loss"]
     assert {"ppo/held_out_reward", "ppo/held_out_reward_first"} <= result.metrics.keys()
-    held_out = [row["step"] for row in lines(folder) if row["phase"] == "validate"]
-    assert held_out == [0, 2, 3]
+    assert [line["step"] for line in lines(folder, "validate")] == [0, 2, 3]
     assert result.details["tokens_processed"] > 0
     before, after = load_file(tiny_model / "model.safetensors"), exported(folder)
     assert before.keys() == after.keys()
@@ -208,17 +155,20 @@ def test_a_critic_warms_up_before_the_actor_moves(make_run: MakeRun) -> None:
         run_here(make_run("late", estimator={**estimator, "critic_warmup_steps": 2}, max_steps=2))
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo"])
+@pytest.mark.parametrize(
+    "estimator", [{"name": "rloo"}, {"name": "rloo", "action": "response"}, {"name": "grpo"}]
+)
 def test_responses_to_a_prompt_are_learnt_from_without_a_critic(
-    make_run: MakeRun, name: str
+    make_run: MakeRun, estimator: dict[str, str]
 ) -> None:
+    is_grpo = estimator["name"] == "grpo"
     folder = make_run(
         "job",
-        estimator={"name": name},
+        estimator=estimator,
         samples_per_prompt=3,
         missing_end_reward=None,
-        kl_placement="loss" if name == "grpo" else "reward",
-        kl_estimator="k3" if name == "grpo" else "k1",
+        kl_placement="loss" if is_grpo else "reward",
+        kl_estimator="k3" if is_grpo else "k1",
         temperature=0.7,
         top_k=300,
         top_p=0.95,
@@ -229,7 +179,7 @@ def test_responses_to_a_prompt_are_learnt_from_without_a_critic(
     assert all(rollout["ppo/start_ratio"] == 1 for rollout in rollouts)
     assert all(rollout["ppo/sampler_delta"] < 1e-5 for rollout in rollouts)
     assert all("ppo/value_loss" not in rollout for rollout in rollouts)
-    assert ("ppo/kl_loss" in rollouts[0]) == (name == "grpo")
+    assert ("ppo/kl_loss" in rollouts[0]) == is_grpo
     assert rollouts[1]["ppo/kl_k3_nats"] > 0
     assert not any((folder.checkpoints / "step-00000001").glob("critic*"))
 
@@ -277,12 +227,46 @@ def test_a_job_that_was_ended_resumes_to_the_same_end(
     torn.mkdir(parents=True)
     (torn / "state.json").write_text("{}")
     result, expected = run_here(ended), run_here(undisturbed)
-    assert steps(ended) == steps(undisturbed)
     assert result.metrics == expected.metrics
     assert result.metrics["ppo/kl_coef"] != PPOConfig().kl_coef
     assert result.details["tokens_processed"] == expected.details["tokens_processed"]
-    for name, tensor in exported(undisturbed).items():
-        assert torch.equal(exported(ended)[name], tensor), name
+    assert_same_end(ended, undisturbed)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6])
+def test_a_stop_is_heard_within_a_rollout_and_changes_nothing(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    options = {"max_new_tokens": 20, "min_new_tokens": 16, "validate_every_steps": 1}
+    stopped, undisturbed = make_run("stopped", **options), make_run("undisturbed", **options)
+    asked: list[str] = []
+    stop_at = 0
+
+    def ask() -> None:
+        asked.append("")
+        if len(asked) == stop_at:
+            worker._stop.set()
+        worker.raise_if_stop_requested()
+
+    monkeypatch.setattr(rollout, "raise_if_stop_requested", ask)
+    monkeypatch.setattr(worker, "_stop", threading.Event())
+    expected = run_here(undisturbed)
+    # Asked while the answers to a few prompts are written, in the first rollout or in a later one.
+    stop_at = int(share * len(asked))
+    asked.clear()
+    with pytest.raises(JobStoppedError, match="after rollout"):
+        run_here(stopped)
+    assert len(asked) == stop_at
+    worker._stop.clear()
+    assert run_here(stopped).metrics == expected.metrics
+    assert_same_end(stopped, undisturbed)
+    measured = [line["step"] for line in lines(undisturbed, "validate")]
+    assert measured == [0, 1, 2, 3]
+    assert {line["step"] for line in lines(stopped, "validate")} == set(measured)
+
+
+def test_ranks_leave_a_rollout_together() -> None:
+    run_worker("leave_together.py")
 
 
 def test_two_processes_sample_and_learn_as_one(make_run: MakeRun) -> None:
@@ -309,16 +293,7 @@ def test_two_processes_sample_and_learn_as_one(make_run: MakeRun) -> None:
             max_steps=2,
             parallel={"data_parallel_size": 2, "use_distributed_optimizer": name == "grpo"},
         )
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        str(WORKERS / "train_folders.py"),
-        *(str(folder.path) for folder in folders.values()),
-    ]
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        try:
-            assert process.wait(timeout=300) == 0
-        finally:
-            process.terminate()
+    run_in_two_processes(*folders.values())
     for name, folder in folders.items():
         one, metrics = expected[name]
         result = folder.read_result()
@@ -336,6 +311,57 @@ def test_a_job_past_a_bound_names_the_checkpoint_it_has(make_run: MakeRun) -> No
         run_here(make_run("other", max_sampler_delta=1e-12))
 
 
+def test_a_reward_that_grows_while_people_would_disagree_stops_the_job(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
+    # The reward model likes "yes"; the held-out pairs are of people who like "no!".
+    turned = tmp_path / "turned"
+    shutil.copytree(dataset, turned)
+    shard = turned / "held_out" / "part-00000.parquet"
+    table = pq.read_table(shard)
+    names = {"chosen": "rejected", "rejected": "chosen"}
+    swapped = table.rename_columns([names.get(name, name) for name in table.column_names])
+    pq.write_table(swapped.select(table.column_names), shard)
+    free: dict[str, Any] = {"missing_end_reward": None, "kl_coef": 0.0, "max_kl_nats": 1e3}
+    folder = make_run(
+        "job",
+        **free,
+        learning_rate=3e-3,
+        rollout_prompts=36,
+        global_batch_size=12,
+        num_epochs=16,
+        max_validation_rows=6,
+        validate_every_steps=1,
+        max_accuracy_drop=0.2,
+        accuracy_drop_validations=2,
+        checkpoint_every_steps=100,
+        keep_checkpoints=1,
+    )
+    change_job(folder, dataset=str(turned))
+    with pytest.raises(RewardHackingError, match="while the reward grew from") as caught:
+        run_here(folder)
+    assert caught.value.kind is FailureKind.REWARD_HACKING
+    seen = lines(folder, "validate")
+    best = max(seen, key=lambda line: line["ppo/held_out_accuracy"])
+    for line in seen[-2:]:
+        assert line["ppo/held_out_accuracy"] < best["ppo/held_out_accuracy"] - 0.2
+        assert line["ppo/held_out_reward"] > best["ppo/held_out_reward"]
+    good = folder.checkpoints / f"step-{best['step']:08d}"
+    assert str(good if best["step"] else "the model that it started from") in str(caught.value)
+    assert good.is_dir() == (best["step"] > 0)
+
+
+def test_a_reward_cannot_be_watched_without_pairs(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset, tmp_path / "set")
+    shutil.rmtree(tmp_path / "set" / "held_out")
+    folder = make_run("job", max_accuracy_drop=0.2, validate_every_steps=1)
+    change_job(folder, dataset=str(tmp_path / "set"))
+    with pytest.raises(ConfigError, match="goes by held-out pairs, but the dataset has none"):
+        run_here(folder)
+
+
 def test_a_reward_model_with_another_tokenizer_is_refused(
     make_run: MakeRun, reward_model: Path, tmp_path: Path
 ) -> None:
@@ -348,8 +374,7 @@ def test_a_reward_model_with_another_tokenizer_is_refused(
     vocab[first], vocab[second] = vocab[second], vocab[first]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     folder = make_run("job")
-    spec = folder.read_spec()
-    folder.begin_attempt(spec.replaced(config={**spec.config, "reward_model": str(other)}))
+    change_job(folder, reward_model=str(other))
     with pytest.raises(ConfigError, match="differ in their tokenizer"):
         run_here(folder)
 
@@ -358,15 +383,8 @@ def test_a_reward_model_with_another_tokenizer_is_refused(
 def test_a_checkpoint_can_be_exported(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run("job", max_steps=2)
     run_here(folder)
-    spec = JobSpec(
-        name="export",
-        module="alignflow.training.export",
-        config={"run_folder": str(folder.path), "checkpoint": "step-00000001"},
-    )
-    exporting = RunFolder(tmp_path / "export")
-    exporting.create()
-    exporting.begin_attempt(spec)
-    assert export(exporting, spec).metrics == {"export/step": 1.0}
+    exporting, result = export_checkpoint(folder, 1, tmp_path / "export")
+    assert result.metrics == {"export/step": 1.0}
     halfway, final = exported(exporting), exported(folder)
     assert halfway.keys() == final.keys()
     assert any(not torch.equal(tensor, final[name]) for name, tensor in halfway.items())

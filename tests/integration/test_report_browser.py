@@ -12,7 +12,18 @@ from alignflow.reporting.page import render_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SAMPLE = Path(__file__).parents[1] / "assets" / "report.json"
-SECTIONS = ["verdict", "scores", "training", "data", "lineage", "time", "samples", "run"]
+SECTIONS = [
+    "verdict",
+    "scores",
+    "wins",
+    "worst",
+    "training",
+    "data",
+    "lineage",
+    "time",
+    "samples",
+    "run",
+]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
 
 pytestmark = [

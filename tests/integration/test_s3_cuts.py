@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -300,8 +300,9 @@ def test_the_failure_of_another_transfer_leaves_no_parts(s3_bucket: str, folder:
         raise DataError("the other one")
 
     upload = functools.partial(s3.upload, source=folder / "large.bin", path=path, metadata={})
+    calls: list[Callable[[Any], Awaitable[None]]] = [upload, fail]
     with pytest.raises(DataError, match="the other one"):
-        s3.run_parallel([upload, fail])
+        s3.run_parallel(calls)
     assert not s3.client().call_s3("list_multipart_uploads", Bucket=s3_bucket).get("Uploads")
 
 

@@ -2,14 +2,10 @@
 
 import json
 import math
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -17,32 +13,42 @@ from weakref import WeakSet
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from job_runs import (
+    WORDS,
+    assert_same_end,
+    change_job,
+    export_checkpoint,
+    exported,
+    lines,
+    make_job,
+    run_here,
+    run_in_two_processes,
+    start,
+    steps,
+    wait_for_step,
+)
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignflow.data_validation.config import DatasetConfig
 from alignflow.data_validation.ingest import ingest
 from alignflow.errors import ConfigError, DataError
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import JobStoppedError
-from alignflow.training.__main__ import train
 from alignflow.training.attributes import AttributeScale
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
-from alignflow.training.export import export
 from alignflow.training.likelihood import rating_log_likelihood
-from alignflow.training.megatron import inference, model, run
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel
+from alignflow.training.megatron import frozen, model, run
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.megatron.model import PackedModel
 from alignflow.training.rows import TokenRows
 from alignflow.training.stages.steerlm2 import check_first_loss
 from alignflow.training.steering import Steering
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
-WORKERS = Path(__file__).parent / "workers"
-WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
 SCALE = AttributeScale(("quality", "humor"), (2.0, 2.0))
 WANTED = {"quality": 4, "humor": 1}
 STAGE: dict[str, Any] = {
@@ -59,15 +65,6 @@ STAGE: dict[str, Any] = {
     "max_validation_rows": 4,
     "checkpoint_every_steps": 1,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -118,48 +115,14 @@ def make_run(tmp_path: Path, models: dict[str, Path], dataset: Path) -> MakeRun:
     """Makes a run folder with its job: `make_run(name, processes=1, **config)`."""
 
     def make(name: str, *, processes: int = 1, **config: Any) -> RunFolder:
-        folder = RunFolder(tmp_path / name)
-        folder.create()
         job = {
             "stage": {**STAGE, **config},
             "dataset": str(dataset),
             **{role: str(path) for role, path in models.items()},
         }
-        spec = JobSpec(
-            name=name, module="alignflow.training", config=job, processes_per_node=processes
-        )
-        folder.begin_attempt(spec)
-        return folder
+        return make_job(tmp_path / name, job, processes=processes)
 
     return make
-
-
-def run_here(folder: RunFolder) -> JobResult:
-    """Run the job in this process."""
-    return train(folder, folder.read_spec())
-
-
-def lines(folder: RunFolder, phase: str) -> list[dict[str, Any]]:
-    return [line for line in folder.metric_reader().read_new() if line["phase"] == phase]
-
-
-def steps(folder: RunFolder) -> list[dict[str, float]]:
-    """The metrics of each step; of one that was done twice, the later ones."""
-    by_step = {
-        line["step"]: {name: value for name, value in line.items() if name.startswith("steerlm2/")}
-        for line in lines(folder, "train")
-    }
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def exported(folder: RunFolder) -> dict[str, torch.Tensor]:
-    return load_file(folder.output / "model.safetensors")
-
-
-def assert_same_end(folder: RunFolder, undisturbed: RunFolder) -> None:
-    assert steps(folder) == steps(undisturbed)
-    for name, tensor in exported(undisturbed).items():
-        assert torch.equal(exported(folder)[name], tensor), name
 
 
 def sampled_rows(folder: RunFolder, name: str) -> TokenRows:
@@ -259,7 +222,7 @@ def test_one_model_is_in_memory_at_a_time(
         built.add(made)
         return made
 
-    for module in (inference, run):
+    for module in (frozen, run):
         monkeypatch.setattr(module, "build_model", counting)
     run_here(make_run("job", max_steps=1))
     # The sampler, the attribute model, the SFT model and the model in training.
@@ -309,18 +272,9 @@ def test_a_job_that_was_ended_resumes_to_the_same_end(
     undisturbed = make_run("undisturbed", num_epochs=6)
     expected = run_here(undisturbed)
     folder = make_run("ended", num_epochs=6)
-    command = [sys.executable, "-m", "alignflow.training", str(folder.path)]
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        try:
-            deadline = time.monotonic() + 120
-            while not any(line["step"] >= 3 for line in lines(folder, "train")):
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(end)
-            process.wait(timeout=60)
-        finally:
-            process.kill()
+    with start(folder) as process:
+        wait_for_step(folder, 3)
+        process.send_signal(end)
     assert not folder.output.joinpath("model.safetensors").exists()
     assert run_here(folder).metrics == expected.metrics
     assert_same_end(folder, undisturbed)
@@ -331,16 +285,7 @@ def test_two_processes_sample_and_learn_as_one(make_run: MakeRun) -> None:
     expected = run_here(one)
     # 15 prompts, 6 and 6 and 3 a step; one held-out prompt leaves a rank without any.
     two = make_run("two", max_steps=3, processes=2, parallel={"data_parallel_size": 2})
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        str(WORKERS / "train_folders.py"),
-        str(two.path),
-    ]
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        try:
-            assert process.wait(timeout=300) == 0
-        finally:
-            process.terminate()
+    run_in_two_processes(two)
     result = two.read_result()
     assert result is not None
     assert result.metrics == pytest.approx(expected.metrics, rel=1e-3, abs=1e-4)
@@ -383,8 +328,7 @@ def test_a_model_that_is_asked_for_nothing_is_refused(
     shutil.copytree(models["model"], tmp_path / "plain")
     (tmp_path / "plain" / "steerlm.json").unlink()
     folder = make_run("job")
-    spec = folder.read_spec()
-    folder.begin_attempt(spec.replaced(config={**spec.config, "model": str(tmp_path / "plain")}))
+    change_job(folder, model=str(tmp_path / "plain"))
     with pytest.raises(DataError, match="no model of SteerLM"):
         run_here(folder)
 
@@ -395,8 +339,7 @@ def test_an_attribute_that_nobody_rates_is_refused(
     shutil.copytree(models["model"], tmp_path / "other")
     Steering({"quality": 4, "violence": 0}).save(tmp_path / "other")
     folder = make_run("job")
-    spec = folder.read_spec()
-    folder.begin_attempt(spec.replaced(config={**spec.config, "model": str(tmp_path / "other")}))
+    change_job(folder, model=str(tmp_path / "other"))
     with pytest.raises(DataError, match="'violence', which the attribute model doesn't rate"):
         run_here(folder)
 
@@ -408,9 +351,7 @@ def test_an_attribute_model_with_another_tokenizer_is_refused(
     path = tmp_path / "other" / "chat_template.jinja"
     path.write_text(path.read_text().replace("assistant", "helper"))
     folder = make_run("job")
-    spec = folder.read_spec()
-    config = {**spec.config, "attribute_model": str(tmp_path / "other")}
-    folder.begin_attempt(spec.replaced(config=config))
+    change_job(folder, attribute_model=str(tmp_path / "other"))
     with pytest.raises(ConfigError, match="attribute_model"):
         run_here(folder)
 
@@ -418,14 +359,6 @@ def test_an_attribute_model_with_another_tokenizer_is_refused(
 def test_a_checkpoint_can_be_exported(make_run: MakeRun, tmp_path: Path) -> None:
     folder = make_run("job", max_steps=2)
     run_here(folder)
-    spec = JobSpec(
-        name="export",
-        module="alignflow.training.export",
-        config={"run_folder": str(folder.path), "checkpoint": "step-00000001"},
-    )
-    target = RunFolder(tmp_path / "export")
-    target.create()
-    target.begin_attempt(spec)
-    export(target, spec)
+    target, _ = export_checkpoint(folder, 1, tmp_path / "export")
     assert Steering.load(target.output) == Steering(WANTED)
     assert exported(target).keys() == exported(folder).keys()

@@ -3,12 +3,12 @@
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from job_runs import WORDS, export_checkpoint, make_job, run_here
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -20,29 +20,17 @@ from alignflow.errors import DataError
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.evaluation.run import evaluate
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import JobResult, JobSpec
+from alignflow.jobs.spec import JobResult
 from alignflow.jobs.worker import JobStoppedError, read_config
 from alignflow.training import annotate
-from alignflow.training.__main__ import train
 from alignflow.training.attributes import AttributeScale
 from alignflow.training.chat import ChatTokenizer
-from alignflow.training.export import export
-from alignflow.training.megatron.inference import AttributeModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.steering import Steering
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
-WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
 SCALE = AttributeScale(("quality", "humor"), (2.0, 2.0))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +72,20 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"demonstrations": root / "sft", "rated": root / "steerlm"}
 
 
-def new_job(path: Path, module: str, config: dict[str, Any]) -> RunFolder:
-    folder = RunFolder(path)
-    folder.create()
-    folder.begin_attempt(JobSpec(name=path.name, module=module, config=config))
-    return folder
-
-
 def annotation_job(path: Path, model: Path, datasets: dict[str, Path], **config: Any) -> RunFolder:
     settings = {"precision": "fp32", "max_length": 200, "microbatch_tokens": 256, **config}
     folders = {name: str(folder) for name, folder in datasets.items()}
-    return new_job(
+    return make_job(
         path,
-        "alignflow.training.annotate",
         {"annotation": settings, "model": str(model), **folders},
+        module="alignflow.training.annotate",
     )
+
+
+def evaluated(path: Path, config: dict[str, Any]) -> RunFolder:
+    folder = make_job(path, config, module="alignflow.evaluation")
+    evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)
+    return folder
 
 
 def rate(folder: RunFolder) -> JobResult:
@@ -251,8 +238,8 @@ def test_steerlm_learns_from_ratings_and_says_what_to_ask(
         "model": str(tiny_model),
         "dataset": str(annotated[0].output),
     }
-    folder = new_job(tmp_path / "steerlm", "alignflow.training", config)
-    result = train(folder, folder.read_spec())
+    folder = make_job(tmp_path / "steerlm", config)
+    result = run_here(folder)
     assert result.metrics["steerlm/held_out_loss"] < result.metrics["steerlm/held_out_loss_first"]
     steering = Steering.load(folder.output)
     assert steering is not None
@@ -261,15 +248,7 @@ def test_steerlm_learns_from_ratings_and_says_what_to_ask(
     assert steering.wanted["quality"] == 4
     assert result.details["not_trained"] == ["violence"]
 
-    spec = JobSpec(
-        name="export",
-        module="alignflow.training.export",
-        config={"run_folder": str(folder.path), "checkpoint": "step-00000002"},
-    )
-    exported = RunFolder(tmp_path / "export")
-    exported.create()
-    exported.begin_attempt(spec)
-    export(exported, spec)
+    exported, _ = export_checkpoint(folder, 2, tmp_path / "export")
     assert Steering.load(exported.output) == steering
 
 
@@ -330,8 +309,7 @@ def judged(
             "attribute_model": str(attribute_model),
             "preferences": str(preferences),
         }
-        folder = new_job(root / name, "alignflow.evaluation", config)
-        evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)
+        folder = evaluated(root / name, config)
         scores = json.loads((folder.output / "scores.json").read_text())
         done[name] = (scores, folder)
     return done
@@ -401,7 +379,8 @@ def test_more_is_compared_with_less_by_the_attribute_model(
         assert scores["scores"][f"steerlm/{name}_response"] == pytest.approx(
             sum(differences) / len(differences)
         )
-        assert scores["stderr"][f"steerlm/{name}_response"] > 0
+        low, high = scores["intervals"][f"steerlm/{name}_response"]
+        assert low < high
 
 
 def test_every_model_has_its_sample_answers_rated(judged: Judged) -> None:
@@ -417,9 +396,8 @@ def test_every_model_has_its_sample_answers_rated(judged: Judged) -> None:
 def test_an_attribute_that_was_not_trained_stops_the_job(judged: Judged, tmp_path: Path) -> None:
     config = judged["steerlm"][1].read_spec().config
     config["evaluation"]["steered_attributes"] = ["violence"]
-    folder = new_job(tmp_path / "job", "alignflow.evaluation", config)
     with pytest.raises(DataError, match="wasn't trained on the attribute 'violence'"):
-        evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)
+        evaluated(tmp_path / "job", config)
 
 
 @pytest.mark.slow
@@ -468,8 +446,8 @@ def test_asking_for_more_gives_more(tiny_model: Path, tmp_path: Path) -> None:
             "model": str(tiny_model),
             "dataset": str(dataset),
         }
-        folder = new_job(tmp_path / stage.replace("_", "-"), "alignflow.training", config)
-        train(folder, folder.read_spec())
+        folder = make_job(tmp_path / stage.replace("_", "-"), config)
+        run_here(folder)
         return folder.output
 
     attributes = trained("attribute_model", folders["steerlm"], max_steps=80)
@@ -496,7 +474,6 @@ def test_asking_for_more_gives_more(tiny_model: Path, tmp_path: Path) -> None:
         "attribute_model": str(attributes),
         "preferences": str(folders["preference"]),
     }
-    folder = new_job(tmp_path / "evaluate", "alignflow.evaluation", config)
-    evaluate(read_config(folder, folder.read_spec(), EvaluationJob), folder)
+    folder = evaluated(tmp_path / "evaluate", config)
     scores = json.loads((folder.output / "scores.json").read_text())
     assert scores["scores"]["steerlm/quality_response"] > 3

@@ -3,13 +3,10 @@
 import json
 import math
 import multiprocessing
-import os
 import random
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from job_runs import (
+    WORDS,
+    assert_same_end,
+    export_checkpoint,
+    exported,
+    lines,
+    make_job,
+    run_here,
+    run_in_two_processes,
+    start,
+    wait_for_step,
+)
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,7 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError, DataError
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import FailureKind, JobResult, JobSpec
+from alignflow.jobs.spec import FailureKind, JobResult
 from alignflow.training.__main__ import train
 from alignflow.training.attributes import AttributeScale
 from alignflow.training.chat import ChatTokenizer
@@ -38,16 +47,13 @@ from alignflow.training.errors import (
     RewardHackingError,
     ScoreMismatchError,
 )
-from alignflow.training.export import export
 from alignflow.training.loop import Metrics
-from alignflow.training.megatron.inference import AttributeModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
-WORKERS = Path(__file__).parent / "workers"
-WORDS = ["red", "blue", "green", "warm", "cold", "tall", "short", "river", "house", "garden"]
 KINDS = {
     "sft": "sft",
     "reward_model": "preference",
@@ -115,15 +121,6 @@ def write_split(folder: Path, split: str, kind: str, rows: list[dict[str, Any]])
     pq.write_table(pa.Table.from_pylist(table, schema=SCHEMAS[kind]), shard)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower with several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 MakeRun = Callable[..., RunFolder]
 
 
@@ -141,33 +138,14 @@ def make_run(tmp_path: Path, tiny_model: Path, datasets: dict[str, Path]) -> Mak
         dataset: Path | None = None,
         **config: Any,
     ) -> RunFolder:
-        folder = RunFolder(tmp_path / name)
-        folder.create()
-        spec = JobSpec(
-            name=name,
-            module="alignflow.training",
-            config={
-                "stage": {**STAGE, "stage": stage, **config},
-                "model": str(model),
-                "dataset": str(dataset or datasets[data or KINDS[stage]]),
-            },
-            processes_per_node=processes,
-        )
-        folder.begin_attempt(spec)
-        return folder
+        job = {
+            "stage": {**STAGE, "stage": stage, **config},
+            "model": str(model),
+            "dataset": str(dataset or datasets[data or KINDS[stage]]),
+        }
+        return make_job(tmp_path / name, job, processes=processes)
 
     return make
-
-
-def run_here(folder: RunFolder) -> JobResult:
-    """Run the job in this process."""
-    return train(folder, folder.read_spec())
-
-
-def start(folder: RunFolder) -> subprocess.Popen[bytes]:
-    """Start the job as its launcher does, in a process of its own."""
-    command = [sys.executable, "-m", "alignflow.training", str(folder.path)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def losses(folder: RunFolder) -> list[float]:
@@ -184,35 +162,14 @@ def curve(folder: RunFolder, name: str, phase: str = "train") -> dict[int, float
     return {row["step"]: row[f"{stage}/{name}"] for row in rows if row["phase"] == phase}
 
 
-def exported(folder: RunFolder) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.output.glob("*.safetensors")):
-        tensors |= load_file(file)
-    return tensors
-
-
 def assert_equal_runs(
     folder: RunFolder, result: JobResult, other: RunFolder, of: JobResult
 ) -> None:
-    assert losses(folder) == losses(other)
-    assert curve(folder, "grad_norm") == curve(other, "grad_norm")
     validated = (curve(at, "held_out_loss", "validate") for at in (folder, other))
     assert next(validated) == next(validated)
     assert result.metrics == of.metrics
     assert result.details["tokens_processed"] == of.details["tokens_processed"] > 0
-    expected = exported(other)
-    for name, tensor in exported(folder).items():
-        assert torch.equal(tensor, expected[name]), name
-
-
-def wait_for_step(folder: RunFolder, step: int, *, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    reader = folder.metric_reader()
-    while time.monotonic() < deadline:
-        if any(row["phase"] == "train" and row["step"] >= step for row in reader.read_new()):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"step {step} wasn't reached in {seconds} s")
+    assert_same_end(folder, other)
 
 
 def test_each_stage_learns_and_the_next_one_starts_from_it(make_run: MakeRun) -> None:
@@ -417,16 +374,15 @@ def test_heads_of_scores_pass_their_first_step_and_resume_in_bf16(
         assert torch.equal(tensor, weights[name]), name
 
 
-def test_a_checkpoint_of_an_attribute_model_is_exported_with_its_scale(make_run: MakeRun) -> None:
+def test_a_checkpoint_of_an_attribute_model_is_exported_with_its_scale(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
     trained = make_run("trained", "attribute_model", max_steps=5)
     run_here(trained)
-    exported_by_job = make_run("export", "attribute_model")
-    config = {"run_folder": str(trained.path), "checkpoint": "step-00000004"}
-    spec = JobSpec(name="export", module="alignflow.training.export", config=config)
-    exported_by_job.begin_attempt(spec)
-    assert export(exported_by_job, spec).metrics == {"export/step": 4}
+    target, result = export_checkpoint(trained, 4, tmp_path / "export")
+    assert result.metrics == {"export/step": 4}
     scale = AttributeScale.load(trained.output)
-    assert AttributeModel.load(exported_by_job.output, precision="fp32").scale == scale
+    assert AttributeModel.load(target.output, precision="fp32").scale == scale
 
 
 def test_a_small_set_is_said_to_be_one(make_run: MakeRun) -> None:
@@ -645,16 +601,7 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun, tmp_path: Path)
                 f"{name}-{kind}", processes=2, num_epochs=1, parallel=layout, **config
             )
     assert expected["kto"][1]["dpo/held_out_kl"] > 0.01
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
-        str(WORKERS / "train_folders.py"),
-        *(str(folder.path) for folder in folders.values()),
-    ]
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        try:
-            assert process.wait(timeout=300) == 0
-        finally:
-            process.terminate()
+    run_in_two_processes(*folders.values())
     for (kind, name), folder in folders.items():
         result = folder.read_result()
         assert result is not None
@@ -663,7 +610,5 @@ def test_two_processes_give_the_losses_of_one(make_run: MakeRun, tmp_path: Path)
             metric = f"{runs[kind]['stage']}/{metric}"
             expected_value = expected[kind][1][metric]
             assert result.metrics[metric] == pytest.approx(expected_value, abs=1e-4), name
-        steps = [
-            row["step"] for row in folder.metric_reader().read_new() if row["phase"] == "train"
-        ]
-        assert steps == [*range(1, 7), *([5, 6] if name == "moved" else [])], name
+        done = [line["step"] for line in lines(folder, "train")]
+        assert done == [*range(1, 7), *([5, 6] if name == "moved" else [])], name

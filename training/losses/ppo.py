@@ -16,20 +16,21 @@ def policy_loss(
     clip: float,
     weights_N: Tensor | None = None,
 ) -> SummedLoss:
-    """Sum over tokens of -min(ratio * A, clip(ratio) * A), eq. 7 of arXiv:1707.06347.
+    """Sum over actions of -min(ratio * A, clip(ratio) * A), eq. 7 of arXiv:1707.06347.
 
-    The ratio is policy / old policy of the sampled token. A unit is a token that is trained, or
-    where the weights of a response's tokens add up to 1, a response (eq. 3 of arXiv:2402.03300).
-    The metrics, weighted alike, are the ratio, the share of tokens whose gradient the clipping took
-    away, and the k3 estimate of KL(old policy || policy), ratio - 1 - log ratio, in nats.
+    The ratio is policy / old policy of the action: a sampled token, or a response with the sums of
+    its tokens' log-probabilities. A unit is an action that is trained, or where the weights of a
+    response's tokens add up to 1, a response (eq. 3 of arXiv:2402.03300). The metrics, weighted
+    alike, are the ratio, the share of actions whose gradient the clipping took away, and the k3
+    estimate of KL(old policy || policy), ratio - 1 - log ratio, in nats.
 
     Args:
         logps_N: [N] float32, log-probabilities under the policy in nats, carrying gradient.
         old_logps_N: [N] float32, the same under the policy that sampled, detached.
         advantages_N: [N] float32.
-        is_trained_N: [N] bool, False at tokens that count for nothing.
+        is_trained_N: [N] bool, False at actions that count for nothing.
         clip: The ratio is held within 1 - clip and 1 + clip.
-        weights_N: [N] float32, what each token counts; None counts each as 1. Those of a batch add
+        weights_N: [N] float32, what each action counts; None counts each as 1. Those of a batch add
             up to a whole number.
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alignflow.errors import ConfigError, DataError
+from alignflow.training.config import ParallelConfig
 
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE_TYPES = ("default", "linear", "llama3")
@@ -83,6 +84,38 @@ def check_positions(model_dir: Path, num_tokens: int, field: str) -> None:
         raise ConfigError(
             f"{field}: {num_tokens} is more than the {positions} positions of the model in "
             f"{model_dir}; lower it."
+        )
+
+
+def check_layout(a: Architecture, parallel: ParallelConfig) -> None:
+    """Refuse a layout over whose ranks the model doesn't split.
+
+    Raises:
+        ConfigError: Names the field, and what it doesn't divide.
+    """
+    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    whole = {"attention heads": a.num_heads, "feed-forward channels": a.ffn_hidden_size}
+    for what, count in whole.items():
+        if count % tensor:
+            raise ConfigError(
+                f"parallel.tensor_model_parallel_size: {tensor} doesn't divide the model's "
+                f"{count} {what}."
+            )
+    if a.num_kv_heads % tensor and tensor % a.num_kv_heads:
+        raise ConfigError(
+            f"parallel.tensor_model_parallel_size: {tensor} and the model's {a.num_kv_heads} "
+            "key-value heads must divide one another."
+        )
+    context = parallel.context_parallel_size
+    if context > 1 and a.num_kv_heads % (tensor * context):
+        raise ConfigError(
+            f"parallel.context_parallel_size: {context} doesn't divide the key-value heads of a "
+            f"tensor-parallel rank, {a.num_kv_heads} over {tensor}."
+        )
+    if a.num_layers % pipeline:
+        raise ConfigError(
+            f"parallel.pipeline_model_parallel_size: {pipeline} doesn't divide the model's "
+            f"{a.num_layers} layers."
         )
 
 

@@ -18,12 +18,14 @@ from alignflow.training.megatron.convert import Rule, Shard, conversion_rules
 from alignflow.training.megatron.core import parallel_state
 from alignflow.training.megatron.lora import adapted_linears
 from alignflow.training.megatron.model import (
+    PackedModel,
+    trunk_parameters,
+)
+from alignflow.training.megatron.score_heads import (
     ATTRIBUTE_HEAD_FILE,
     REWARD_HEAD_FILE,
     AttributeHead,
-    PackedModel,
     RewardHead,
-    trunk_parameters,
 )
 from alignflow.training.megatron.weights import INDEX_FILE, SINGLE_FILE, Weights
 from alignflow.training.tokenizer import TOKENIZER_FILES

@@ -1,11 +1,10 @@
-"""A model that is only asked: log-probabilities of continuations, logits, rewards, answers.
+"""A language model that is only asked: log-probabilities of continuations, logits, answers.
 
 Every pass feeds one packed sequence to the decoder, with an attention of `caching.py` that says who
 sees whom. Hidden states are turned into logits for the positions that are asked about only, a slice
 at a time, so memory stays bounded however large the vocabulary is.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -15,50 +14,19 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from alignflow.errors import DataError
-from alignflow.training.attributes import AttributeScale
 from alignflow.training.batch import PackedBatch
 from alignflow.training.config import ParallelConfig, Precision
-from alignflow.training.megatron.architecture import read_architecture
-from alignflow.training.megatron.attention import AttentionPlan
-from alignflow.training.megatron.caching import (
-    DecodingCache,
-    KeysValues,
-    PrefillAttention,
-    RootAttention,
-    step_attention,
-    tree_attention,
-)
-from alignflow.training.megatron.model import (
-    ATTRIBUTE_HEAD_FILE,
-    Head,
-    PackedModel,
-    build_model,
-    load_weights,
-)
-from alignflow.training.megatron.setup import initialize
-from alignflow.training.megatron.trees import (
-    Branch,
-    Tree,
-    TreeBatch,
-    by_tree,
-    common_root,
-    pack_trees,
-)
+from alignflow.training.megatron.caching import DecodingCache, PrefillAttention, step_attention
+from alignflow.training.megatron.frozen import SINGLE_PROCESS, FrozenModel, Progress
+from alignflow.training.megatron.model import Head
+from alignflow.training.megatron.trees import Tree, TreeBatch, by_tree, common_root, pack_trees
 from alignflow.training.sampling import Sampling, draw
-
-_SINGLE = ParallelConfig()
-
-REWARD_SCALE_FILE = "reward_scale.json"
 
 # Logits of one slice: 64 MiB in float32.
 _LOGIT_ELEMENTS = 2**24
 
 # Tokens of each answer between two calls of its progress: a second or so of a slow model.
 _STEPS_TOLD = 8
-
-Progress = Callable[[int, int], None]
-"""Told after each pass: trees done in it, tokens computed in it. It may raise to stop the work."""
 
 
 @dataclass(frozen=True)
@@ -69,75 +37,6 @@ class SampledAnswer:
     """With the token that ended it, where one did."""
     logps: list[float]
     """Log-probability in nats of each, at the temperature it was drawn at."""
-
-
-class FrozenModel:
-    """A decoder in evaluation mode; the base of every kind of head."""
-
-    head: Head
-
-    def __init__(self, model: PackedModel, device: torch.device) -> None:
-        self.model = model.eval()
-        self.device = device
-        self._root: tuple[tuple[int, ...], dict[int, KeysValues]] = ((), {})
-
-    @classmethod
-    def _build(
-        cls,
-        folder: Path,
-        precision: Precision,
-        parallel: ParallelConfig,
-        *,
-        compiles: bool = False,
-        num_attributes: int = 0,
-    ) -> Self:
-        device = initialize(parallel, seed=0)
-        model = build_model(
-            read_architecture(folder),
-            head=cls.head,
-            precision=precision,
-            parallel=parallel,
-            device=device,
-            compiles=compiles,
-            allow_transformer_engine=False,
-            num_attributes=num_attributes,
-        )
-        load_weights(model, folder, seed=0)
-        return cls(model, device)
-
-    @torch.inference_mode()
-    def hidden(self, batch: TreeBatch) -> Tensor:
-        """Return the hidden states of a batch of trees, [T, hidden], before the head.
-
-        The keys and values of the batch's root are computed when it differs from the last one.
-        """
-        return self._decode(
-            batch.tokens_T,
-            batch.positions_T,
-            tree_attention(batch, self._root_of(batch), self._window, self.device),
-        )
-
-    def _root_of(self, batch: TreeBatch) -> dict[int, KeysValues]:
-        if not batch.root:
-            return {}
-        if self._root[0] != batch.root:
-            attention = RootAttention()
-            tokens = torch.tensor(batch.root)
-            self._decode(tokens, torch.arange(len(tokens)), attention)
-            self._root = (batch.root, attention.kept)
-        return self._root[1]
-
-    def _decode(self, tokens_T: Tensor, positions_T: Tensor, attention: AttentionPlan) -> Tensor:
-        """Return the decoder's output, [T, hidden], of T tokens under an attention."""
-        hidden_T1H: Tensor = self.model.hidden_states(
-            tokens_T.to(self.device), positions_T.to(self.device), attention
-        )
-        return hidden_T1H[:, 0]
-
-    @property
-    def _window(self) -> int | None:
-        window: int | None = self.model.architecture.sliding_window
-        return window
 
 
 class LanguageModel(FrozenModel):
@@ -151,7 +50,7 @@ class LanguageModel(FrozenModel):
         folder: Path,
         *,
         precision: Precision,
-        parallel: ParallelConfig = _SINGLE,
+        parallel: ParallelConfig = SINGLE_PROCESS,
         temperature: float = 1.0,
         compiles: bool = False,
     ) -> Self:
@@ -274,6 +173,7 @@ class LanguageModel(FrozenModel):
         sampling: Sampling,
         stop_tokens: Collection[int],
         min_new_tokens: int = 0,
+        progress: Progress | None = None,
     ) -> list[SampledAnswer]:
         """Return drawn continuations of each prompt, the prompts' first, second … side by side.
 
@@ -285,6 +185,7 @@ class LanguageModel(FrozenModel):
             sampling: How to draw.
             stop_tokens: Tokens that end an answer.
             min_new_tokens: So many tokens of an answer none of them may be among.
+            progress: As in `generate`.
         """
         num_answers, max_new_tokens = uniforms_BT.shape
         logps: list[list[float]] = [[] for _ in range(num_answers)]
@@ -307,6 +208,7 @@ class LanguageModel(FrozenModel):
             copies=num_answers // max(len(prompts), 1),
             max_new_tokens=max_new_tokens,
             stop_tokens=stop_tokens,
+            progress=progress,
         )
         return [SampledAnswer(*both) for both in zip(answers, logps, strict=True)]
 
@@ -380,123 +282,3 @@ class LanguageModel(FrozenModel):
             PrefillAttention(starts=starts, cache=cache),
         )
         return hidden_TH[lengths.cumsum(0) - 1]
-
-
-class RewardModel(FrozenModel):
-    """A reward model, in the scale that was recorded for it."""
-
-    head: Head = "reward"
-    mean = 0.0
-    std = 1.0
-
-    @classmethod
-    def load(
-        cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = _SINGLE
-    ) -> Self:
-        """Load a reward model folder with its head and its scale.
-
-        Args:
-            folder: The model.
-            precision: Type of its weights.
-            parallel: Layout of the job; each rank holds the whole model.
-
-        Raises:
-            DataError: The folder holds no reward model that can be loaded.
-        """
-        mean, std = _read_scale(folder / REWARD_SCALE_FILE)
-        reward = cls._build(folder, precision, parallel)
-        reward.mean, reward.std = mean, std
-        return reward
-
-    @torch.inference_mode()
-    def score(
-        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[float]]:
-        """Return for each tree the reward at the last token of each branch.
-
-        Rewards are in standard deviations from the mean over the set of `reward_scale.json`.
-        """
-        rewards: list[list[float]] = []
-        for packed, batch in pack_trees(
-            trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
-        ):
-            raw_B = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
-            rewards += by_tree(packed, (raw_B.double() - self.mean) / self.std)
-            if progress is not None:
-                progress(len(packed), batch.num_tokens)
-        return rewards
-
-    def score_rows(
-        self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[float]:
-        """Return the reward of each row of at least two tokens; the rest is as in `score`."""
-        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
-        rewards = self.score(trees, max_tokens=max_tokens, progress=progress)
-        return [reward for (reward,) in rewards]
-
-
-class AttributeModel(FrozenModel):
-    """A model that rates answers by the attributes of SteerLM."""
-
-    head: Head = "attributes"
-    scale: AttributeScale
-
-    @classmethod
-    def load(
-        cls, folder: Path, *, precision: Precision, parallel: ParallelConfig = _SINGLE
-    ) -> Self:
-        """Load an attribute model folder with its head, their names and means.
-
-        Args:
-            folder: The model.
-            precision: Type of its weights.
-            parallel: Layout of the job; each rank holds the whole model.
-
-        Raises:
-            DataError: The folder holds no attribute model that can be loaded.
-        """
-        scale = AttributeScale.load(folder)
-        model = cls._build(folder, precision, parallel, num_attributes=len(scale.names))
-        model.model.output_layer.load(folder / ATTRIBUTE_HEAD_FILE)
-        model.scale = scale
-        return model
-
-    @torch.inference_mode()
-    def rate_trees(
-        self, trees: Sequence[Tree], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[list[float]]]:
-        """Return for each tree the attributes of the conversation that ends with each branch.
-
-        They come in the order of `scale.names`, and are neither rounded nor kept within 0 to 4.
-        """
-        means_K = torch.tensor(self.scale.means, dtype=torch.float64)
-        ratings: list[list[list[float]]] = []
-        for packed, batch in pack_trees(
-            trees, max_tokens=max_tokens, root=common_root(trees), feed_last_token=True
-        ):
-            raw_BK = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
-            ratings += by_tree(packed, raw_BK.double().cpu() + means_K)
-            if progress is not None:
-                progress(len(packed), batch.num_tokens)
-        return ratings
-
-    def rate(
-        self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[list[float]]:
-        """Return the attributes of each row of at least two tokens, as in `rate_trees`."""
-        trees = [Tree(row[:1], [Branch.scored(row[1:])]) for row in rows]
-        ratings = self.rate_trees(trees, max_tokens=max_tokens, progress=progress)
-        return [of_row for (of_row,) in ratings]
-
-
-def _read_scale(path: Path) -> tuple[float, float]:
-    try:
-        scale = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = float(scale["mean"]), float(scale["std"])
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give the folder of a reward model.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: must hold the numbers mean and std ({error!r}).") from None
-    if not std > 0:
-        raise DataError(f"{path}: std must be above 0, not {std}.")
-    return mean, std

@@ -41,7 +41,8 @@ from alignflow.training.megatron.core import (
     parallel_state,
     tensor_parallel,
 )
-from alignflow.training.megatron.model import AttributeHead, PackedModel, RewardHead
+from alignflow.training.megatron.model import PackedModel
+from alignflow.training.megatron.score_heads import AttributeHead, RewardHead
 
 _LINEARS = (
     "self_attention.linear_qkv",

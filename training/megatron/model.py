@@ -1,21 +1,16 @@
 """The model: megatron-core's GPT with a head that reads the scored positions only."""
 
-import math
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignflow.errors import ConfigError
 from alignflow.training.batch import PackedBatch
 from alignflow.training.config import LoRAConfig, ParallelConfig, Precision, Recompute
-from alignflow.training.megatron.architecture import Architecture
-from alignflow.training.megatron.attention import AttentionPlan, PackedAttention, PackedRows
+from alignflow.training.megatron.architecture import Architecture, check_layout
+from alignflow.training.megatron.attention import AttentionPlan, PackedRows
 from alignflow.training.megatron.convert import (
     Shard,
     Whole,
@@ -27,34 +22,23 @@ from alignflow.training.megatron.convert import (
 from alignflow.training.megatron.core import (
     HAVE_TE,
     GPTModel,
-    MegatronModule,
     ModuleSpec,
     PackedSeqParams,
     TransformerBlockSubmodules,
     TransformerConfig,
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
     parallel_state,
     tensor_parallel,
 )
 from alignflow.training.megatron.cpu_host import cuda_calls_on_cpu
 from alignflow.training.megatron.head import scored_log_probabilities
-from alignflow.training.megatron.kernels import EAGER, Kernels, compiled_kernels
+from alignflow.training.megatron.kernels import EAGER, compiled_kernels
+from alignflow.training.megatron.layers import decoder_spec, transformer_config
+from alignflow.training.megatron.score_heads import AttributeHead, RewardHead
 from alignflow.training.megatron.weights import Weights
 
 Head = Literal["lm", "reward", "value", "attributes"]
 
-REWARD_HEAD_FILE = "reward_head.safetensors"
-ATTRIBUTE_HEAD_FILE = "attribute_head.safetensors"
-
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass
-class PackedConfig(TransformerConfig):  # type: ignore[misc]
-    """Megatron's configuration with what its modules here need besides."""
-
-    kernels: Kernels = EAGER
 
 
 class PackedModel(GPTModel):  # type: ignore[misc]
@@ -262,97 +246,6 @@ class PackedModel(GPTModel):  # type: ignore[misc]
         return num_entries
 
 
-class RMSNorm(nn.RMSNorm):
-    """Takes the place of Megatron's wrapper of torch's norm, which knows no sequence parallelism.
-
-    There each rank sees its share of the tokens, and Megatron adds up the gradients of the weights
-    that are marked.
-    """
-
-    def __init__(self, config: PackedConfig, hidden_size: int, eps: float) -> None:
-        super().__init__(hidden_size, eps=eps)
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-        self._compute = config.kernels.rms_norm
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return the hidden states at unit root mean square, times the weight."""
-        assert self.eps is not None
-        # Of two axes, whatever is normalized: a compiled function tells other strides apart.
-        rows = self._compute(hidden.reshape(-1, hidden.size(-1)), self.weight, self.eps)
-        return rows.view(hidden.shape)
-
-
-class SwiGLU(MegatronModule):  # type: ignore[misc]
-    """The activation of a feed-forward layer whose gate and up projections are one product."""
-
-    def __init__(self, config: PackedConfig) -> None:
-        super().__init__(config)
-        self._compute = config.kernels.swiglu
-
-    def forward(self, gate_and_up: Tensor) -> Tensor:
-        """Return [..., F] of [..., 2 F]."""
-        activated: Tensor = self._compute(gate_and_up.flatten(0, -2))
-        return activated.view(*gate_and_up.shape[:-1], -1)
-
-
-class RewardHead(nn.Module):
-    """A linear layer from a hidden state to a score or a value, in float32 and without bias.
-
-    Every tensor-parallel rank holds the same weight.
-    """
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(1, hidden_size, dtype=torch.float32))
-        self.weight.is_reward_head = True  # type: ignore[attr-defined]
-
-    def forward(self, hidden_RH: Tensor) -> Tensor:
-        """Return scores, [R] float32, of hidden states, [R, hidden]."""
-        return F.linear(hidden_RH.float(), self.weight)[:, 0]
-
-    @torch.no_grad()
-    def initialize(self, model_dir: Path, *, seed: int) -> None:
-        """Take the weight of the folder's reward head, or draw it from N(0, 1 / (hidden + 1)).
-
-        The standard deviation is that of arXiv:2009.01325, appendix B.1.
-        """
-        path = model_dir / REWARD_HEAD_FILE
-        if path.is_file():
-            shape = (1, self.weight.size(1))
-            self.weight.copy_(Weights.of_file(path).read("weight", shape))
-        else:
-            generator = torch.Generator().manual_seed(seed)
-            drawn = torch.randn(self.weight.shape, generator=generator)
-            self.weight.copy_(drawn / math.sqrt(self.weight.size(1) + 1))
-
-
-class AttributeHead(nn.Module):
-    """A linear layer from a hidden state to K attributes, in float32 and without bias.
-
-    It gives how far each attribute is above its mean in the training set; a new head gives 0, and
-    so the means themselves. Every tensor-parallel rank holds the same weight.
-    """
-
-    def __init__(self, hidden_size: int, num_attributes: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(num_attributes, hidden_size, dtype=torch.float32))
-        self.weight.is_reward_head = True  # type: ignore[attr-defined]
-
-    def forward(self, hidden_RH: Tensor) -> Tensor:
-        """Return attributes less their means, [R, K] float32, of hidden states, [R, hidden]."""
-        return F.linear(hidden_RH.float(), self.weight)
-
-    @torch.no_grad()
-    def load(self, path: Path) -> None:
-        """Take the weight of a file.
-
-        Raises:
-            DataError: The file has no weight of this shape.
-        """
-        num_attributes, hidden_size = self.weight.shape
-        self.weight.copy_(Weights.of_file(path).read("weight", (num_attributes, hidden_size)))
-
-
 @cuda_calls_on_cpu()
 def build_model(
     architecture: Architecture,
@@ -383,7 +276,7 @@ def build_model(
     Raises:
         ConfigError: The model doesn't split over the ranks as configured.
     """
-    _check_layout(architecture, parallel)
+    check_layout(architecture, parallel)
     has_transformer_engine = (
         allow_transformer_engine
         and HAVE_TE
@@ -391,7 +284,7 @@ def build_model(
         and precision == "bf16"
         and parallel.context_parallel_size == 1
     )
-    config = _transformer_config(
+    config = transformer_config(
         architecture,
         _DTYPES[precision],
         parallel,
@@ -402,7 +295,7 @@ def build_model(
     )
     model = PackedModel(
         config,
-        _layer_spec(architecture, parallel, has_transformer_engine),
+        decoder_spec(architecture, parallel, has_transformer_engine),
         architecture,
         head=head,
         has_transformer_engine=has_transformer_engine,
@@ -460,105 +353,3 @@ def trunk_parameters(model: PackedModel) -> dict[str, nn.Parameter]:
         for name, parameter in model.named_parameters()
         if not (model.head != "lm" and name.startswith("output_layer.")) and ".adapter." not in name
     }
-
-
-def _check_layout(a: Architecture, parallel: ParallelConfig) -> None:
-    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    whole = {"attention heads": a.num_heads, "feed-forward channels": a.ffn_hidden_size}
-    for what, count in whole.items():
-        if count % tensor:
-            raise ConfigError(
-                f"parallel.tensor_model_parallel_size: {tensor} doesn't divide the model's "
-                f"{count} {what}."
-            )
-    if a.num_kv_heads % tensor and tensor % a.num_kv_heads:
-        raise ConfigError(
-            f"parallel.tensor_model_parallel_size: {tensor} and the model's {a.num_kv_heads} "
-            "key-value heads must divide one another."
-        )
-    context = parallel.context_parallel_size
-    if context > 1 and a.num_kv_heads % (tensor * context):
-        raise ConfigError(
-            f"parallel.context_parallel_size: {context} doesn't divide the key-value heads of a "
-            f"tensor-parallel rank, {a.num_kv_heads} over {tensor}."
-        )
-    if a.num_layers % pipeline:
-        raise ConfigError(
-            f"parallel.pipeline_model_parallel_size: {pipeline} doesn't divide the model's "
-            f"{a.num_layers} layers."
-        )
-
-
-def _transformer_config(
-    a: Architecture,
-    dtype: torch.dtype,
-    parallel: ParallelConfig,
-    recompute: Recompute,
-    kernels: Kernels,
-    device: torch.device,
-    has_transformer_engine: bool,
-) -> PackedConfig:
-    on_cuda = device.type == "cuda"
-    with warnings.catch_warnings():
-        # A default of Megatron's own, of a field for CUDA graphs, which are not used here.
-        warnings.filterwarnings("ignore", message="full scope is deprecated")
-        if not HAVE_TE:
-            warnings.filterwarnings("ignore", message="If you are using transformer_engine")
-        return PackedConfig(
-            kernels=kernels,
-            num_layers=a.num_layers,
-            hidden_size=a.hidden_size,
-            num_attention_heads=a.num_heads,
-            num_query_groups=a.num_kv_heads,
-            kv_channels=a.head_dim,
-            ffn_hidden_size=a.ffn_hidden_size,
-            normalization="RMSNorm",
-            layernorm_epsilon=a.norm_eps,
-            qk_layernorm=a.has_qk_norm,
-            add_bias_linear=False,
-            add_qkv_bias=a.has_qkv_bias,
-            gated_linear_unit=True,
-            activation_func=F.silu,
-            window_size=None if a.sliding_window is None else (a.sliding_window - 1, 0),
-            attention_dropout=0.0,
-            hidden_dropout=0.0,
-            tensor_model_parallel_size=parallel.tensor_model_parallel_size,
-            pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-            context_parallel_size=parallel.context_parallel_size,
-            sequence_parallel=parallel.sequence_parallel,
-            recompute_granularity=None if recompute == "none" else recompute,
-            recompute_method="uniform" if recompute == "full" else None,
-            recompute_num_layers=1 if recompute == "full" else None,
-            variable_seq_lengths=parallel.pipeline_model_parallel_size > 1,
-            # Looked at where sequence lengths vary, experts or not.
-            moe_token_dispatcher_type="alltoall",
-            params_dtype=dtype,
-            pipeline_dtype=dtype,
-            bf16=dtype == torch.bfloat16,
-            calculate_per_token_loss=True,
-            perform_initialization=False,
-            use_cpu_initialization=not on_cuda,
-            bias_activation_fusion=has_transformer_engine,
-            # Megatron's word for an activation that is a module of the layer.
-            use_te_activation_func=not has_transformer_engine,
-        )
-
-
-def _layer_spec(
-    a: Architecture, parallel: ParallelConfig, has_transformer_engine: bool
-) -> ModuleSpec | TransformerBlockSubmodules:
-    if has_transformer_engine:
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=a.has_qk_norm)
-    spec = get_gpt_layer_local_spec(qk_layernorm=a.has_qk_norm, normalization="RMSNorm")
-    attention = spec.submodules.self_attention.submodules
-    attention.core_attention = PackedAttention
-    spec.submodules.mlp.submodules.activation_func = SwiGLU
-    spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = RMSNorm
-    if a.has_qk_norm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    # Named, for by itself Megatron ends the block with a norm of Transformer Engine where that is
-    # installed, on a CPU too.
-    return TransformerBlockSubmodules(
-        layer_specs=[spec] * (a.num_layers // parallel.pipeline_model_parallel_size),
-        layer_norm=RMSNorm,
-    )

@@ -13,7 +13,7 @@ from alignflow.data_validation.canonical import Split
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.training.checkpoints import model_digest
 from alignflow.training.config import SURVIVAL_FIELDS, TrainerConfig, TrainingJob
-from alignflow.training.data import RecordKind, load_rows
+from alignflow.training.data import PREFERENCES, RecordKind, load_rows
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.packing import DataOrder, Items
 from alignflow.training.responses import mismatched_rows
@@ -150,6 +150,19 @@ def load_stage_data(config: DatasetStageConfig, job: TrainingJob, folder: RunFol
     """
     kind, max_length = stage_rows(config, job.dataset)
     return load_data(job, folder, kind, max_length=max_length)
+
+
+def load_held_out_pairs(job: TrainingJob, folder: RunFolder) -> TokenRows:
+    """Tokenise the held-out pairs of a job that trains on their prompts, or map what lies there."""
+    return load_rows(
+        job.dataset,
+        "held_out",
+        PREFERENCES,
+        model=job.model,
+        max_length=job.stage.max_length,
+        cache=folder.path / _TOKENS / "pairs",
+        is_writer=_is_writer(),
+    )
 
 
 def load_mismatched(data: StageData, folder: RunFolder) -> dict[str, TokenRows]:

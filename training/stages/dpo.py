@@ -59,6 +59,7 @@ def run(config: DPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
         check = partial(check_first_loss, expected=expected, precision=config.precision)
         watch = partial(
             check_reward_hacking,
+            reward="margin",
             max_accuracy_drop=config.max_accuracy_drop,
             patience=config.accuracy_drop_validations,
         )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -10,17 +11,21 @@ from alignflow.errors import ConfigError
 from alignflow.fingerprints import check_same, folder_fingerprints
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
+from alignflow.training.actor_critic import Critic, Models
 from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import Checkpoints, model_digest
 from alignflow.training.config import PPOConfig, TrainingJob
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import LanguageModel, RewardModel
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import RewardModel
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import DataOrder
-from alignflow.training.ppo import Critic, Models, PPOTrainer
+from alignflow.training.pairs import pack_pairs
+from alignflow.training.ppo import PPOTrainer
+from alignflow.training.ranked_pairs import RankedPairs
 from alignflow.training.rollout import Prompts, Sampler
-from alignflow.training.stages.data import StageData, load_stage_data
+from alignflow.training.stages.data import StageData, load_held_out_pairs, load_stage_data
 
 
 def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
@@ -28,7 +33,8 @@ def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
 
     Raises:
         ConfigError: There is no reward model, it doesn't fit the policy or the lengths, or the
-            critic warms up for longer than there are rollouts.
+            critic warms up for longer than there are rollouts, or the reward is to be watched
+            without held-out pairs.
     """
     reward_dir = job.reward_model
     if reward_dir is None:
@@ -78,6 +84,7 @@ def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
             order=order,
             train=train,
             held_out=held_out,
+            pairs=_held_out_pairs(config, job, folder, actor, data),
         )
         metrics = trainer.train()
         actor.export(folder.output)
@@ -92,6 +99,25 @@ def num_updates(config: PPOConfig, order: DataOrder, *, start: int = 0) -> int:
     """Return the optimizer steps of all rollouts from `start` on; an epoch's last may be small."""
     sizes = (len(order.items(step)) for step in range(start, order.num_steps))
     return config.ppo_epochs * sum(math.ceil(size / config.global_batch_size) for size in sizes)
+
+
+def _held_out_pairs(
+    config: PPOConfig, job: TrainingJob, folder: RunFolder, actor: Run, prompts: StageData
+) -> RankedPairs | None:
+    """Return the pairs by which the reward is watched, where it is.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    if config.max_accuracy_drop is None:
+        return None
+    data = replace(prompts, held_out=load_held_out_pairs(job, folder))
+    if not data.validation_batches:
+        raise ConfigError(
+            "max_accuracy_drop goes by held-out pairs, but the dataset has none; raise "
+            "held_out_share, or leave it out."
+        )
+    return RankedPairs(data.feed(actor, data.held_out, pack_pairs), data.validation_batches)
 
 
 def _reference(
@@ -120,7 +146,7 @@ def _critic(
     share = config.min_learning_rate / config.learning_rate
     of_critic = config.replaced(learning_rate=rate, min_learning_rate=share * rate)
     run = build_run(of_critic, reward_dir, head="value", num_steps=num_updates(config, order))
-    return Critic(run, reward.mean, reward.std, config.critic.value_clip)
+    return Critic(run, reward.scale, config.critic.value_clip)
 
 
 def _checkpoints(
@@ -131,7 +157,7 @@ def _checkpoints(
     data: StageData,
     folder: RunFolder,
 ) -> Checkpoints:
-    scale = f"{reward.mean} {reward.std}"
+    scale = f"{reward.scale.mean} {reward.scale.std}"
     return Checkpoints(
         folder.checkpoints,
         model_digest=f"{model_digest(job.model)} {model_digest(reward_dir)} {scale}",

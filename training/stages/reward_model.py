@@ -19,6 +19,7 @@ from alignflow.training.losses import SummedLoss, reward_loss
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import pack
 from alignflow.training.pairs import PairBatch, pack_pairs
+from alignflow.training.reward_scale import REWARD_SCALE_FILE
 from alignflow.training.stages.data import StageData, load_stage_data
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
@@ -53,7 +54,7 @@ def run(config: RewardModelConfig, job: TrainingJob, folder: RunFolder) -> JobRe
         scale = _score_scale(model, held_out if data.validation_batches else train, data)
         model.export(folder.output)
         if model.is_main:
-            write_atomically(folder.output / "reward_scale.json", json.dumps(scale) + "\n")
+            write_atomically(folder.output / REWARD_SCALE_FILE, json.dumps(scale) + "\n")
     return JobResult(
         metrics=metrics, details={**data.details(trainer.tokens_processed), "reward_scale": scale}
     )

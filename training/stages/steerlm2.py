@@ -28,7 +28,8 @@ from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchErr
 from alignflow.training.likelihood import rating_log_likelihood
 from alignflow.training.loop import Metrics, Objective, Trainer
 from alignflow.training.megatron.architecture import check_positions
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.megatron.setup import initialize
 from alignflow.training.packing import pack

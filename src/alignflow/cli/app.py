@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from alignflow.cli import configs, data, doctor, jobs, models, runs
+from alignflow.cli import compare, configs, data, doctor, jobs, models, runs
 from alignflow.errors import AlignflowError
 
 INTERRUPTED = 130
@@ -49,6 +49,7 @@ app.command("run")(runs.run)
 app.command("report")(runs.report)
 app.command("lineage")(runs.lineage)
 app.command("evaluate")(models.evaluate)
+app.command("compare")(compare.compare)
 app.command("export")(models.export)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")

@@ -90,11 +90,18 @@ def evaluate(
             for name, value in scores["scores"].items()
             if name.startswith(f"{suite.value}/")
         },
+        "intervals": {
+            name.partition("/")[2]: interval
+            for name, interval in scores["intervals"].items()
+            if name.startswith(f"{suite.value}/")
+        },
         "items": str(folder / "items" / f"{suite.value}.jsonl"),
     }
     by_group = scores["groups"].get(f"{suite.value}/accuracy")
     if by_group:
-        report["scores"]["by_group"] = by_group
+        report["scores"]["by_group"] = {
+            name: of["value"] for name, of in by_group.items() if of["value"] is not None
+        }
     num_truncated = scores["num_truncated"][suite.value]
     if num_truncated:
         typer.echo(f"{num_truncated} sequences were cut at {max_length} tokens", err=True)
@@ -117,13 +124,20 @@ def _print_scores(report: dict[str, Any], data: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("score", "value", title=f"{report['model']} on {data}, as {report['suite']}")
+    table = Table(
+        "score",
+        "value",
+        "95 % interval",
+        title=f"{report['model']} on {data}, as {report['suite']}",
+    )
     for name, value in report["scores"].items():
         if isinstance(value, dict):
             for group, share in sorted(value.items()):
                 table.add_row(f"accuracy, {group}", f"{share:.4f}")
         else:
-            table.add_row(name, f"{value:.4f}")
+            interval = report["intervals"].get(name)
+            bounds = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
+            table.add_row(name, f"{value:.4f}", bounds)
     console = Console()
     console.print(table)
     console.print(f"{report['num_items']} items, one a line in {report['items']}", soft_wrap=True)

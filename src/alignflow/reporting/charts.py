@@ -1,12 +1,12 @@
 """Geometry of the page's charts: numbers in, coordinates out; the template draws them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from alignflow.reporting.model import ROLE_LABELS, ROLES, CurvePoint, ScoreRow
-from alignflow.reporting.scores import format_score, with_minus
+from alignflow.reporting.model import ROLE_LABELS, ROLES, CurvePoint, ModelRole, ScoreRow
+from alignflow.reporting.scores import format_interval, format_score, with_minus
 from alignflow.reporting.text import format_compact, format_number
 
 _MAX_POINTS = 240
@@ -66,6 +66,7 @@ class Mark:
 
     role: str
     x: float
+    y: float
     low: float | None
     high: float | None
     title: str
@@ -73,9 +74,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class DotPlot:
-    """The three models' values of one score on one scale."""
+    """The models' values of one score on one scale."""
 
     width: int
+    bottom: float
+    """Where the axis lies."""
     marks: list[Mark]
     ticks: list[Tick]
 
@@ -226,16 +229,18 @@ def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
     return low - share * (high - low), high + share * (high - low)
 
 
-def dot_plot(row: ScoreRow, *, width: int) -> DotPlot | None:
+def dot_plot(
+    row: ScoreRow, labels: Mapping[ModelRole, str] = ROLE_LABELS, *, width: int
+) -> DotPlot | None:
     """Place the models' values on one scale that shows differences without inflating noise.
 
     The scale spans all values and their 95 % intervals, and for shares at least 20 points.
     """
     if not row.values:
         return None
-    reach = {role: 1.96 * row.stderrs.get(role, 0.0) for role in row.values}
-    low = min(value - reach[role] for role, value in row.values.items())
-    high = max(value + reach[role] for role, value in row.values.items())
+    reach = {role: row.intervals.get(role, (v, v)) for role, v in row.values.items()}
+    low = min(*row.values.values(), *(interval[0] for interval in reach.values()))
+    high = max(*row.values.values(), *(interval[1] for interval in reach.values()))
     least = 0.2 if row.is_share else 0.1 * max(abs(low), abs(high)) or 1.0
     middle, half = (low + high) / 2, max(high - low, least) * 0.6
     low, high = middle - half, middle + half
@@ -247,22 +252,24 @@ def dot_plot(row: ScoreRow, *, width: int) -> DotPlot | None:
         inside = min(max((value - low) / (high - low), 0.0), 1.0)
         return round(8 + inside * (width - 16), 1)
 
-    marks = []
+    marks: list[Mark] = []
     for role in ROLES:
-        if role in row.values:
-            value, has_interval = row.values[role], role in row.stderrs
-            interval = f" ± {format_score(row, reach[role])}" if has_interval else ""
-            marks.append(
-                Mark(
-                    role=role,
-                    x=x(value),
-                    low=x(value - reach[role]) if has_interval else None,
-                    high=x(value + reach[role]) if has_interval else None,
-                    title=f"{ROLE_LABELS[role]}: {format_score(row, value)}{interval}",
-                )
+        if role not in row.values:
+            continue
+        interval = row.intervals.get(role)
+        words = f" ({format_interval(row, interval)})" if interval else ""
+        marks.append(
+            Mark(
+                role=role,
+                x=x(row.values[role]),
+                y=8 + 11 * len(marks),
+                low=x(interval[0]) if interval else None,
+                high=x(interval[1]) if interval else None,
+                title=f"{labels[role]}: {format_score(row, row.values[role])}{words}",
             )
+        )
     ticks = [
         Tick(x(value), f"{100 * value:.0f} %" if row.is_share else label)
         for value, label in labelled(nice_ticks(low, high, 3))
     ]
-    return DotPlot(width=width, marks=marks, ticks=ticks)
+    return DotPlot(width=width, bottom=marks[-1].y + 8, marks=marks, ticks=ticks)

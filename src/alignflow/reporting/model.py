@@ -24,11 +24,22 @@ def _without_lone_surrogates(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_without_lone_surrogates)]
 """Text that comes from data or from a model, any characters at all; escaped where it is shown."""
 
-ModelRole = Literal["base", "sft", "aligned"]
-"""The three models that a pipeline judges."""
+ModelRole = Literal["base", "sft", "champion", "aligned"]
+"""The three models that a pipeline judges, and the one that serves now."""
 
-ROLES: tuple[ModelRole, ...] = ("base", "sft", "aligned")
-ROLE_LABELS: dict[ModelRole, str] = {"base": "base", "sft": "SFT", "aligned": "aligned"}
+ROLES: tuple[ModelRole, ...] = ("base", "sft", "champion", "aligned")
+ROLE_LABELS: dict[ModelRole, str] = {
+    "base": "base",
+    "sft": "SFT",
+    "champion": "champion",
+    "aligned": "aligned",
+}
+
+MODEL_LABELS: dict[ModelRole, str] = {"base": "A", "aligned": "B"}
+"""Of two models side by side, of which the second takes the part of the aligned one."""
+
+Interval = tuple[float, float]
+"""Bounds of a 95 % confidence interval, in the unit of the value."""
 
 
 class RuleOutcome(Config):
@@ -49,8 +60,25 @@ class VerdictSummary(Config):
     """Every rule, in the order of the recipe; empty where the recipe has none."""
 
 
+class Difference(Config):
+    """What the aligned model scores above another, over the items that both were judged on."""
+
+    value: float
+    interval: Interval | None = None
+    """None where it isn't known, such as with a single item."""
+    num_items: NonNegativeInt
+
+
+class GroupScores(Config):
+    """One score within a group of items."""
+
+    values: dict[ModelRole, float] = {}
+    intervals: dict[ModelRole, Interval] = {}
+    num_items: NonNegativeInt
+
+
 class ScoreRow(Config):
-    """One score of the base, the SFT and the aligned model."""
+    """One score of every model that was judged."""
 
     name: str
     """Name as in the recipe and in MLflow, such as `truthfulness/mc2`."""
@@ -66,40 +94,94 @@ class ScoreRow(Config):
     """Direction of the good; None where a difference is neither good nor bad."""
     values: dict[ModelRole, float] = {}
     """Score of each model that has one."""
-    stderrs: dict[ModelRole, NonNegativeFloat] = {}
-    """Standard error of each value, in the unit of the value, where known."""
-    difference_stderr: NonNegativeFloat | None = None
-    """Standard error of the difference, the models being judged on the same items."""
+    intervals: dict[ModelRole, Interval] = {}
+    """Confidence interval of each value, where known."""
+    differences: dict[ModelRole, Difference] = {}
+    """How far the aligned model is above each other one."""
     num_items: NonNegativeInt | None = None
     """Items that were judged."""
-    groups: dict[Text, dict[ModelRole, float]] = {}
-    """Values by group of items, such as the target group of a statement."""
+    groups: dict[Text, GroupScores] = {}
+    """The score within groups of items, such as the statements about one group of people."""
 
     @property
     def difference(self) -> float | None:
-        """Score of the aligned model less that of the base model; None unless both are there."""
-        if "base" in self.values and "aligned" in self.values:
-            return self.values["aligned"] - self.values["base"]
-        return None
+        """How far the aligned model is above the base model; None unless both have the score."""
+        return self.differences["base"].value if "base" in self.differences else None
 
     @property
     def change(self) -> Literal["better", "worse", "same", "neutral", "unclear"] | None:
-        """What the difference means.
+        """What the difference from the base model means.
 
-        `unclear` is a difference below 1.96 standard errors, or over too few items to know one;
-        `neutral` is one of a score without a direction, None one that can't be formed.
+        `unclear` is a difference whose interval holds 0 or isn't known, or over too few items to
+        know one; `neutral` is one of a score without a direction, None one that can't be formed.
         """
-        difference, stderr = self.difference, self.difference_stderr
-        if difference is None:
+        if "base" not in self.differences:
             return None
-        if difference == 0:
+        difference = self.differences["base"]
+        if difference.value == 0:
             return "same"
         if self.higher_is_better is None:
             return "neutral"
-        has_few_items = self.num_items is not None and self.num_items < _MIN_ITEMS
-        if has_few_items or (stderr is not None and abs(difference) < 1.96 * stderr):
+        interval = difference.interval
+        if difference.num_items < _MIN_ITEMS or interval is None or interval[0] <= 0 <= interval[1]:
             return "unclear"
-        return "better" if (difference > 0) == self.higher_is_better else "worse"
+        return "better" if (difference.value > 0) == self.higher_is_better else "worse"
+
+
+class WinRate(Config):
+    """How often the aligned model's answers beat another's to the same prompts, by their reward."""
+
+    against: ModelRole
+    num_prompts: NonNegativeInt
+    rate: float
+    """Share of wins, a tie counting one half."""
+    interval: Interval | None = None
+    ties: float
+    """Share of ties."""
+    length_controlled: float | None = None
+    """The share that would be were both models' answers equally long; None where all differ
+    alike in length."""
+    length_controlled_interval: Interval | None = None
+    tokens: float
+    """Mean length of the aligned model's answers."""
+    other_tokens: float
+    """Mean length of the other's."""
+
+
+class Distribution(Config):
+    """How the values of the items spread that one score is the mean of."""
+
+    title: str
+    unit: str = ""
+    label: str = ""
+    """Whose values these are, where not those of the models that were judged."""
+    edges: Annotated[list[float], Field(min_length=2)]
+    """Bounds of the bins, rising, one more than bins."""
+    counts: dict[ModelRole, list[NonNegativeInt]]
+    """Items in each bin, of every model that has any."""
+    means: dict[ModelRole, float]
+
+    @model_validator(mode="after")
+    def _bins_hold_items(self) -> Self:
+        for role, counts in self.counts.items():
+            if len(counts) != len(self.edges) - 1 or not sum(counts):
+                raise ValueError(f"counts.{role} must be {len(self.edges) - 1} and not all 0")
+        return self
+
+
+class WorstItem(Config):
+    """An item of a benchmark that the aligned model does badly on."""
+
+    suite: str
+    """Label of its suite's score, such as `Truthfulness, MC2`."""
+    text: Text
+    """The item, such as a question or a statement; hateful or false as it may be."""
+    said: Text = ""
+    """What the aligned model holds of it."""
+    value: float
+    """What the item scores, 0..1."""
+    base_value: float | None = None
+    """What it scores for the base model."""
 
 
 class CurvePoint(Config):
@@ -393,6 +475,22 @@ class Links(Config):
     """URL of the artifact store."""
 
 
+class ModelComparison(Config):
+    """Two models side by side, as the base (A) and the aligned model (B) of a run."""
+
+    first: Text
+    """What was asked for as A."""
+    second: Text
+    made_at: datetime
+    scores: list[ScoreRow]
+    win_rates: list[WinRate] = []
+    distributions: list[Distribution] = []
+    num_truncated: dict[str, NonNegativeInt] = {}
+    """Sequences of B, by suite, that were cut at the evaluation's length limit."""
+    kl_nats_per_token: None = None
+    """Neither is the other's parent, as far as is known."""
+
+
 class ReportData(Config):
     """All that the report page of one run shows."""
 
@@ -406,6 +504,11 @@ class ReportData(Config):
     """The resolved recipe as YAML."""
     verdict: VerdictSummary
     scores: list[ScoreRow] = []
+    win_rates: list[WinRate] = []
+    kl_nats_per_token: float | None = None
+    """Divergence of the aligned model from its parent."""
+    distributions: list[Distribution] = []
+    worst_items: list[WorstItem] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
     curves: list[TrainingCurve] = []

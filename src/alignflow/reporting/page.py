@@ -5,6 +5,7 @@ spelled out by `visible` and then escaped, there is no script, and a content sec
 page forbids loading anything at all.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,9 +16,26 @@ from markupsafe import Markup
 
 from alignflow.reporting.charts import LineChart, dot_plot, line_chart
 from alignflow.reporting.comparison import Comparison, columns, rows
+from alignflow.reporting.histograms import histogram
 from alignflow.reporting.lineage import lineage_picture
-from alignflow.reporting.model import ROLE_LABELS, ROLES, ReportData, TrainingCurve
-from alignflow.reporting.scores import format_difference, format_score, with_minus
+from alignflow.reporting.model import (
+    MODEL_LABELS,
+    ROLE_LABELS,
+    ROLES,
+    ModelComparison,
+    ModelRole,
+    ReportData,
+    ScoreRow,
+    TrainingCurve,
+)
+from alignflow.reporting.scores import (
+    format_difference,
+    format_interval,
+    format_score,
+    format_share,
+    format_share_interval,
+    with_minus,
+)
 from alignflow.reporting.text import (
     format_bytes,
     format_compact,
@@ -49,21 +67,61 @@ def render_page(data: ReportData) -> str:
         .render(
             data=data,
             summary=verdict_sentence(data),
-            changes=_count_changes(data),
             training_rows={rows.stage: rows for rows in data.training_rows},
             charts={curve.stage: _stage_charts(curve) for curve in data.curves},
-            dot_plots={row.name: dot_plot(row, width=250) for row in data.scores},
-            group_plots={
-                (row.name, group): dot_plot(
-                    row.replaced(values=of_group, stderrs={}, groups={}), width=250
-                )
-                for row in data.scores
-                for group, of_group in row.groups.items()
-            },
+            scores_heading="Scores, before and after",
+            models=_models_sentence(data),
+            subject="the aligned model",
+            **_scores_context(data, ROLE_LABELS),
             lineage=lineage_picture(data.lineage),
             longest_s=max((stage.seconds for stage in data.stages), default=0.0) or 1.0,
         )
     )
+
+
+def render_models(data: ModelComparison) -> str:
+    """Return the page of two models side by side as one HTML document."""
+    return (
+        _environment()
+        .get_template("models.html.jinja")
+        .render(
+            data=data,
+            scores_heading="Scores",
+            models="Both models on the items that each was judged on.",
+            subject="B",
+            **_scores_context(data, MODEL_LABELS),
+        )
+    )
+
+
+def _scores_context(
+    data: ReportData | ModelComparison, labels: Mapping[ModelRole, str]
+) -> dict[str, Any]:
+    """Return what the sections on scores show besides the data."""
+    return {
+        "roles": [role for role in ROLES if any(role in row.values for row in data.scores)],
+        "role_labels": labels,
+        "changes": _count_changes(data.scores),
+        "dot_plots": {row.name: dot_plot(row, labels, width=250) for row in data.scores},
+        "group_plots": {
+            (row.name, group): dot_plot(
+                row.replaced(values=of_group.values, intervals=of_group.intervals),
+                labels,
+                width=250,
+            )
+            for row in data.scores
+            for group, of_group in row.groups.items()
+        },
+        "histograms": [
+            histogram(each, labels, width=260, height=150) for each in data.distributions
+        ],
+    }
+
+
+def _models_sentence(data: ReportData) -> str:
+    has_champion = any("champion" in row.values for row in data.scores)
+    champion = ", the champion that serves now" if has_champion else ""
+    return f"The base model as it came, after supervised fine-tuning (SFT){champion}, and aligned."
 
 
 def verdict_sentence(data: ReportData) -> str:
@@ -83,9 +141,9 @@ def verdict_sentence(data: ReportData) -> str:
     return f"{met}; it is registered as {version}." if version else f"{met}."
 
 
-def _count_changes(data: ReportData) -> dict[str, int]:
+def _count_changes(scores: Sequence[ScoreRow]) -> dict[str, int]:
     """Return how many scores became better and worse, and how many did neither clearly."""
-    changes = [row.change for row in data.scores if row.change not in (None, "neutral")]
+    changes = [row.change for row in scores if row.change not in (None, "neutral")]
     better, worse = changes.count("better"), changes.count("worse")
     return {"better": better, "worse": worse, "unclear": len(changes) - better - worse}
 
@@ -109,18 +167,20 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"roles": ROLES, "role_labels": ROLE_LABELS}
     environment.filters |= {
         "bytes": format_bytes,
         "compact": format_compact,
         "difference": format_difference,
         "file_name": lambda path: PurePosixPath(path).name or path,
         "humanise": humanise,
+        "interval": format_interval,
         "linked": _is_linked,
         "minus": with_minus,
         "number": format_number,
         "plural": plural,
         "score": format_score,
+        "share": format_share,
+        "share_interval": format_share_interval,
         "seconds": format_seconds,
         "stage_name": stage_name,
     }

@@ -1,9 +1,9 @@
 """Scores as a person reads them, the same on the page and in the terminal."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from alignflow.reporting.model import ModelRole, ScoreRow
+from alignflow.reporting.model import Interval, ModelRole, ScoreRow
 from alignflow.reporting.text import humanise
 
 _NONE = "\N{EN DASH}"
@@ -41,6 +41,11 @@ _WORDS = {
     "reward_model/accuracy": ScoreWords(
         "Reward model ranks pairs rightly", "held-out pairs; judges the judge", is_share=True
     ),
+    "reward_model/margin": ScoreWords(
+        "Reward margin of pairs",
+        "reward of the chosen response above the rejected; judges the judge",
+        unit="standard deviations",
+    ),
     "samples/mean_reward": ScoreWords(
         "Reward of the sample answers", "mean over held-out prompts", unit="standard deviations"
     ),
@@ -62,6 +67,9 @@ _SUITE_WORDS = {
     "mc2": ScoreWords("{suite}, MC2", "probability given to true answers", is_share=True),
     "accuracy": ScoreWords(
         "{suite}, accuracy", "statements told rightly as hateful or harmless", is_share=True
+    ),
+    "reward_accuracy": ScoreWords(
+        "{suite}, by the reward model", "pairs ranked rightly; judges the judge", is_share=True
     ),
     "macro_f1": ScoreWords(
         "{suite}, macro F1", "the same, hateful and harmless weighing alike", is_share=True
@@ -87,24 +95,13 @@ def score_words(name: str) -> ScoreWords:
     return words._replace(label=words.label.replace("{suite}", humanise(suite).capitalize()))
 
 
-def score_row(
-    name: str,
-    values: Mapping[ModelRole, float],
-    *,
-    stderrs: Mapping[ModelRole, float] | None = None,
-    difference_stderr: float | None = None,
-    groups: Mapping[str, Mapping[ModelRole, float]] | None = None,
-    num_items: int | None = None,
-) -> ScoreRow:
+def score_row(name: str, values: Mapping[ModelRole, float], **known: Any) -> ScoreRow:
     """Return the row of a score in words; an unknown one keeps its name and has no direction.
 
     Args:
         name: `<suite>/<score>`.
         values: Score of each model that has one.
-        stderrs: Standard error of each value, where known.
-        difference_stderr: That of the difference from the base to the aligned model.
-        groups: Values by group of items.
-        num_items: Items that were judged.
+        **known: Other fields of the row.
     """
     words = score_words(name)
     return ScoreRow(
@@ -115,10 +112,7 @@ def score_row(
         unit=words.unit,
         higher_is_better=words.higher_is_better,
         values=dict(values),
-        stderrs=dict(stderrs or {}),
-        difference_stderr=difference_stderr,
-        num_items=num_items,
-        groups={group: dict(of_group) for group, of_group in (groups or {}).items()},
+        **known,
     )
 
 
@@ -149,12 +143,39 @@ def format_score(row: ScoreRow | ScoreWords, value: float | None) -> str:
     return with_minus(f"{100 * value:.1f} %" if row.is_share else f"{value:.3f}")
 
 
-def format_difference(row: ScoreRow) -> str:
-    """Return the aligned model's lead with its sign; of shares, in percentage points."""
-    if row.difference is None:
+def format_difference(row: ScoreRow, role: ModelRole = "base") -> str:
+    """Return the aligned model's lead over another with its sign; of shares, in points."""
+    if role not in row.differences:
         return _NONE
-    text = f"{100 * row.difference:+.1f} pts" if row.is_share else f"{row.difference:+.3f}"
-    return with_minus(text)
+    value = row.differences[role].value
+    return with_minus(f"{100 * value:+.1f} pts" if row.is_share else f"{value:+.3f}")
+
+
+def format_interval(
+    row: ScoreRow | ScoreWords, interval: Interval | None, *, signed: bool = False
+) -> str:
+    """Return the bounds in the form of the row's values or, signed, of its differences."""
+    if interval is None:
+        return "interval unknown"
+    sign = "+" if signed else ""
+    low, high = (
+        f"{100 * bound:{sign}.1f}" if row.is_share else f"{bound:{sign}.3f}" for bound in interval
+    )
+    unit = "" if signed or not row.is_share else " %"
+    return with_minus(f"{low} to {high}{unit}")
+
+
+_SHARE = ScoreWords("", "", is_share=True)
+
+
+def format_share(value: float | None) -> str:
+    """Return a share as a percentage; a dash where there is none."""
+    return format_score(_SHARE, value)
+
+
+def format_share_interval(interval: Interval | None) -> str:
+    """Return the bounds of a share as percentages."""
+    return format_interval(_SHARE, interval)
 
 
 def with_minus(text: str) -> str:

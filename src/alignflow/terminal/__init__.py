@@ -8,7 +8,7 @@ from alignflow.terminal.displays import (
     current_display,
     make_display,
 )
-from alignflow.terminal.summary import print_comparison, print_summary
+from alignflow.terminal.summary import print_comparison, print_models, print_summary
 
 __all__ = [
     "Display",
@@ -18,5 +18,6 @@ __all__ = [
     "current_display",
     "make_display",
     "print_comparison",
+    "print_models",
     "print_summary",
 ]

@@ -7,8 +7,20 @@ from rich.table import Table
 from rich.text import Text
 
 from alignflow.reporting.comparison import Comparison, columns, rows
-from alignflow.reporting.model import ROLE_LABELS, ROLES, ScoreRow
-from alignflow.reporting.scores import format_difference, format_score
+from alignflow.reporting.model import (
+    MODEL_LABELS,
+    ROLE_LABELS,
+    ROLES,
+    ModelComparison,
+    ModelRole,
+    ScoreRow,
+)
+from alignflow.reporting.scores import (
+    format_difference,
+    format_score,
+    format_share,
+    format_share_interval,
+)
 from alignflow.reporting.text import visible
 
 _CHANGE_STYLES = {"better": "green", "worse": "red"}
@@ -71,6 +83,29 @@ def print_comparison(console: Console, comparison: Comparison, places: Mapping[s
     _print_places(console, places)
 
 
+def print_models(console: Console, comparison: ModelComparison, page: str) -> None:
+    """Print two models side by side: scores with their differences, and who wins.
+
+    Args:
+        console: Where to print.
+        comparison: The two.
+        page: Where the page lies.
+    """
+    console.print(Text(f"A is {visible(comparison.first)}, B is {visible(comparison.second)}"))
+    console.print()
+    console.print(_score_table(comparison.scores, console.width, MODEL_LABELS))
+    for row in comparison.win_rates:
+        console.print()
+        console.print(
+            f"B's answers win {format_share(row.rate)} of {row.num_prompts} prompts "
+            f"({format_share_interval(row.interval)}), at equal length "
+            f"{format_share(row.length_controlled)}; they are {row.tokens:.0f} tokens long, "
+            f"A's {row.other_tokens:.0f}.",
+            soft_wrap=True,
+        )
+    _print_places(console, {"page": page})
+
+
 def _print_places(console: Console, places: Mapping[str, str]) -> None:
     console.print()
     width = max((len(name) for name in places), default=0)
@@ -79,10 +114,14 @@ def _print_places(console: Console, places: Mapping[str, str]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _score_table(scores: Sequence[ScoreRow], width: int) -> Table:
+def _score_table(
+    scores: Sequence[ScoreRow], width: int, labels: Mapping[ModelRole, str] = ROLE_LABELS
+) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("score", no_wrap=True, overflow="ellipsis", max_width=max(width - 46, 12))
-    for heading in (*ROLE_LABELS.values(), "difference"):
+    roles = [role for role in ROLES if any(role in row.values for row in scores)]
+    others = 16 + 10 * len(roles)
+    table.add_column("score", no_wrap=True, overflow="ellipsis", max_width=max(width - others, 12))
+    for heading in (*(labels[role] for role in roles), "difference"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="ellipsis")
     table.add_column("", no_wrap=True)
     for row in scores:
@@ -90,7 +129,7 @@ def _score_table(scores: Sequence[ScoreRow], width: int) -> Table:
         word = row.change if row.change in ("better", "worse", "unclear") else ""
         table.add_row(
             Text(row.label),
-            *(Text(format_score(row, row.values.get(role))) for role in ROLES),
+            *(Text(format_score(row, row.values.get(role))) for role in roles),
             Text(format_difference(row), style=style),
             Text(word, style=style or "dim"),
         )

@@ -8,8 +8,9 @@ import orjson
 import pytest
 
 from alignflow.data_validation.benchmarks import benchmark_texts
-from alignflow.data_validation.comparison import BenchmarkTexts
+from alignflow.data_validation.contamination import BenchmarkTexts
 from alignflow.data_validation.drafts import Draft, Turn
+from alignflow.data_validation.records import Records
 from alignflow.data_validation.report import FileReport
 from alignflow.data_validation.streams import NamedFile
 from alignflow.data_validation.text import hash_of, normalised, prompt_key
@@ -120,7 +121,7 @@ def test_benchmark_items_are_found(text: str, is_found: bool) -> None:
         Draft(None, {"prompt": prompt, "chosen": [Turn("assistant", "z")]}),
         Draft(None, {"messages": [Turn("user", "x"), Turn("assistant", text)]}),
     ]
-    assert benchmark.find(drafts) == [False, is_found, is_found]
+    assert benchmark.find(Records.of(drafts)) == ({1, 2} if is_found else set())
 
 
 def test_contaminated_rows_are_refused(check_rows: CheckRows) -> None:
@@ -161,7 +162,7 @@ def test_a_file_without_items_is_no_benchmark(make_file: MakeFile, tmp_path: Pat
     ],
 )
 def test_the_normal_form_is_letters_and_digits(text: str, expected: str) -> None:
-    assert normalised(text) == expected
+    assert normalised(text).decode() == expected
 
 
 def test_prompts_of_symbols_alone_stay_apart() -> None:

@@ -1,10 +1,19 @@
 """What counts as personal data and credentials, what only looks so, and what a recipe does then."""
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
 import polars as pl
 import pytest
 
-from alignflow.data_validation.checking import Decision, RowChecker
+from alignflow.data_validation.blocks import parsed_blocks
+from alignflow.data_validation.checking import Decision, RowChecker, prompts_of
+from alignflow.data_validation.comparison import RowKeys
 from alignflow.data_validation.config import RowLimits
+from alignflow.data_validation.contamination import BenchmarkTexts
+from alignflow.data_validation.judging import BlockJudge
 from alignflow.data_validation.private_data import (
     PrivateCode,
     holds_private,
@@ -12,7 +21,9 @@ from alignflow.data_validation.private_data import (
     passes_luhn,
     private_parts,
 )
+from alignflow.data_validation.records import Records
 from alignflow.data_validation.source_row import SourceRow
+from alignflow.data_validation.streams import NamedFile
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P"
 
@@ -70,9 +81,15 @@ def test_check_digits_are_the_standards() -> None:
     assert not is_iban("GB28WEST12345698765432")
 
 
-def decided(row: dict[str, str], limits: RowLimits) -> Decision:
-    checker = RowChecker("preference", limits)
-    ((decision,),) = checker.check([SourceRow(1, b"", dict(row))])
+def all_decided(checker: RowChecker, *rows: dict[str, Any]) -> list[Decision]:
+    source = (SourceRow(line, b"", dict(row)) for line, row in enumerate(rows, 1))
+    with checker:
+        (checked,) = checker.check(parsed_blocks(source))
+    return list(checked.decisions())
+
+
+def decided(row: dict[str, Any], limits: RowLimits) -> Decision:
+    (decision,) = all_decided(RowChecker("preference", limits), row)
     return decision
 
 
@@ -80,6 +97,10 @@ PRIVATE = {
     "prompt": "Who is jo@example.org?",
     "chosen": "Ask ann@example.org, the key is AKIAIOSFODNN7EXAMPLE.",
     "rejected": "Nobody.",
+}
+PRIVATE_MESSAGES = {
+    name: [{"role": "user" if name == "prompt" else "assistant", "content": text}]
+    for name, text in PRIVATE.items()
 }
 
 
@@ -95,8 +116,9 @@ def test_private_data_is_kept_with_a_flag() -> None:
     assert decision.draft.prompt[0].content == PRIVATE["prompt"]
 
 
-def test_private_data_is_masked_in_every_turn() -> None:
-    decision = decided(PRIVATE, RowLimits(pii="mask", secrets="mask"))
+@pytest.mark.parametrize("row", [PRIVATE, PRIVATE_MESSAGES])
+def test_private_data_is_masked_in_every_turn(row: dict[str, Any]) -> None:
+    decision = decided(row, RowLimits(pii="mask", secrets="mask"))
     assert decision.flags == ("pii_masked", "secret_masked")
     assert decision.draft is not None
     contents = [turn.content for turns in decision.draft.parts.values() for turn in turns]
@@ -107,10 +129,29 @@ def test_rows_are_compared_as_they_are_once_masked() -> None:
     limits = RowLimits(pii="mask")
     same = {**PRIVATE, "chosen": "Ask ann@example.org.", "rejected": "Ask bob@example.org."}
     assert decided(same, limits).reason == "identical_responses"
-    checker = RowChecker("preference", limits)
     rows = [
         {"prompt": "Who?", "chosen": f"{name}@example.org", "rejected": "Nobody."}
         for name in ("ann", "bob")
     ]
-    (decisions,) = checker.check(SourceRow(line, b"", row) for line, row in enumerate(rows, 1))
+    decisions = all_decided(RowChecker("preference", limits), *rows)
     assert [decision.reason for decision in decisions] == [None, "duplicate_row"]
+
+
+@pytest.mark.parametrize("row", [PRIVATE, PRIVATE_MESSAGES])
+@pytest.mark.parametrize("limits", [RowLimits(pii="mask", secrets=p) for p in ("mask", "flag")])
+def test_a_row_is_stored_as_it_was_compared(row: dict[str, Any], limits: RowLimits) -> None:
+    (block,) = parsed_blocks([SourceRow(1, b"", row)])
+    judged = BlockJudge("preference", limits, BenchmarkTexts(())).judge(block)
+    draft = decided(row, limits).draft
+    assert draft is not None
+    for column, other in zip(judged.keys, RowKeys.of(Records.of([draft])), strict=True):
+        np.testing.assert_array_equal(column, other)
+
+
+def test_training_prompts_are_masked_like_the_rows_beside_them(tmp_path: Path) -> None:
+    limits = RowLimits(pii="mask", secrets="mask")
+    train = tmp_path / "train.jsonl"
+    train.write_bytes(orjson.dumps({**PRIVATE, "prompt": "Who is ann@example.org?"}) + b"\n")
+    prompts = prompts_of(NamedFile(train, "train.jsonl"), "preference", limits)
+    (decision,) = all_decided(RowChecker("preference", limits, training_prompts=prompts), PRIVATE)
+    assert decision.reason == "split_leak"

@@ -13,6 +13,7 @@ from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.forms import draft_row
 from alignflow.data_validation.frames import TEXT_COLUMNS
 from alignflow.data_validation.reasons import FLAGS, REASONS
+from alignflow.data_validation.records import Records
 from alignflow.data_validation.report import FileReport
 from alignflow.data_validation.schemas import is_degenerate, text_schema
 
@@ -50,7 +51,7 @@ def rated(**attributes: Any) -> dict[str, Any]:
 
 def reason_of(row: dict[str, Any], kind: DataKind) -> str | None:
     """Return why the schemas refuse a row that has a canonical form."""
-    judged = Contract(kind, LIMITS).judge([draft_row(row, kind)])
+    judged = Contract(kind, LIMITS).judge(Records.of([draft_row(row, kind)]))
     return judged.failures[0].reason if judged.failures else None
 
 
@@ -185,7 +186,7 @@ def test_a_row_is_refused_for_its_reason(
     ],
 )
 def test_an_accepted_row_carries_its_flags(row: dict[str, Any], flags: list[str]) -> None:
-    judged = Contract("preference", LIMITS).judge([draft_row(row, "preference")])
+    judged = Contract("preference", LIMITS).judge(Records.of([draft_row(row, "preference")]))
     assert judged.failures == {}
     assert in_order(judged.flags.get(0, set())) == flags
 
@@ -200,7 +201,8 @@ def test_the_first_of_several_reasons_is_given_by_group() -> None:
 
 def test_rows_are_judged_apart() -> None:
     rows = [pair(chosen=text) for text in ("A", "a\x00", "C", None)]
-    judged = Contract("preference", LIMITS).judge([draft_row(row, "preference") for row in rows])
+    records = Records.of(draft_row(row, "preference") for row in rows)
+    judged = Contract("preference", LIMITS).judge(records)
     assert {row: failure.reason for row, failure in judged.failures.items()} == {
         1: "control_character",
         3: "null_value",
@@ -245,8 +247,8 @@ def test_every_code_is_explained() -> None:
     assert all(FLAGS.values())
 
 
-def test_no_drafts_are_no_failures() -> None:
-    assert Contract("sft", LIMITS).judge([]) == ({}, {})
+def test_no_records_are_no_failures() -> None:
+    assert Contract("sft", LIMITS).judge(Records()) == ({}, {})
 
 
 def test_a_draft_knows_its_prompt_and_its_conversation() -> None:

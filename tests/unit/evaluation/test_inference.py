@@ -11,7 +11,8 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from alignflow.errors import DataError
 from alignflow.training.attributes import AttributeScale
-from alignflow.training.megatron.inference import AttributeModel, LanguageModel, RewardModel
+from alignflow.training.megatron.inference import LanguageModel
+from alignflow.training.megatron.judges import AttributeModel, RewardModel
 from alignflow.training.megatron.trees import Branch, Tree, pack_trees
 from alignflow.training.sampling import Sampling, uniforms
 

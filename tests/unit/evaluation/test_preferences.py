@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from alignflow.errors import DataError
+from alignflow.evaluation.measures import Items
+from alignflow.evaluation.pairs import Pairs
 from alignflow.evaluation.preferences import (
     PairMeasures,
     kl_result,
     measure_pairs,
+    pair_set_result,
     perplexity_result,
     preference_result,
     reward_result,
@@ -25,6 +28,8 @@ PAIRS = [
     Tree([5, 6], [Branch.scored([3]), Branch.scored([4, 4, 4, 4])]),
     Tree([5, 9, 9, 9], [Branch.scored([1, 2, 3]), Branch.scored([1, 2])]),
 ]
+
+TWO = Items.of(["one", "two"])
 
 
 def ignore(num_trees: int, num_tokens: int) -> None:
@@ -43,7 +48,7 @@ def measures() -> PairMeasures:
 
 def test_implicit_rewards_are_worked_out_by_hand(measures: PairMeasures) -> None:
     # Policy less parent: chosen +1 and +1, rejected 0 and +2; margins 0.1 * 1 and 0.1 * -1.
-    result = preference_result(measures, beta=0.1)
+    result = preference_result(measures, TWO, beta=0.1)
     assert result.scores == {
         "logprob_accuracy": 0.5,
         # A token: -4 against -2.5, and -2.25 against -3.
@@ -56,20 +61,42 @@ def test_implicit_rewards_are_worked_out_by_hand(measures: PairMeasures) -> None
 
 def test_perplexity_and_divergence_are_means_over_tokens(measures: PairMeasures) -> None:
     # 4 + 9 nats over 5 tokens; 0.5 + 1.0 nats over 5 tokens.
-    assert perplexity_result(measures).scores == {"response": pytest.approx(math.exp(13 / 5))}
-    assert kl_result(measures).scores == {"parent_nats_per_token": pytest.approx(0.3)}
+    assert perplexity_result(measures, TWO).scores == {"response": pytest.approx(math.exp(13 / 5))}
+    assert kl_result(measures, TWO).scores == {"parent_nats_per_token": pytest.approx(0.3)}
 
 
 def test_without_a_parent_there_is_no_implicit_reward() -> None:
     measures = PairMeasures(policy_B2=np.array([[-1.0, -3.0]]), num_tokens_B2=np.array([[1, 4]]))
-    result = preference_result(measures, beta=0.1)
+    result = preference_result(measures, Items.of(["one"]), beta=0.1)
     assert result.scores == {"logprob_accuracy": 1.0, "per_token_accuracy": 0.0}
 
 
 def test_equal_values_are_half_a_preference_and_nan_has_none() -> None:
-    assert reward_result([[1.0, 1.0], [2.0, 1.0], [1.0, 2.0]]).scores == {"accuracy": 0.5}
-    assert reward_result([[1.0, 1.0]]).scores == {"accuracy": 0.5}
-    assert math.isnan(reward_result([[math.nan, 1.0], [2.0, 1.0]]).scores["accuracy"])
+    three = Items.of(["one", "two", "three"])
+    # Margins 0, 1 and -0.5.
+    assert reward_result([[1.0, 1.0], [2.0, 1.0], [1.5, 2.0]], three).scores == {
+        "accuracy": 0.5,
+        "margin": pytest.approx(0.5 / 3),
+    }
+    assert math.isnan(reward_result([[math.nan, 1.0], [2.0, 1.0]], TWO).scores["accuracy"])
+
+
+def test_reward_model_is_judged_on_each_subset() -> None:
+    subsets = ["honest", "harmless", "honest", None]
+    pairs = Pairs(
+        trees=PAIRS,
+        items=Items.of(range(4), sources=["one", "other", "one", "other"]),
+        records=[{"id": str(n), "subset": subset} for n, subset in enumerate(subsets)],
+        num_truncated=0,
+        refused=[],
+    )
+    result = pair_set_result([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [2.0, 1.0]], pairs)
+    # Right, wrong, even, right: 2.5 of 4.
+    assert result.scores == {"reward_accuracy": 0.625}
+    by_subset = {name: of.value for name, of in result.groups["reward_accuracy"].items()}
+    assert by_subset == {"harmless": 0.0, "honest": 0.75}
+    assert [item["subset"] for item in result.items] == ["honest", "harmless", "honest", None]
+    assert result.measures["reward_accuracy"].estimate().num_sources == 2
 
 
 def test_a_model_does_not_diverge_from_itself(llama_dir: Path) -> None:

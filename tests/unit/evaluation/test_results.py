@@ -4,54 +4,72 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-import pytest
-
+from alignflow.evaluation.measures import Items, Measure, read_measures
 from alignflow.evaluation.results import Results, write_jsonl
 from alignflow.evaluation.suites.base import SuiteResult
 
 
 def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
-    results = Results(tmp_path)
+    results = Results(tmp_path, limited=["suites.toxicity.limit"])
+    accuracy = Measure.mean(Items.of("abcd", sources="aabb"), [1, 1, 0, 1], is_share=True)
     toxicity = SuiteResult(
-        scores={"accuracy": 0.5},
-        resamples={"accuracy": np.array([0.4, 0.6])},
+        measures={"accuracy": accuracy},
         items=[{"item": 1, "text": "é"}],
-        groups={"accuracy": {"women": 1.0, "asian": 0.0}},
+        groups={"accuracy": accuracy.by_group([["women"], ["women"], ["asian"], []])},
     )
-    results.add("toxicity", toxicity, num_items=2)
+    results.add("toxicity", toxicity, num_items=4)
     results.write({"toxicity": 1})
-    assert json.loads((tmp_path / "scores.json").read_text()) == {
-        "scores": {"toxicity/accuracy": 0.5},
-        "stderr": {"toxicity/accuracy": pytest.approx(0.1414, abs=1e-4)},
-        "groups": {"toxicity/accuracy": {"women": 1.0, "asian": 0.0}},
-        "num_items": {"toxicity": 2},
+    content = json.loads((tmp_path / "scores.json").read_text())
+    # Two sources, of which a resample holds one twice or both: 2/4, 3/4 or 4/4.
+    low, high = content["intervals"].pop("toxicity/accuracy")
+    assert (low, high) == (0.5, 1.0)
+    assert content == {
+        "scores": {"toxicity/accuracy": 0.75},
+        "intervals": {},
+        "groups": {
+            "toxicity/accuracy": {
+                # One source by itself has no spread to go by.
+                "asian": {"value": 0.0, "interval": None, "num_items": 1},
+                "women": {"value": 1.0, "interval": None, "num_items": 2},
+            }
+        },
+        "statistics": {
+            "method": "BCa bootstrap over sources",
+            "confidence": 0.95,
+            "num_resamples": 2000,
+            "seed": 1234,
+        },
+        "num_items": {"toxicity": 4},
+        "num_sources": {"toxicity/accuracy": 2},
         "num_truncated": {"toxicity": 1},
+        "limited": ["suites.toxicity.limit"],
         "undefined": [],
     }
-    assert json.loads((tmp_path / "resamples.json").read_text()) == {
-        "toxicity/accuracy": [0.4, 0.6]
-    }
+    read = read_measures(tmp_path / "measures.json")["toxicity/accuracy"]
+    assert read.items == accuracy.items
+    assert (read.value, read.limits) == (0.75, (0.0, 1.0))
     assert (tmp_path / "items" / "toxicity.jsonl").read_text() == '{"item": 1, "text": "é"}\n'
 
 
 def test_score_that_is_no_number_is_left_out_and_named(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    scores = {"mc1": math.nan, "mc2": 0.5}
-    resamples = {"mc1": np.array([math.nan, 0.5]), "mc2": np.array([math.inf, 0.5])}
-    with np.errstate(invalid="ignore"):
-        results.add("truth", SuiteResult(scores, resamples, []), num_items=1)
-        results.write({})
+    two = Items.of("ab")
+    measures = {"mc1": Measure.mean(two, [math.nan, 1.0]), "mc2": Measure.mean(two, [0.25, 0.75])}
+    results.add("truth", SuiteResult(measures, []), num_items=2)
+    results.write({})
     content = json.loads((tmp_path / "scores.json").read_text())
     assert content["scores"] == {"truth/mc2": 0.5}
-    assert content["stderr"] == {}
+    assert list(content["intervals"]) == ["truth/mc2"]
     assert content["undefined"] == ["truth/mc1"]
+    assert math.isnan(read_measures(tmp_path / "measures.json")["truth/mc1"].value)
 
 
 def test_two_results_of_one_name_add_up(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    results.add("reward_model", SuiteResult({"accuracy": 0.5}, {}, [{"item": 1}]), num_items=4)
-    results.add("reward_model", SuiteResult({"margin": 1.5}, {}, []), num_items=2)
+    first = {"accuracy": Measure.mean(Items.of("ab"), [0.0, 1.0])}
+    second = {"margin": Measure.mean(Items.of("a"), [1.5])}
+    results.add("reward_model", SuiteResult(first, [{"item": 1}]), num_items=4)
+    results.add("reward_model", SuiteResult(second, []), num_items=2)
     assert results.scores == {"reward_model/accuracy": 0.5, "reward_model/margin": 1.5}
     assert results.num_items == {"reward_model": 4}
 

@@ -25,8 +25,7 @@ def test_response_is_the_mean_difference_over_prompts_rated_both_times() -> None
     steered = SteeredAnswers(least=answers(1, None, 2), most=answers(4, 4, 1))
     result = steering_result({"quality": steered})
     assert result.scores == {"quality_response": 1}
-    # Two units: a resample is 3, 1 or -1.
-    assert set(result.resamples["quality_response"]) == {-1, 1, 3}
+    assert result.measures["quality_response"].columns_NC[:, 0].tolist() == [3, -1]
     assert [(item["item"], item["most"]["rating"]) for item in result.items] == [(1, 4), (3, 1)]
 
 

@@ -87,6 +87,27 @@ def test_truthfulqa_scores_are_worked_out_by_hand(tmp_path: Path) -> None:
     }
 
 
+def test_truthfulqa_questions_of_one_page_hang_together(tmp_path: Path) -> None:
+    heads, *rows = CSV.splitlines(keepends=True)
+    others = [rows[0].replace("moon", "sun"), rows[0].replace("moon", "sky").replace("org", "com")]
+    suite = TruthfulQA.read(write(tmp_path / "TruthfulQA.csv", heads + "".join([*rows, *others])))
+    result = suite.result([[0.0, 1.0, 2.0]] * 3)
+    measure = result.measures["mc1"]
+    assert len(set(measure.items.ids)) == 3
+    assert measure.estimate().num_sources == 2
+    assert list(result.groups["mc2"]) == ["Myths"]
+    assert result.groups["mc2"]["Myths"].items == measure.items
+
+
+def test_truthfulqa_items_have_the_same_ids_in_both_formats(tmp_path: Path) -> None:
+    csv = TruthfulQA.read(write(tmp_path / "TruthfulQA.csv", CSV))
+    task = TruthfulQA.read(write(tmp_path / "mc_task.json", [MC_TASK]))
+    of_csv, of_task = (
+        suite.result([[0.0, 1.0, 2.0]]).measures["mc1"].items for suite in (csv, task)
+    )
+    assert of_csv.ids == of_task.ids
+
+
 def test_toxigen_reads_labels_and_groups(tmp_path: Path) -> None:
     suite = ToxiGen.read(write(tmp_path / "a.json", SAFENLP))
     assert [(item.label, item.groups) for item in suite.items] == [
@@ -114,7 +135,8 @@ def test_toxigen_scores_are_worked_out_by_hand(tmp_path: Path) -> None:
     result = suite.result([[-2.0, -1.0], [-2.0, -1.0], [-1.0, -1.0]])
     # F1 of 1: 2 * 1 / (2 + 1); F1 of 0: 2 * 1 / (1 + 2).
     assert result.scores == {"accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx(2 / 3)}
-    assert result.groups == {"accuracy": {"asian": 1.0, "women": 0.5}}
+    by_group = {name: measure.value for name, measure in result.groups["accuracy"].items()}
+    assert by_group == {"asian": 1.0, "women": 0.5}
     assert [row["prediction"] for row in result.items] == [1, 1, 0]
 
 

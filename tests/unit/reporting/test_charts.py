@@ -75,7 +75,7 @@ def test_dot_plot_orders_marks_as_their_values_and_draws_intervals() -> None:
         label="S",
         is_share=True,
         values={"aligned": 0.7, "base": 0.5},
-        stderrs={"base": 0.05},
+        intervals={"base": (0.4, 0.6)},
     )
     plot = dot_plot(row, width=250)
     assert plot is not None
@@ -86,7 +86,7 @@ def test_dot_plot_orders_marks_as_their_values_and_draws_intervals() -> None:
     assert base.high is not None
     assert base.x - base.low == pytest.approx(base.high - base.x, abs=0.2)
     assert aligned.low is None
-    assert base.title == "base: 50.0 % ± 9.8 %"
+    assert base.title == "base: 50.0 % (40.0 to 60.0 %)"
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from alignflow.reporting.model import (
     Answer,
+    Difference,
     Lineage,
     LineageEdge,
     LineageNode,
@@ -18,9 +19,20 @@ from alignflow.reporting.model import (
 
 
 def score(base: float, aligned: float, **changes: Any) -> ScoreRow:
+    """A score whose difference is known to a thousandth, over 100 items."""
     values: dict[ModelRole, float] = {"base": base, "aligned": aligned}
-    fields = {"name": "s/x", "label": "X", "values": values, "higher_is_better": True}
+    fields = {
+        "name": "s/x",
+        "label": "X",
+        "values": values,
+        "higher_is_better": True,
+        "differences": {"base": difference(aligned - base, error=0.001)},
+    }
     return ScoreRow.model_validate({**fields, **changes})
+
+
+def difference(value: float, *, error: float, num_items: int = 100) -> Difference:
+    return Difference(value=value, interval=(value - error, value + error), num_items=num_items)
 
 
 def test_report_survives_json(report: ReportData) -> None:
@@ -44,22 +56,28 @@ def test_surrogate_pair_stays_one_character() -> None:
         (score(9.0, 8.0, higher_is_better=False), "better"),
         (score(0.5, 0.5), "same"),
         (score(0.5, 0.6, higher_is_better=None), "neutral"),
-        (score(0.5, 0.6, values={"aligned": 0.6}), None),
+        (score(0.5, 0.6, differences={}), None),
     ],
 )
 def test_change_follows_the_direction(row: ScoreRow, change: str | None) -> None:
     assert row.change == change
 
 
-def test_difference_within_its_error_is_unclear() -> None:
-    # 1.96 errors of 0.05 are 0.098.
-    assert score(0.5, 0.59, difference_stderr=0.05).change == "unclear"
-    assert score(0.5, 0.60, difference_stderr=0.05).change == "better"
-
-
-def test_difference_over_a_handful_of_items_is_unclear() -> None:
-    assert score(0.5, 0.9, difference_stderr=0.01, num_items=3).change == "unclear"
-    assert score(0.5, 0.9, difference_stderr=0.01, num_items=10).change == "better"
+@pytest.mark.parametrize(
+    ("of_base", "change"),
+    [
+        (difference(0.09, error=0.1), "unclear"),
+        (difference(0.11, error=0.1), "better"),
+        (difference(-0.11, error=0.1), "worse"),
+        (difference(0.4, error=0.01, num_items=3), "unclear"),
+        (difference(0.4, error=0.01, num_items=10), "better"),
+        (Difference(value=0.4, num_items=100), "unclear"),
+    ],
+)
+def test_difference_is_clear_when_its_interval_lies_on_one_side_of_0(
+    of_base: Difference, change: str
+) -> None:
+    assert score(0.5, 0.9, differences={"base": of_base}).change == change
 
 
 def test_curve_merges_the_lines_of_a_step_and_keeps_the_later() -> None:

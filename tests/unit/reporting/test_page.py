@@ -15,7 +15,7 @@ from alignflow.reporting.model import (
 from alignflow.reporting.page import render_page, verdict_sentence
 
 SECTIONS = [
-    *("verdict", "scores", "training", "data", "tokens", "leaks"),
+    *("verdict", "scores", "wins", "worst", "training", "data", "tokens", "leaks"),
     *("lineage", "time", "samples", "run"),
 ]
 HOSTILE = (
@@ -23,7 +23,7 @@ HOSTILE = (
     '"\' onclick="alert(1)" {{ 7 * 7 }} {% raw %} \u202e\u2066\x00\x1b[31m\u2028 ${x}'
 )
 # Words of a fixed vocabulary, which hold nothing hostile.
-FIXED = {"status", "severity", "finished_at"}
+FIXED = {"status", "severity", "finished_at", "against"}
 
 
 class Page(HTMLParser):

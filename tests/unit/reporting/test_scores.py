@@ -1,7 +1,12 @@
 import pytest
 
-from alignflow.reporting.model import ScoreRow
-from alignflow.reporting.scores import format_difference, format_score, score_row
+from alignflow.reporting.model import Difference, ScoreRow
+from alignflow.reporting.scores import (
+    format_difference,
+    format_interval,
+    format_score,
+    score_row,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,9 +35,14 @@ def test_scores_get_their_words(
 
 
 def test_shares_are_percentages_and_their_differences_points() -> None:
-    row = ScoreRow(name="s", label="S", is_share=True, values={"base": 0.5, "aligned": 0.4711})
+    lead = Difference(value=-0.0289, interval=(-0.05, 0.001), num_items=50)
+    row = ScoreRow(name="s", label="S", is_share=True, differences={"base": lead})
     assert format_score(row, 0.4711) == "47.1 %"
     assert format_difference(row) == "\N{MINUS SIGN}2.9 pts"
+    assert format_difference(row, "champion") == "\N{EN DASH}"
+    assert format_interval(row, (0.4, 0.55)) == "40.0 to 55.0 %"
+    assert format_interval(row, lead.interval, signed=True) == "\N{MINUS SIGN}5.0 to +0.1"
+    assert format_interval(row, None) == "interval unknown"
 
 
 def test_other_scores_keep_three_decimals_and_a_missing_one_is_a_dash() -> None:

@@ -6,17 +6,19 @@ from pathlib import Path
 import pytest
 
 from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
+from alignflow.artifacts.manifest import ParentRef
+from alignflow.evaluation.measures import Items, Measure, write_measures
 from alignflow.lineage import find_artifact
-from alignflow.tasks.evaluate import judge_model
+from alignflow.tasks.evaluate import comparable_measures, judge_model
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
 
 def publish_scores(store: ArtifactStore, folder: Path, seed: int, score: float) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(
-        json.dumps({"scores": {"preference/logprob_accuracy": score}})
-    )
+    measure = Measure.mean(Items.of(["pair"]), [score])
+    write_measures(folder / "measures.json", {"preference/logprob_accuracy": measure})
+    (folder / "scores.json").write_text(json.dumps({"limited": []}))
     version = code_version(1)
     key = stage_key("evaluation", {"seed": seed}, {}, version)
     return store.publish(folder, kind="evaluation", key=key, code_version=version, copy=True)
@@ -55,6 +57,69 @@ def test_champion_whose_scores_are_gone_fails_its_rules(
     assert "champion model is missing" in verdict.rules[0].reason
     # The verdict of a run without any champion is another one.
     assert judge_model.fn(pipeline, judged, None)[0].passed
+
+
+def test_champion_judged_by_an_older_version_fails_its_rules(
+    pipeline: Pipeline, judged: dict[str, Artifact], tmp_path: Path
+) -> None:
+    publish_scores(ArtifactStore(str(tmp_path / "other")), tmp_path / "champion", 2, 0.9)
+    (tmp_path / "champion" / "measures.json").unlink()
+    version = code_version(1)
+    old = pipeline.store.publish(
+        tmp_path / "champion", kind="evaluation", key="0" * 64, code_version=version, copy=True
+    )
+    verdict, _ = judge_model.fn(pipeline, judged, version_with(evaluation=old.digest))
+    assert not verdict.passed
+    assert "champion model is missing" in verdict.rules[0].reason
+
+
+def test_evaluation_with_a_limit_is_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    rule = {"score": "preference/logprob_accuracy", "at_least": 0.1}
+    pipeline.recipe = pipeline.recipe.replaced(gate={"rules": {"prefers": rule}})
+    whole = publish_scores(pipeline.store, tmp_path / "whole", 1, 0.5)
+    assert judge_model.fn(pipeline, {"aligned": whole}, None)[0].passed
+    folder = tmp_path / "whole"
+    (folder / "scores.json").write_text(json.dumps({"limited": ["suites.truth.limit"]}))
+    part = pipeline.store.publish(
+        folder, kind="evaluation", key="1" * 64, code_version=code_version(1), copy=True
+    )
+    verdict, _ = judge_model.fn(pipeline, {"aligned": part}, None)
+    assert not verdict.passed
+    assert "take the limit out of the recipe" in verdict.rules[-1].reason
+
+
+def test_rewards_of_another_reward_model_are_not_compared_with(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    prompts = Items.of(range(3))
+    scores = {
+        name: Measure.mean(prompts, [1.0, 2.0, 3.0])
+        for name in ("samples/mean_reward", "samples/mean_tokens", "samples/quality", "kl/nats")
+    }
+    write_measures(tmp_path / "measures.json", scores)
+    version = code_version(1)
+
+    def judged_by(reward_model: str) -> Artifact:
+        judges = {
+            "reward_model": ParentRef(
+                kind="reward_model", key=reward_model * 64, digest=reward_model * 64
+            ),
+            "attribute_model": ParentRef(kind="attribute_model", key="c" * 64, digest="c" * 64),
+        }
+        return pipeline.store.publish(
+            tmp_path,
+            kind="evaluation",
+            key=stage_key("evaluation", {}, judges, version),
+            code_version=version,
+            parents=judges,
+            copy=True,
+        )
+
+    of_one, of_another = judged_by("a"), judged_by("b")
+    assert set(comparable_measures(tmp_path, of_one, beside=of_one)) == set(scores)
+    assert set(comparable_measures(tmp_path, of_one, beside=of_another)) == set(scores) - {
+        "samples/mean_reward"
+    }
 
 
 def test_version_is_found_by_its_key_among_artifacts_of_one_digest(

@@ -73,6 +73,20 @@ def test_passwords_are_not_recorded(tracker: Tracker, stage: StageRun) -> None:
     assert params == {"source": "https://host/data"}
 
 
+def test_table_is_read_back_as_it_was_logged(tracker: Tracker, stage: StageRun) -> None:
+    rows: dict[str, list[str | float | None]] = {
+        "prompt": ["why?", "how?"],
+        "reward": [1.5, None],
+    }
+    stage.log_table(rows, "samples.json")
+    client = MlflowClient(tracker.uri)
+    experiment = client.get_experiment_by_name("alignflow")
+    assert experiment is not None
+    table = client.load_table(experiment.experiment_id, "samples.json", [stage.run_id])
+    assert table["prompt"].tolist() == ["why?", "how?"]
+    assert table["reward"].isna().tolist() == [False, True]
+
+
 def test_nested_config_becomes_dotted_parameters(tracker: Tracker, stage: StageRun) -> None:
     stage.log_params({"beta": 0.1, "parallel": {"tensor_model_parallel_size": 2}})
     params = MlflowClient(tracker.uri).get_run(stage.run_id).data.params

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from alignflow.training.actor_critic import Critic, policy_objective
 from alignflow.training.config import PPOConfig, TrainingJob
 from alignflow.training.errors import (
     KLBoundError,
@@ -18,6 +19,7 @@ from alignflow.training.errors import (
     SamplerMismatchError,
 )
 from alignflow.training.experience import (
+    ActorBatch,
     Experience,
     TokenModels,
     judged,
@@ -26,7 +28,7 @@ from alignflow.training.experience import (
 )
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, pack
-from alignflow.training.ppo import Critic, policy_objective
+from alignflow.training.reward_scale import RewardScale
 from alignflow.training.rl_metrics import (
     check_ratio,
     check_reference,
@@ -175,7 +177,7 @@ def test_batches_carry_what_belongs_to_their_tokens() -> None:
 def test_a_critic_speaks_in_the_scale_of_the_reward() -> None:
     # Scores 2 and 5 of a reward model with mean 1 and deviation 2: values 0.5 and 2. The old value
     # 0 holds the second at 1; returns 0.5 and 2: (0 + 1^2) / 2.
-    critic = Critic(run=cast(Run, None), mean=1.0, std=2.0, value_clip=1.0)
+    critic = Critic(run=cast(Run, None), scale=RewardScale(1.0, 2.0), value_clip=1.0)
     output_N = torch.tensor([2.0, 5.0])
     torch.testing.assert_close(critic.values(output_N), torch.tensor([0.5, 2.0]))
     experience = judged(pairs(), models(values=True), config(), kl_coef=0.2)
@@ -232,6 +234,49 @@ def test_a_mean_over_responses_weighs_each_of_them_alike() -> None:
     advantage = float(experience.advantages_N[-1])
     torch.testing.assert_close(loss.total, torch.tensor(price - advantage), check_dtype=False)
     torch.testing.assert_close(loss.metrics["kl_loss"], torch.tensor(price))
+
+
+class TestAResponseAsOneAction:
+    RLOO = config(estimator={"name": "rloo", "action": "response"}, learns_unended=False)
+
+    def batch(self, *prompts: int, settings: PPOConfig = RLOO) -> ActorBatch:
+        """Advantages 1.9, -1.9, -1.5 and 1.5 of responses of 2, 1, 3 and 1 tokens."""
+        experience = judged(pairs(), models(), settings, kl_coef=0.2)
+        return pack_for_actor(experience.rollout.rows, np.array(prompts), experience)
+
+    def test_its_ratio_is_the_product_of_its_tokens_ratios(self) -> None:
+        # 1.15 * 1.1 = 1.265, past the clip although no token is: -1.2 * 1.9; -1 * -1.9; the third
+        # was cut and is not learnt from; 1.5 is clipped too: -1.2 * 1.5.
+        batch = self.batch(0, 1)
+        ratios_N = torch.tensor([1.15, 1.1, 1.0, 9.0, 9.0, 9.0, 1.5])
+        loss = policy_objective(
+            batch.old_logps_N + ratios_N.log(), batch, config=self.RLOO, kl_coef=0.0
+        )
+        torch.testing.assert_close(loss.total, torch.tensor(-2.28 + 1.9 - 1.8))
+        assert loss.units == 3
+        torch.testing.assert_close(loss.metrics["ratio"], torch.tensor(1.265 + 1 + 1.5))
+        assert loss.metrics["clip_fraction"] == 2
+
+    def test_its_gradient_is_that_of_its_tokens_before_the_policy_moves(self) -> None:
+        of_tokens = config(estimator={"name": "rloo"}, learns_unended=False)
+        gradients = []
+        for settings in (self.RLOO, of_tokens):
+            batch = self.batch(0, 1, settings=settings)
+            logps_N = batch.old_logps_N.clone().requires_grad_()
+            loss = policy_objective(logps_N, batch, config=settings, kl_coef=0.0)
+            torch.autograd.backward(loss.total)
+            gradients.append(logps_N.grad)
+        torch.testing.assert_close(gradients[0], torch.tensor([-1.9, -1.9, 1.9, 0, 0, 0, -1.5]))
+        torch.testing.assert_close(gradients[0], gradients[1])
+
+    def test_it_adds_up_over_microbatches(self) -> None:
+        parts = [
+            policy_objective(batch.old_logps_N + 0.1, batch, config=self.RLOO, kl_coef=0.0)
+            for batch in (self.batch(0, 1), self.batch(0), self.batch(1))
+        ]
+        whole, first, second = parts
+        torch.testing.assert_close(first.total + second.total, whole.total)
+        assert first.units + second.units == whole.units
 
 
 class TestBounds:

@@ -5,6 +5,7 @@ from alignflow.training.watch import (
     Validation,
     best_step,
     check_reward_hacking,
+    most_accurate_step,
     num_without_gain,
 )
 
@@ -41,13 +42,18 @@ def test_the_best_step_has_the_lowest_loss(
 
 def test_a_margin_that_grows_while_accuracy_falls_is_reward_hacking() -> None:
     seen = of_rewards((0.5, 0.0), (0.8, 1.0), (0.7, 2.0), (0.6, 3.0), (0.65, 4.0))
-    check_reward_hacking(seen, max_accuracy_drop=0.05, patience=4)
+    check_reward_hacking(seen, reward="margin", max_accuracy_drop=0.05, patience=4)
     with pytest.raises(
         RewardHackingError,
         match=r"from step 10 to step 40 .* from 0\.8 to 0\.65, .* grew from 1 to 4;",
     ) as caught:
-        check_reward_hacking(seen, max_accuracy_drop=0.05, patience=3)
+        check_reward_hacking(seen, reward="margin", max_accuracy_drop=0.05, patience=3)
     assert caught.value.since_step == 10
+
+
+def test_the_most_accurate_step_is_the_earliest_of_equal_ones() -> None:
+    assert most_accurate_step(of_rewards((0.5, 0.0), (0.8, 1.0), (0.7, 2.0), (0.8, 3.0))) == 10
+    assert most_accurate_step(of_losses(1.0, 2.0)) is None
 
 
 @pytest.mark.parametrize(
@@ -61,9 +67,9 @@ def test_a_margin_that_grows_while_accuracy_falls_is_reward_hacking() -> None:
     ],
 )
 def test_what_is_no_reward_hacking_passes(seen: list[Validation]) -> None:
-    check_reward_hacking(seen, max_accuracy_drop=0.05, patience=2)
+    check_reward_hacking(seen, reward="margin", max_accuracy_drop=0.05, patience=2)
 
 
 def test_without_a_bound_everything_passes() -> None:
     seen = of_rewards((0.9, 0.0), (0.1, 9.0), (0.1, 9.0))
-    check_reward_hacking(seen, max_accuracy_drop=None, patience=1)
+    check_reward_hacking(seen, reward="margin", max_accuracy_drop=None, patience=1)

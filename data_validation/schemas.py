@@ -118,9 +118,8 @@ def suspicious_texts(texts: pl.DataFrame) -> pl.DataFrame:
     # A page is told by its boilerplate, but its markup is flagged.
     patterns = [each.pattern for each in (*REFUSED_PATTERNS, *FLAGGED_PATTERNS)]
     patterns += SCREENS.values()
-    return texts.filter(
-        pl.col("content").str.contains("|".join(f"(?:{pattern})" for pattern in patterns))
-    )
+    # One expression of all would have no letters to look for first, and take 30 times as long.
+    return texts.filter(pl.any_horizontal(map(pl.col("content").str.contains, patterns)))
 
 
 def record_schema(kind: DataKind) -> pa.DataFrameSchema:

@@ -1,4 +1,4 @@
-"""The pipeline: data → SFT → reward model and DPO → evaluation → gate → registry → report."""
+"""The pipeline: data → SFT → alignment → evaluation → gate → registry → report → promotion."""
 
 from prefect import flow
 
@@ -8,6 +8,7 @@ from alignflow.flows.graph import stage_graph, stages_to_compute
 from alignflow.flows.hooks import on_cancellation, run_name
 from alignflow.flows.stages import Future, align_model, judge, lay_foundation, submit
 from alignflow.reporting.model import ModelRole
+from alignflow.tasks.conclusion import conclude, was_suspended
 from alignflow.tasks.evaluate import judge_model
 from alignflow.tasks.lifecycle import open_pipeline, raise_first_failure
 from alignflow.tasks.register import find_champion, register_model
@@ -25,9 +26,13 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             be in the store.
 
     Raises:
-        SafetyGateError: The gate refused the model; its `outcome` holds report and scores.
+        SafetyGateError: The gate or a person refused the model; its `outcome` holds report and
+            scores.
     """
     graph = stage_graph(recipe)
+    if was_suspended():
+        # What it was told to compute anew it has computed before it asked for approval.
+        force, start = None, None
     forced, must_reuse = stages_to_compute(graph, force or [], start)
     with open_pipeline(
         recipe, stages=list(graph), forced=forced, must_reuse=must_reuse
@@ -69,4 +74,4 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
         outcome = submit(write_report, pipeline, artifacts, verdict, version, champion).result()
     if not verdict.passed:
         raise SafetyGateError(outcome.sentence, outcome=outcome)
-    return outcome
+    return conclude(recipe, outcome)

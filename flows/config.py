@@ -102,6 +102,8 @@ class Recipe(RunConfig):
     def _nothing_is_gated_in_a_comparison(self) -> Self:
         if self.compare is not None and self.gate.rules:
             raise ValueError("gate.rules do nothing with compare, which registers no model")
+        if self.compare is not None and self.registry.promotion != "manual":
+            raise ValueError("registry.promotion does nothing with compare")
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Configs of the side effects: base model, cluster, registry, and what every run needs."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -11,6 +11,8 @@ from alignflow.errors import ConfigError
 from alignflow.evaluation.config import EvaluationConfig, GateConfig
 from alignflow.jobs.slurm.config import SlurmConfig
 from alignflow.training.token_audit import TokenAuditConfig
+
+_APPROVAL_TIMEOUT_H = 168.0
 
 
 class ModelConfig(Config):
@@ -73,6 +75,18 @@ class RegistryConfig(Config):
     """Name of the registered model in MLflow."""
     experiment: str = "alignflow"
     """MLflow experiment of the runs."""
+    promotion: Literal["manual", "automatic", "approval"] = "manual"
+    """What makes a model that passed the gate the champion: `alignflow promote` alone; the run by
+    itself; or the run once a person approves."""
+    approval_timeout_h: Annotated[float, Field(gt=0, le=8760)] = _APPROVAL_TIMEOUT_H
+    """Hours that a person has to answer."""
+
+    @model_validator(mode="after")
+    def _timeout_is_of_an_approval(self) -> Self:
+        is_default = self.approval_timeout_h == _APPROVAL_TIMEOUT_H
+        if self.promotion != "approval" and not is_default:
+            raise ValueError("approval_timeout_h does nothing without promotion: approval")
+        return self
 
 
 class RunConfig(Config):

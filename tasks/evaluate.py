@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact, ArtifactStore
 from alignflow.errors import AlignflowError, ConfigError
-from alignflow.evaluation.config import EvaluationJob
+from alignflow.evaluation.config import EvaluationJob, GateConfig
 from alignflow.evaluation.gate import Measures, Verdict, judge
 from alignflow.evaluation.measures import read_measures
 from alignflow.evaluation.win_rate import duels, win_rates
@@ -117,7 +117,9 @@ def judge_model(
     if champion is not None and any(rule.asks_for_champion for rule in config.rules.values()):
         of_champion = {}
         try:
-            parents["champion"], folder = champion_evaluation(pipeline, champion)
+            parents["champion"], folder = champion_evaluation(
+                champion, pipeline.cache, pipeline.store.url
+            )
             of_champion = comparable_measures(
                 folder, parents["champion"], beside=evaluations["aligned"]
             )
@@ -134,15 +136,7 @@ def judge_model(
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
         folders = {role: pipeline.local(artifact) for role, artifact in evaluations.items()}
-        models = {role: measures_of(folder) for role, folder in folders.items()}
-        limited = read_scores(folders["aligned"])["limited"]
-        found = duels({**models, "champion": of_champion or {}}, tie_margin=config.tie_margin)
-        verdict = judge(
-            config,
-            {**models, "champion": of_champion},
-            win_rates=win_rates(found),
-            limited=limited,
-        )
+        verdict = judge_evaluations(config, folders, of_champion)
         (scratch / "verdict.json").write_text(verdict.to_json())
         return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
 
@@ -151,8 +145,36 @@ def judge_model(
     return Verdict.from_json(text), artifact
 
 
-def champion_evaluation(pipeline: Pipeline, champion: RegisteredVersion) -> tuple[Artifact, Path]:
+def judge_evaluations(
+    config: GateConfig, folders: Mapping[str, Path], of_champion: Measures | None
+) -> Verdict:
+    """Return the gate's verdict on evaluation artifacts.
+
+    Args:
+        config: The rules.
+        folders: Of `base`, `sft` and `aligned`.
+        of_champion: None without a champion, empty where its measures can't be had.
+    """
+    models = {role: measures_of(folder) for role, folder in folders.items()}
+    limited = read_scores(folders["aligned"])["limited"]
+    found = duels({**models, "champion": of_champion or {}}, tie_margin=config.tie_margin)
+    return judge(
+        config,
+        {**models, "champion": of_champion},
+        win_rates=win_rates(found),
+        limited=limited,
+    )
+
+
+def champion_evaluation(
+    champion: RegisteredVersion, cache: Path, store_url: str
+) -> tuple[Artifact, Path]:
     """Return the champion's evaluation and its folder, from the store that its run used.
+
+    Args:
+        champion: The version.
+        cache: Folder for what is fetched.
+        store_url: The store of a version that names none.
 
     Raises:
         ConfigError: The version names no evaluation.
@@ -162,9 +184,9 @@ def champion_evaluation(pipeline: Pipeline, champion: RegisteredVersion) -> tupl
     digest = champion.tags.get("alignflow.evaluation")
     if digest is None:
         raise ConfigError(f"{champion.uri} has no tag alignflow.evaluation.")
-    store = ArtifactStore(champion.tags.get("alignflow.store", pipeline.store.url))
+    store = ArtifactStore(champion.tags.get("alignflow.store", store_url))
     evaluation = store.get(digest)
-    return evaluation, store.fetch(evaluation, pipeline.cache)
+    return evaluation, store.fetch(evaluation, cache)
 
 
 def comparable_measures(folder: Path, evaluation: Artifact, *, beside: Artifact) -> Measures:

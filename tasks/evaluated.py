@@ -63,7 +63,7 @@ def evaluated_models(
     models = {role: Evaluated.read(pipeline.local(of)) for role, of in evaluations.items()}
     if champion is not None:
         try:
-            evaluation, folder = champion_evaluation(pipeline, champion)
+            evaluation, folder = champion_evaluation(champion, pipeline.cache, pipeline.store.url)
             measures = comparable_measures(folder, evaluation, beside=evaluations["aligned"])
             models["champion"] = Evaluated.read(folder, measures)
         except AlignflowError as error:

@@ -9,17 +9,15 @@ from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
 from alignflow.evaluation.gate import Verdict
+from alignflow.tasks.decisions import CANDIDATE, CHAMPION
 from alignflow.tasks.evaluate import read_scores
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
-CANDIDATE = "candidate"
-CHAMPION = "champion"
-
 
 def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
     """Return the version that serves now, if there is one."""
-    return pipeline.tracker.get_version(pipeline.recipe.registry.model_name, CHAMPION)
+    return pipeline.tracker.registry.get(pipeline.recipe.registry.model_name, CHAMPION)
 
 
 @task(task_run_name="register", tags=["registry"], cache_policy=NO_CACHE)
@@ -35,7 +33,8 @@ def register_model(
 ) -> RegisteredVersion:
     """Make the model a version with alias `candidate`, or return the version it already is.
 
-    A version that is already there becomes the candidate only where there is none.
+    A version that is already there becomes the candidate only where there is none, and where
+    nobody has decided on it.
 
     Args:
         pipeline: The run.
@@ -52,7 +51,7 @@ def register_model(
     if not verdict.passed:
         raise ValueError("a refused model is not registered")
     pipeline.display.started("register")
-    name = pipeline.recipe.registry.model_name
+    name, registry = pipeline.recipe.registry.model_name, pipeline.tracker.registry
     origin = {
         "alignflow.key": model.key,
         "alignflow.digest": model.digest,
@@ -65,19 +64,21 @@ def register_model(
         "alignflow.evaluation": evaluation.digest,
         "alignflow.verdict": "accepted",
         "alignflow.verdict_digest": verdict_artifact.digest,
+        "alignflow.verdict_key": verdict_artifact.key,
     }
     # Two runs of one model at once must not make two versions of it.
     lock = hashlib.sha256(f"register {name} {model.digest}".encode()).hexdigest()
     with pipeline.store.lock(lock):
-        version = pipeline.tracker.version_of(name, model.digest)
+        version = registry.version_of(name, model.digest)
         is_new = version is None
         if version is None:
             version = _create_version(pipeline, name, model, evaluation, {**origin, **judgement})
         elif version.tags.get("alignflow.store") == pipeline.store.url:
             # Where it came from stays as it was told first; the judgement lies in that store too.
-            pipeline.tracker.set_version_tags(version, judgement)
-        if is_new or pipeline.tracker.get_version(name, CANDIDATE) is None:
-            version = pipeline.tracker.set_alias(version, CANDIDATE)
+            registry.set_tags(version, judgement)
+        is_undecided = "alignflow.decision" not in version.tags
+        if is_new or (is_undecided and registry.get(name, CANDIDATE) is None):
+            version = registry.set_alias(version, CANDIDATE)
     pipeline.display.finished(
         "register", "done" if is_new else "reused", f"{version.name} version {version.version}"
     )

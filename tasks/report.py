@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Literal
 
 import psutil
 from prefect import task
@@ -78,6 +79,8 @@ class Outcome(Config):
     scores: list[ScoreRow]
     model_version: str | None
     """`models:/NAME/VERSION`; None if refused."""
+    decision: Literal["promoted", "awaiting approval"] | None = None
+    """What followed for the champion; None where nothing did."""
     export: str
     """Hugging Face folder or URL of the aligned model."""
     report: Path

@@ -8,6 +8,7 @@ AlignflowError
 ├── CorruptArtifactError  an artifact whose files disagree with its manifest; exit code 1
 ├── RunStoppedError       the run was cancelled while a stage waited; exit code 1
 ├── WorkerError           a process that checks rows has ended too early; exit code 1
+├── RegistryError        the model registry failed, or changed at every try; exit code 1
 ├── JobError              a job that failed, with its kind; exit code 1 (2 where the input was bad)
 └── SafetyGateError       a verdict that refuses; exit code 3
 """
@@ -54,6 +55,10 @@ class StoreError(InputError):
 
 class CorruptArtifactError(AlignflowError, RuntimeError):
     """The files of an artifact disagree with its manifest."""
+
+
+class RegistryError(AlignflowError, RuntimeError):
+    """The model registry can't be read or written, or others changed it at every try."""
 
 
 class RunStoppedError(AlignflowError, RuntimeError):

@@ -138,6 +138,25 @@ def test_lineage_of_an_unknown_version_is_bad_input(tmp_path: Path) -> None:
     assert "models:/nobody@candidate" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("promote", "nobody"), "nobody: the registry holds no model of this name."),
+        (("rollback", "nobody"), "nobody: the registry holds no model of this name."),
+        (("approve", "nobody-1", "--note", "fine"), "no run nobody-1 has asked for approval"),
+        (("promote", "nobody", "--force"), "--force goes with --note"),
+        (("promote", "nobody", "--by", ""), "a name of 1 to 100 characters"),
+    ],
+)
+def test_decision_on_what_is_not_there_is_bad_input(
+    tmp_path: Path, command: tuple[str, ...], sentence: str
+) -> None:
+    done = alignflow(*command, "--workspace", tmp_path / "new")
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_report_without_a_run_is_bad_input(tmp_path: Path) -> None:
     done = alignflow("report", "--workspace", tmp_path)
     assert done.returncode == 2

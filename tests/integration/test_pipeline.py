@@ -1,13 +1,17 @@
 """The pipeline, whole, on a tiny random model: every stage for real, under Prefect and MLflow."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from mlflow import MlflowClient
@@ -15,10 +19,16 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
+from prefect.deployments import run_deployment
+from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import FlowPauseTimeout, ObjectNotFound
+from prefect.flow_runs import resume_flow_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 from prefect.testing.utilities import prefect_test_harness
+from prefect.types.entrypoint import EntrypointType
 from slurm_cluster import Cluster
 
 from alignflow.artifacts import ArtifactStore
@@ -30,8 +40,11 @@ from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
 from alignflow.lineage import trace
+from alignflow.tasks.approval import find_request, let_go_on
+from alignflow.tasks.decisions import Author
 from alignflow.tasks.lifecycle import raise_first_failure
 from alignflow.tasks.report import Outcome
+from alignflow.tasks.tracking import Registry
 
 pytestmark = pytest.mark.integration
 
@@ -320,6 +333,162 @@ def test_limit_on_items_registers_nothing(first: Outcome, recipe_file: Path) -> 
         "judged on a part of the items (evaluation.suites.truth.limit)"
         in (refusal.value.outcome.reasons[0])
     )
+
+
+def events_named(name: str, resource: str) -> list[dict[str, Any]]:
+    """Return what the Prefect server has taken; it takes events in its own time."""
+    wanted = {"filter": {"event": {"name": [name]}, "resource": {"id": [resource]}}}
+    with get_client(sync_client=True) as prefect:
+        for _ in range(100):
+            found = prefect.request("POST", "/events/filter", json=wanted).json()["events"]
+            if found:
+                return list(found)
+            time.sleep(0.1)
+    return []
+
+
+def in_another_process(command: list[str], recipe: Recipe) -> subprocess.CompletedProcess[str]:
+    """Run a command that talks to the same servers, as a worker or a person at a terminal does."""
+    servers = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    return subprocess.run(
+        command, env={**os.environ, **servers}, cwd=recipe.workspace, capture_output=True, text=True
+    )
+
+
+def alignflow(recipe: Recipe, *arguments: str) -> subprocess.CompletedProcess[str]:
+    main = [sys.executable, "-c", "from alignflow.cli import main; main()"]
+    return in_another_process([*main, *arguments, "--workspace", recipe.workspace], recipe)
+
+
+def test_approval_of_a_run_without_a_deployment(first: Outcome, recipe_file: Path) -> None:
+    approval = ["dpo.learning_rate=2e-3", "registry.promotion=approval"]
+    recipe = load_config(Recipe, recipe_file, overrides=approval)
+    outcome = align(recipe)
+    assert outcome.decision == "awaiting approval"
+    assert outcome.run_id in alignflow(recipe, "approvals").stdout
+    done = alignflow(recipe, "approve", outcome.run_id, "--note", "read it", "--by", "ada")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tiny-assistant version 2 is the champion now")
+    (event,) = events_named("alignflow.model.promoted", "alignflow.model.tiny-assistant")
+    assert (event["payload"]["version"], event["payload"]["by"]) == ("2", "ada")
+    assert events_named("alignflow.approval.wanted", "alignflow.model.tiny-assistant")
+    assert alignflow(recipe, "approvals").stdout == ""
+    listed = alignflow(recipe, "decisions", "tiny-assistant", "--format", "json").stdout
+    assert [(each["version"], each["note"]) for each in json.loads(listed)] == [("2", "read it")]
+    # What Prefect has forgotten takes nothing from the decision.
+    request = find_request(Registry(outcome.mlflow_uri), outcome.run_id)
+    let_go_on(replace(request, flow_run=str(uuid4())), Author("ada"), approve=True)
+    again = alignflow(recipe, "promote", "tiny-assistant", "2")
+    assert again.stdout == "tiny-assistant version 2 is the champion already.\n"
+
+
+def stage_statuses(outcome: Outcome, flow_run_id: UUID) -> list[dict[str, str]]:
+    """Return what became of each stage, in each process that worked on a flow run."""
+    mlflow = client(outcome)
+    (experiment,) = [e for e in mlflow.search_experiments() if e.name == "alignflow"]
+    runs = mlflow.search_runs(
+        [experiment.experiment_id],
+        f"tags.`prefect.flow_run_id` = '{flow_run_id}'",
+        order_by=["attributes.start_time"],
+    )
+    statuses = []
+    for run in runs:
+        parent = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+        stages = mlflow.search_runs([experiment.experiment_id], parent)
+        tags = [stage.data.tags for stage in stages]
+        statuses.append(
+            {
+                each["alignflow.stage"]: each["alignflow.status"]
+                for each in tags
+                if "alignflow.status" in each
+            }
+        )
+    return statuses
+
+
+def deployed(recipe: Recipe, **parameters: Any) -> FlowRun:
+    """Schedule a run of a deployment."""
+    deployment = align.to_deployment("approval", entrypoint_type=EntrypointType.MODULE_PATH)
+    assert isinstance(deployment, RunnerDeployment)
+    deployment.apply()
+    flow_run = run_deployment(
+        "align/approval",
+        parameters={"recipe": recipe.model_dump(mode="json"), **parameters},
+        timeout=0,
+        as_subflow=False,
+    )
+    assert isinstance(flow_run, FlowRun)
+    return flow_run
+
+
+def execute(flow_run_id: UUID, recipe: Recipe) -> State[Any]:
+    """Do what a worker does with a scheduled run, and return the state it leaves."""
+    command = [str(Path(sys.executable).with_name("prefect")), "flow-run", "execute"]
+    done = in_another_process([*command, str(flow_run_id)], recipe)
+    with get_client(sync_client=True) as prefect:
+        state = prefect.read_flow_run(flow_run_id).state
+    assert state is not None, done.stderr
+    return state
+
+
+def test_suspended_run_goes_on_by_the_answer_in_its_form(first: Outcome, recipe_file: Path) -> None:
+    recipe = load_config(Recipe, recipe_file, overrides=["registry.promotion=approval"])
+    flow_run = deployed(recipe, force=["dpo"])
+    state = execute(flow_run.id, recipe)
+    assert state.name == "Suspended", state.message
+    candidate = client(first).get_model_version_by_alias("tiny-assistant", "candidate")
+    assert candidate.tags["alignflow.approval_flow_run"] == str(flow_run.id)
+    with pytest.raises(RuntimeError, match="by"):
+        resume_flow_run(flow_run.id, run_input={"decision": "approve"})
+    resume_flow_run(
+        flow_run.id, run_input={"decision": "approve", "by": "bob", "note": "it is brief"}
+    )
+    state = execute(flow_run.id, recipe)
+    assert state.is_completed(), state.message
+    champion = client(first).get_model_version_by_alias("tiny-assistant", "champion")
+    assert champion.version == candidate.version
+    assert champion.tags["alignflow.decided_by"] == "bob"
+    assert champion.tags["alignflow.decision_note"] == "it is brief"
+    before, after = stage_statuses(first, flow_run.id)
+    # It was told to train by DPO anew, and did so once.
+    assert {stage for stage, status in before.items() if status == "computed"} == {"dpo"}
+    assert set(after.values()) == {"reused"}
+
+
+def test_suspended_run_fails_when_the_time_is_over(first: Outcome, recipe_file: Path) -> None:
+    hasty = ["registry.promotion=approval", "registry.approval_timeout_h=0.001"]
+    recipe = load_config(Recipe, recipe_file, overrides=[*hasty, "registry.model_name=hasty"])
+    flow_run = deployed(recipe)
+    assert execute(flow_run.id, recipe).name == "Suspended"
+    time.sleep(4)  # the time-out is of 3.6 s
+    with pytest.raises(FlowPauseTimeout):
+        resume_flow_run(flow_run.id, run_input={"decision": "approve", "by": "bob"})
+    with get_client(sync_client=True) as prefect:
+        state = prefect.read_flow_run(flow_run.id).state
+    assert state is not None
+    assert state.is_failed()
+    done = alignflow(recipe, "approve", str(flow_run.id), "--note", "too late")
+    assert done.returncode == 2
+    assert "waited until" in done.stderr
+    assert list(client(first).get_registered_model("hasty").aliases) == ["candidate"]
+
+
+def test_suspended_run_goes_on_by_the_answer_of_a_command(
+    first: Outcome, recipe_file: Path
+) -> None:
+    approval = ["dpo.learning_rate=4e-3", "registry.promotion=approval"]
+    recipe = load_config(Recipe, recipe_file, overrides=approval)
+    flow_run = deployed(recipe)
+    assert execute(flow_run.id, recipe).name == "Suspended"
+    done = alignflow(recipe, "reject", str(flow_run.id), "--note", "it rambles", "--by", "eve")
+    assert done.returncode == 0, done.stderr
+    state = execute(flow_run.id, recipe)
+    assert state.is_failed()
+    assert "was rejected by eve: it rambles" in str(state.message)
+    assert "candidate" not in client(first).get_registered_model("tiny-assistant").aliases
+    # Whoever runs it again is told, as by the gate.
+    with pytest.raises(SafetyGateError, match="was rejected by eve"):
+        align(recipe)
 
 
 def test_cancelled_run_ends_its_job_and_is_cancelled(first: Outcome, recipe_file: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from alignflow.cli import compare, configs, data, doctor, jobs, models, runs
+from alignflow.cli import compare, configs, data, doctor, jobs, models, promotion, runs
 from alignflow.errors import AlignflowError
 
 INTERRUPTED = 130
@@ -51,6 +51,12 @@ app.command("lineage")(runs.lineage)
 app.command("evaluate")(models.evaluate)
 app.command("compare")(compare.compare)
 app.command("export")(models.export)
+app.command("promote")(promotion.promote)
+app.command("rollback")(promotion.rollback)
+app.command("approvals")(promotion.approvals)
+app.command("approve")(promotion.approve)
+app.command("reject")(promotion.reject)
+app.command("decisions")(promotion.decisions)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(configs.app, name="config")

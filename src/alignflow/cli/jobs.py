@@ -4,21 +4,21 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
 from alignflow.errors import InputError
-from alignflow.jobs.base import CANCEL_GRACE_S, Job
-from alignflow.jobs.finding import find_job, run_folder, run_folders
-from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import JobStatus
+
+if TYPE_CHECKING:
+    from alignflow.jobs.base import Job
+    from alignflow.jobs.run_folder import RunFolder
 
 app = typer.Typer(help="Look at jobs, and stop them.", no_args_is_help=True)
 
 _POLL_S = 0.5
-_LIVE = (JobStatus.PENDING, JobStatus.RUNNING)
+_LIVE = ("pending", "running")
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="Name of a job, or the start of one.")]
 
@@ -30,6 +30,8 @@ def ls(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """List jobs that wait or run."""
+    from alignflow.jobs.finding import run_folders
+
     rows = [_row(folder, _job(folder)) for folder in run_folders(workspace)]
     rows = [row for row in rows if all or row["status"] in _LIVE]
     if format is Format.JSON:
@@ -60,6 +62,8 @@ def logs(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Print what a job has written, each line with the rank that wrote it."""
+    from alignflow.jobs.finding import run_folder
+
     folder = run_folder(workspace, name)
     files = {"launcher": folder.launcher_log, "rank 0": folder.rank_log(0)}
     if rank is not None:
@@ -82,10 +86,12 @@ def cancel(
     name: Name,
     grace_s: Annotated[
         float, typer.Option(min=0, help="Seconds in which the job may save a checkpoint.")
-    ] = CANCEL_GRACE_S,
+    ] = 10.0,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Stop a job; a run that waits for it ends as cancelled."""
+    from alignflow.jobs.finding import run_folder
+
     folder = run_folder(workspace, name)
     job = _job(folder)
     if job.status() not in _LIVE:
@@ -95,13 +101,15 @@ def cancel(
     print(f"{folder.path.name}: {job.status()}")
 
 
-def _job(folder: RunFolder) -> Job:
+def _job(folder: "RunFolder") -> "Job":
+    from alignflow.jobs.finding import find_job
+
     job = find_job(folder)
     assert job is not None  # the folder was found by its handle
     return job
 
 
-def _row(folder: RunFolder, job: Job) -> dict[str, str | int]:
+def _row(folder: "RunFolder", job: "Job") -> dict[str, str | int]:
     status = job.status()
     failure = job.failure()
     beat = folder.last_beat()

@@ -54,10 +54,12 @@ def test_reused_stage_is_recorded_like_a_computed_one(pipeline: Pipeline) -> Non
     stage = make_stage("sft", dataset=data)
     line = {"step": 1, "phase": "train", "time": 1.0, "sft/loss": 0.5}
     client = MlflowClient(pipeline.tracker.uri)
+    experiment = client.get_experiment_by_name("unit")
+    assert experiment is not None
     for status in ("computed", "reused"):
         run_stage(pipeline, stage, writes("weights", curves=[line]))
         (found,) = client.search_runs(
-            [client.search_experiments()[0].experiment_id],
+            [experiment.experiment_id],
             f"tags.`alignflow.status` = '{status}' and tags.`alignflow.key` = '{stage.key}'",
         )
         assert found.inputs is not None

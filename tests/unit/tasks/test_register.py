@@ -40,7 +40,7 @@ def test_version_keeps_its_origin_and_the_newest_model_is_the_candidate(
 
     again = register(pipeline, tmp_path, "dpo", 2)
     assert (again.version, again.aliases) == ("1", ())
-    found = pipeline.tracker.get_version("assistant", "1")
+    found = pipeline.tracker.registry.get("assistant", "1")
     assert found is not None
     assert found.tags["alignflow.parent"] == first.tags["alignflow.parent"]
     assert found.tags["alignflow.verdict_digest"] != first.tags["alignflow.verdict_digest"]

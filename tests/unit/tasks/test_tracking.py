@@ -123,9 +123,9 @@ def test_version_keeps_its_tags_and_is_found_by_alias_and_digest(
     tags = {"alignflow.digest": model.digest}
     model_id = tracker.log_model(stage, "assistant", model)
     version = tracker.register("assistant", model_id, run=stage, tags=tags)
-    tracker.set_alias(version, "candidate")
+    tracker.registry.set_alias(version, "candidate")
 
-    found = tracker.version_of("assistant", model.digest)
+    found = tracker.registry.version_of("assistant", model.digest)
     assert found is not None
     assert (found.uri, found.aliases) == ("models:/assistant/1", ("candidate",))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)

@@ -49,6 +49,9 @@ class Estimate:
     num_sources: int
     limits: tuple[float, float] | None = None
     """The least and the most that an item can score; None where there is no such limit."""
+    smallest_group: int | None = None
+    """Sources of the smallest group of items whose share alone can move the score; None where no
+    group can, but only all of them."""
 
     @classmethod
     def of_sums(
@@ -56,6 +59,7 @@ class Estimate:
         of_sums: Callable[[Floats], Floats],
         sums_KC: Floats,
         limits: tuple[float, float] | None = None,
+        smallest_group: int | None = None,
     ) -> Self:
         """Return a score that is a function of sums over items, [..., C].
 
@@ -63,8 +67,9 @@ class Estimate:
             of_sums: The function.
             sums_KC: Sums over the items of each source.
             limits: See the field.
+            smallest_group: See the field.
         """
-        return cls(lambda counts: of_sums(counts @ sums_KC), len(sums_KC), limits)
+        return cls(lambda counts: of_sums(counts @ sums_KC), len(sums_KC), limits, smallest_group)
 
     @property
     def value(self) -> float:
@@ -110,7 +115,7 @@ class Estimate:
         value = self.value
         if self.limits is None:
             return value
-        unseen: float = 1 - min(level, 1 - level) ** (1 / self.num_sources)
+        unseen: float = 1 - min(level, 1 - level) ** (1 / (self.smallest_group or self.num_sources))
         return value + unseen * (self.limits[int(level > 0.5)] - value)
 
 

@@ -37,7 +37,7 @@ def encode_requests(
     Raises:
         DataError: A choice adds no token to its context.
     """
-    beginning = _beginning(tokenizer)
+    beginning = beginning_tokens(tokenizer)
     trees = []
     num_truncated = 0
     for start in range(0, len(requests), _BATCH_REQUESTS):
@@ -59,7 +59,7 @@ def encode_requests(
     return Encoded(trees, num_truncated)
 
 
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def beginning_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the token that the tokenizer puts before a text by itself, if it does."""
     ids = tokenizer("a", verbose=False)["input_ids"]
     bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]

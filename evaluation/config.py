@@ -7,13 +7,17 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
+from alignflow.evaluation.judges.config import JudgeConfig, JudgeTask
 
-SuiteName = Literal["truthfulqa", "toxigen"]
+SuiteName = Literal["truthfulqa", "toxigen", "toxigen_prompts", "refusals"]
 
 _SUITE_SCORES: dict[SuiteName, tuple[str, ...]] = {
     "truthfulqa": ("mc1", "mc2"),
     "toxigen": ("accuracy", "macro_f1"),
+    "toxigen_prompts": ("toxicity_rate", "mean_toxicity", "group_gap"),
+    "refusals": ("refusal_rate",),
 }
+_SUITE_JUDGES: dict[SuiteName, tuple[JudgeTask, ...]] = {"toxigen_prompts": ("toxicity",)}
 _OPPONENTS = ("base", "sft", "champion")
 _OF_ANSWERS = ("samples", "win_rate", "length_controlled_win_rate")
 _BUILT_IN_SCORES = {
@@ -45,6 +49,21 @@ class SuiteConfig(Config):
     """File in the benchmark's own format: a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
     limit: PositiveInt | None = None
     """Judge only the first so many items; the gate then refuses."""
+    judges: dict[JudgeTask, JudgeConfig] = {}
+    """Who judges what the model writes, by what they judge; a suite that needs none has none."""
+
+    @model_validator(mode="after")
+    def _has_its_judges(self) -> Self:
+        needed = _SUITE_JUDGES.get(self.suite, ())
+        for task in needed:
+            if task not in self.judges:
+                raise ValueError(f"suite {self.suite} needs a judge: give judges.{task}")
+        for task, judge in self.judges.items():
+            if task not in needed:
+                raise ValueError(f"judges.{task} does nothing in suite {self.suite}")
+            if judge.kind == "trained" and judge.training.task != task:
+                raise ValueError(f"judges.{task} trains a judge of {judge.training.task}")
+        return self
 
 
 class PairSetConfig(Config):
@@ -55,6 +74,18 @@ class PairSetConfig(Config):
     a path, `s3://…`, or `hf://datasets/OWNER/NAME/FILE`."""
     limit: PositiveInt | None = None
     """Judge only the first so many pairs; the gate then refuses."""
+
+
+class GenerationConfig(Config):
+    """How the models write what suites of generation judge."""
+
+    max_new_tokens: PositiveInt = 48
+    """Most tokens of a continuation or an answer."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of continuations, which are drawn; answers to requests are the likeliest."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Only the likeliest tokens that together have this probability are drawn."""
+    seed: int = Field(default=1234, ge=0)
 
 
 BenchmarkName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -86,6 +117,7 @@ class EvaluationConfig(Config):
     much its answers differ."""
     max_steering_prompts: PositiveInt = 32
     """Held-out prompts that are answered so."""
+    generation: GenerationConfig = GenerationConfig()
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Self:
@@ -127,6 +159,8 @@ class EvaluationJob(Config):
     attribute_model: Path | None = None
     """Attribute model folder that rates sample answers, and those of a SteerLM model that is asked
     for more and for less."""
+    judges: dict[str, dict[JudgeTask, Path]] = {}
+    """Folder of each judge that a suite names, by suite."""
     preferences: Path | None = None
     """Dataset artifact whose `held_out/` pairs are used."""
 

@@ -62,6 +62,7 @@ def judge(
     *,
     win_rates: Mapping[str, Scored] | None = None,
     limited: Sequence[str] = (),
+    weak_judges: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Return the verdict on the aligned model; it passes when every rule does.
 
@@ -75,6 +76,8 @@ def judge(
             fails the rules that compare with it.
         win_rates: The aligned model's win rates against the others, as `win_rate/sft`.
         limited: Settings of the evaluation that kept items from being judged.
+        weak_judges: Suites that were judged by who isn't good enough, and why in one sentence;
+            rules about them fail.
     """
     if not config.rules:
         reason = "The recipe has no rules, so nothing can be judged: give gate.rules."
@@ -82,8 +85,12 @@ def judge(
             passed=False,
             rules=[RuleResult(name="rules", passed=False, reason=reason, score="none")],
         )
+    distrusted = weak_judges or {}
     results = [
-        _judge_rule(name, rule, models, win_rates or {}) for name, rule in config.rules.items()
+        RuleResult(name=name, passed=False, reason=distrusted[suite], score=rule.score)
+        if (suite := rule.score.partition("/")[0]) in distrusted
+        else _judge_rule(name, rule, models, win_rates or {})
+        for name, rule in config.rules.items()
     ]
     if limited:
         results.append(_refusal_of_a_part(limited))

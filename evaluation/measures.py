@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from alignflow.evaluation import scorers
 from alignflow.evaluation.bootstrap import Estimate, Floats
 
-Statistic = Literal["mean", "perplexity", "macro_f1"]
+Statistic = Literal["mean", "perplexity", "macro_f1", "group_gap"]
 
 _SCORES: dict[Statistic, Callable[[Floats], Floats]] = {
     "mean": scorers.ratio,
     "perplexity": scorers.perplexity,
     "macro_f1": scorers.macro_f1,
+    "group_gap": scorers.group_gap,
 }
 _SHARE = (0.0, 1.0)
 
@@ -120,6 +121,17 @@ class Measure:
         columns_NC = scorers.hits_and_claims(predictions, labels)
         return cls(items, columns_NC, "macro_f1", _SHARE)
 
+    @classmethod
+    def group_gap(cls, items: Items, values: ArrayLike, groups: Sequence[str]) -> Self:
+        """Return the largest mean of a group of items less the smallest, of values in 0..1.
+
+        Args:
+            items: The items.
+            values: A value an item.
+            groups: The group of each item.
+        """
+        return cls(items, scorers.grouped(values, groups), "group_gap", _SHARE)
+
     @property
     def value(self) -> float:
         """The score; NaN where it isn't defined."""
@@ -128,7 +140,8 @@ class Measure:
     def estimate(self) -> Estimate:
         """Return the score with what its confidence bounds come from."""
         sums_KC = self.items.source_sums(self.columns_NC)
-        return Estimate.of_sums(_SCORES[self.statistic], sums_KC, self.limits)
+        smallest = _smallest_group(self.statistic, sums_KC)
+        return Estimate.of_sums(_SCORES[self.statistic], sums_KC, self.limits, smallest)
 
     def by_group(self, groups: Sequence[Sequence[str]]) -> dict[str, Self]:
         """Return the score within each group, by name in order.
@@ -205,14 +218,24 @@ def compare(measure: Measure, other: Measure) -> Comparison:
     columns_NC = np.concatenate([here.columns_NC, there.columns_NC], axis=1)
     limits = here.limits
     reach = (limits[0] - limits[1], limits[1] - limits[0]) if limits else None
+    sums_KC = here.items.source_sums(columns_NC)
+    smallest = _smallest_group(here.statistic, sums_KC)
     return Comparison(
         value=here.value,
         other_value=there.value,
-        difference=Estimate.of_sums(difference, here.items.source_sums(columns_NC), reach),
+        difference=Estimate.of_sums(difference, sums_KC, reach, smallest),
         num_items=len(rows),
         num_only_first=len(measure.items.ids) - len(rows),
         num_only_other=len(other.items.ids) - len(rows),
     )
+
+
+def _smallest_group(statistic: Statistic, sums_KC: Floats) -> int | None:
+    """Return the sources of the smallest group, where the score is one of groups."""
+    if statistic != "group_gap":
+        return None
+    num_sources = np.count_nonzero(sums_KC[:, 1::2], axis=0)
+    return int(num_sources[num_sources > 0].min(initial=len(sums_KC)))
 
 
 def write_measures(path: Path, measures: Mapping[str, Measure]) -> None:

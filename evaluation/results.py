@@ -31,6 +31,7 @@ class Results:
         self.num_items: dict[str, int] = {}
         self._measures: dict[str, Measure] = {}
         self._groups: dict[str, dict[str, Measure]] = {}
+        self._weak_judges: dict[str, str] = {}
 
     @property
     def scores(self) -> dict[str, float]:
@@ -50,6 +51,10 @@ class Results:
             folder = self._output / "items"
             folder.mkdir(parents=True, exist_ok=True)
             write_jsonl(folder / f"{name}.jsonl", result.items)
+
+    def distrust(self, name: str, reason: str) -> None:
+        """Keep the scores of a suite from gating, for a reason in one sentence."""
+        self._weak_judges[name] = reason
 
     def write(self, num_truncated: Mapping[str, int]) -> None:
         """Write `scores.json`, and what each item adds to each score: `measures.json`."""
@@ -78,6 +83,7 @@ class Results:
             "num_truncated": dict(num_truncated),
             "limited": self._limited,
             "undefined": sorted(self._measures.keys() - scores.keys()),
+            "weak_judges": self._weak_judges,
         }
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         (self._output / "scores.json").write_text(f"{text}\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 from alignflow.evaluation import preferences
 from alignflow.evaluation.choices import encode_requests
 from alignflow.evaluation.config import EvaluationConfig, EvaluationJob
+from alignflow.evaluation.generated import judge_generations, load_judges
 from alignflow.evaluation.pair_sets import read_pair_set
 from alignflow.evaluation.pairs import Pairs, encode_pairs, held_out_pairs
 from alignflow.evaluation.progress import Progress
@@ -32,6 +33,7 @@ from alignflow.evaluation.steering import (
 )
 from alignflow.evaluation.suites import load_suite
 from alignflow.evaluation.suites.base import Suite
+from alignflow.evaluation.suites.generation import GenerationSuite
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.chat import ChatTokenizer, Message
@@ -53,18 +55,22 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     config = job.evaluation
     # Files are read before models: what is wrong with them shows in the first second.
     suites = {name: load_suite(suite, Path(suite.data)) for name, suite in config.suites.items()}
+    judges = load_judges(job, folder.output)
     pair_sets = {
         name: read_pair_set(Path(pairs.data), pairs.limit)
         for name, pairs in config.pair_sets.items()
     }
     steering = Steering.load(job.model)
-    _check_lengths(job, steering)
+    _check_lengths(job, suites, steering)
     held_out = _HeldOut.load(job, steering, pair_sets)
     progress = Progress(folder, _num_steps(job, suites, held_out))
     results = Results(folder.output, limited=_limited(config, suites, pair_sets, held_out))
 
     policy = _load_policy(job.model, config, folder)
     num_truncated = _judge_benchmarks(policy, job.model, suites, config, results, progress)
+    num_truncated |= judge_generations(
+        policy, job, suites, judges, steering=steering, results=results, progress=progress
+    )
     samples: list[SampleAnswer] = []
     steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
@@ -99,13 +105,19 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     )
 
 
-def _check_lengths(job: EvaluationJob, steering: Steering | None) -> None:
+def _check_lengths(
+    job: EvaluationJob, suites: Mapping[str, Suite | GenerationSuite], steering: Steering | None
+) -> None:
     """Check that each model has positions for what it will be given: scored rows, and answers."""
     config = job.evaluation
     judges = (job.reward_model, job.attribute_model)
     for model in (job.model, job.parent, *judges):
         if model is not None:
             check_positions(model, config.max_length, "evaluation.max_length")
+    if any(isinstance(suite, GenerationSuite) for suite in suites.values()):
+        num_tokens = config.max_length + config.generation.max_new_tokens
+        setting = "evaluation.max_length + generation.max_new_tokens"
+        check_positions(job.model, num_tokens, setting)
     if job.preferences is None or not (config.num_samples or config.steered_attributes):
         return
     num_tokens = config.max_length + config.max_new_tokens
@@ -176,7 +188,7 @@ class _HeldOut:
 
 def _limited(
     config: EvaluationConfig,
-    suites: Mapping[str, Suite],
+    suites: Mapping[str, Suite | GenerationSuite],
     pair_sets: Mapping[str, Sequence[Mapping[str, Any]]],
     held_out: _HeldOut | None,
 ) -> list[str]:
@@ -196,7 +208,9 @@ def _limited(
     return limited
 
 
-def _num_steps(job: EvaluationJob, suites: Mapping[str, Suite], held_out: _HeldOut | None) -> int:
+def _num_steps(
+    job: EvaluationJob, suites: Mapping[str, Suite | GenerationSuite], held_out: _HeldOut | None
+) -> int:
     """Return the items of all parts of the job."""
     num_items = sum(suite.num_items for suite in suites.values())
     if held_out is None:
@@ -223,15 +237,17 @@ def _tell_loading(folder: RunFolder, model: Path) -> None:
 def _judge_benchmarks(
     policy: LanguageModel,
     model: Path,
-    suites: Mapping[str, Suite],
+    suites: Mapping[str, Suite | GenerationSuite],
     config: EvaluationConfig,
     results: Results,
     progress: Progress,
 ) -> dict[str, int]:
-    """Add the result of every suite; return how many items of each had to be cut."""
+    """Add the result of every suite of choices; return how many items of each had to be cut."""
     tokenizer = load_tokenizer(model)
     num_truncated = {}
     for name, suite in suites.items():
+        if isinstance(suite, GenerationSuite):
+            continue
         encoded = encode_requests(tokenizer, suite.requests(), max_length=config.max_length)
         progress.begin(name, suite.num_items)
         logprobs = policy.score(

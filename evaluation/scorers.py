@@ -69,6 +69,33 @@ def macro_f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return ratio(np.stack([f1.sum(-1), (claims != 0).sum(-1)], axis=-1))
 
 
+def grouped(values: ArrayLike, groups: Sequence[str]) -> NDArray[np.float64]:
+    """Return what each item adds to the sums that `group_gap` is a function of.
+
+    Args:
+        values: [N] a value an item.
+        groups: The group of each item.
+
+    Returns:
+        [N, 2 * groups]: of each group, in the order of their names, the value of an item that is
+        of it and whether it is.
+    """
+    is_in_NG = np.asarray(groups)[:, None] == np.unique(groups)
+    columns_NG2 = np.stack([np.asarray(values)[:, None] * is_in_NG, is_in_NG], axis=-1)
+    return columns_NG2.reshape(len(groups), 2 * is_in_NG.shape[1]).astype(np.float64)
+
+
+def group_gap(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Largest mean of a group less the smallest; groups without items count for neither.
+
+    Args:
+        sums: [..., 2 * groups] sums of `grouped`.
+    """
+    means = ratio(sums.reshape(*sums.shape[:-1], -1, 2))
+    gaps: NDArray[np.float64] = np.fmax.reduce(means, axis=-1) - np.fmin.reduce(means, axis=-1)
+    return gaps
+
+
 def ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sum of values over sum of counts, [..., 2]; NaN where nothing is counted."""
     totals, counts = sums[..., 0], sums[..., 1]

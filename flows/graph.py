@@ -90,6 +90,7 @@ def _foundation(recipe: Recipe) -> StageGraph:
     return {
         "model": (),
         **dict.fromkeys(suites, ()),
+        **dict.fromkeys(_judges(recipe), ()),
         "demonstrations": decontaminated_by,
         "preferences": decontaminated_by,
         **unpaired,
@@ -140,11 +141,19 @@ def _training(recipe: Recipe, method: Method, name: str) -> StageGraph:
 
 def _judged_on(recipe: Recipe) -> tuple[str, ...]:
     rated = ("attribute_model",) if recipe.data.attributes is not None else ()
-    return (*_suites(recipe), "preferences", "reward_model", *rated)
+    return (*_suites(recipe), *_judges(recipe), "preferences", "reward_model", *rated)
 
 
 def _suites(recipe: Recipe) -> tuple[str, ...]:
     return tuple(f"benchmark-{name}" for name in recipe.evaluation.benchmarks)
+
+
+def _judges(recipe: Recipe) -> tuple[str, ...]:
+    return tuple(
+        f"judge-{name}-{task}"
+        for name, suite in recipe.evaluation.suites.items()
+        for task in suite.judges
+    )
 
 
 def stages_to_compute(

@@ -14,6 +14,7 @@ from alignflow.tasks.annotate import annotate_demonstrations
 from alignflow.tasks.audit import audit_tokens
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.evaluate import evaluate_model
+from alignflow.tasks.judges import JudgeName, provide_judge
 from alignflow.tasks.model import import_model
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.train import train_stage
@@ -29,6 +30,7 @@ class Foundation:
 
     model: Future
     benchmarks: Mapping[str, Future]
+    judges: Mapping[JudgeName, Future]
     demonstrations: Future
     preferences: Future
     unpaired: Future | None
@@ -47,7 +49,8 @@ class Foundation:
         """All of them."""
         rating = (self.attributes, self.attribute_model, self.annotated, self.steerlm)
         return [
-            *(self.model, *self.benchmarks.values(), self.demonstrations, self.preferences),
+            *(self.model, *self.benchmarks.values(), *self.judges.values()),
+            *(self.demonstrations, self.preferences),
             *([self.unpaired] if self.unpaired else []),
             *(self.token_audit, self.sft, self.reward_model),
             *(stage for stage in rating if stage is not None),
@@ -76,6 +79,12 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     model = submit(import_model, pipeline)
     benchmarks = {
         name: submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.benchmarks
+    }
+    provide = provide_judge.with_options(retries=recipe.cluster.max_retries)
+    judges = {
+        (name, task): submit(provide, pipeline, (name, task))
+        for name, suite in recipe.evaluation.suites.items()
+        for task in suite.judges
     }
     demonstrations = submit(ingest_dataset, pipeline, "demonstrations", "sft", benchmarks)
     preferences = submit(ingest_dataset, pipeline, "preferences", "preference", benchmarks)
@@ -125,6 +134,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     return Foundation(
         model,
         benchmarks,
+        judges,
         demonstrations,
         preferences,
         unpaired,
@@ -205,4 +215,5 @@ def judge(
         attribute_model=base.attribute_model,
         preferences=base.preferences,
         benchmarks=base.benchmarks,
+        judges=base.judges,
     )

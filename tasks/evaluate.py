@@ -12,19 +12,22 @@ from alignflow.artifacts import Artifact, ArtifactStore
 from alignflow.errors import AlignflowError, ConfigError
 from alignflow.evaluation.config import EvaluationJob, GateConfig
 from alignflow.evaluation.gate import Measures, Verdict, judge
+from alignflow.evaluation.judges.config import JudgeTask
+from alignflow.evaluation.judges.files import JUDGE_KIND
 from alignflow.evaluation.measures import read_measures
 from alignflow.evaluation.win_rate import duels, win_rates
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import JOB_TASK, run_as_job
+from alignflow.tasks.judges import JudgeName, asked_of_judges, judge_stage, suite_of_stage
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
-_EVALUATION_REVISION = 5
-_GATE_REVISION = 2
+_EVALUATION_REVISION = 6
+_GATE_REVISION = 3
 
 
 @task(
@@ -42,6 +45,7 @@ def evaluate_model(
     attribute_model: Artifact | None = None,
     preferences: Artifact,
     benchmarks: Mapping[str, Artifact],
+    judges: Mapping[JudgeName, Artifact],
 ) -> Artifact:
     """Judge one model on every suite of the recipe.
 
@@ -57,11 +61,17 @@ def evaluate_model(
         **({"attribute_model": attribute_model} if attribute_model is not None else {}),
         "preferences": preferences,
         **{f"benchmark-{suite}": artifact for suite, artifact in benchmarks.items()},
+        **{judge_stage(name): artifact for name, artifact in judges.items()},
     }
     # Where a benchmark's file came from is no part of the result; its content is, as a parent.
     resolved = config.model_dump(
-        mode="json", exclude={place: {"__all__": {"data"}} for place in ("suites", "pair_sets")}
+        mode="json",
+        exclude={
+            "suites": {"__all__": {"data", "judges"}},
+            "pair_sets": {"__all__": {"data"}},
+        },
     )
+    resolved["judges"] = asked_of_judges(config)
     stage = Stage(
         name=f"evaluate-{name}",
         kind="evaluation",
@@ -90,10 +100,20 @@ def evaluate_model(
             attribute_model=(
                 pipeline.local(attribute_model) if attribute_model is not None else None
             ),
+            judges=_folders(pipeline, judges),
             preferences=pipeline.local(preferences),
         )
 
     return run_as_job(pipeline, stage, "alignflow.evaluation", job)
+
+
+def _folders(
+    pipeline: Pipeline, judges: Mapping[JudgeName, Artifact]
+) -> dict[str, dict[JudgeTask, Path]]:
+    folders: dict[str, dict[JudgeTask, Path]] = {}
+    for (suite, task_name), artifact in judges.items():
+        folders.setdefault(suite, {})[task_name] = pipeline.local(artifact)
+    return folders
 
 
 @task(task_run_name="gate", tags=["verdict"], cache_policy=NO_CACHE)
@@ -156,13 +176,15 @@ def judge_evaluations(
         of_champion: None without a champion, empty where its measures can't be had.
     """
     models = {role: measures_of(folder) for role, folder in folders.items()}
-    limited = read_scores(folders["aligned"])["limited"]
+    of_aligned = read_scores(folders["aligned"])
     found = duels({**models, "champion": of_champion or {}}, tie_margin=config.tie_margin)
     return judge(
         config,
         {**models, "champion": of_champion},
         win_rates=win_rates(found),
-        limited=limited,
+        limited=of_aligned["limited"],
+        # Evaluations that are older than the judges had none.
+        weak_judges=of_aligned.get("weak_judges"),
     )
 
 
@@ -192,19 +214,24 @@ def champion_evaluation(
 def comparable_measures(folder: Path, evaluation: Artifact, *, beside: Artifact) -> Measures:
     """Return the measures of an evaluation that can stand beside those of another.
 
-    Rewards of one reward model say nothing beside those of another one, nor do ratings.
+    Rewards of one reward model say nothing beside those of another one, nor do ratings, nor what
+    two judges say of a suite.
 
     Raises:
         ConfigError: An older version of alignflow made it, which kept no values of items.
     """
-    judges, others = evaluation.manifest.parents, beside.manifest.parents
-    incomparable = {
-        judge
-        for judge in ("reward_model", "attribute_model")
-        if judge in judges and judge in others and judges[judge].digest != others[judge].digest
+    parents, others = evaluation.manifest.parents, beside.manifest.parents
+    differing = {
+        role
+        for role in parents.keys() & others.keys()
+        if parents[role].digest != others[role].digest
     }
-    measures = measures_of(folder)
-    return {name: of for name, of in measures.items() if _judge_of(name) not in incomparable}
+    suites = {suite_of_stage(role) for role in differing if parents[role].kind == JUDGE_KIND}
+    return {
+        name: measure
+        for name, measure in measures_of(folder).items()
+        if _judge_of(name) not in differing and name.partition("/")[0] not in suites
+    }
 
 
 def _judge_of(score: str) -> str | None:

@@ -33,9 +33,14 @@ def check_inputs(recipe: RunConfig) -> None:
         is_path = is_data_file(source) or not is_hub_set(source)
         if is_path and not source.startswith("hf://"):
             expand(source)
-    for suite in recipe.evaluation.benchmarks.values():
-        if not suite.data.startswith("hf://"):
-            expand(suite.data)
+    for benchmark in recipe.evaluation.benchmarks.values():
+        if not benchmark.data.startswith("hf://"):
+            expand(benchmark.data)
+    for suite in recipe.evaluation.suites.values():
+        for judge in suite.judges.values():
+            for uri in judge.uris:
+                if "://" not in uri:
+                    expand(uri)
     find_local_model(recipe.model.source)
     read_template(recipe.model.chat_template)
     _check_workspace(Path(recipe.workspace).absolute())

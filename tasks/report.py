@@ -19,10 +19,12 @@ from alignflow import __version__
 from alignflow.artifacts import Artifact
 from alignflow.config import Config, as_yaml
 from alignflow.evaluation.gate import Verdict
+from alignflow.evaluation.judges.card import JudgeCard
 from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
     ROLE_LABELS,
     ROLES,
+    JudgeSummary,
     Lineage,
     LineageEdge,
     LineageNode,
@@ -169,6 +171,10 @@ def collect(
             for suite, count in evaluated["aligned"].scores["num_truncated"].items()
             if count
         },
+        judges=_judges(
+            pipeline.local(artifacts.evaluations["aligned"]),
+            evaluated["aligned"].scores["weak_judges"],
+        ),
         curves=_curves(pipeline),
         token_rows=token_rows(pipeline),
         leak_rows=leak_rows(pipeline),
@@ -197,6 +203,21 @@ def collect(
         price_per_process_hour=pipeline.recipe.cluster.price_per_process_hour,
         currency=pipeline.recipe.cluster.currency,
     )
+
+
+def _judges(evaluation: Path, objections: Mapping[str, str]) -> list[JudgeSummary]:
+    """Return the judges whose cards lie beside the scores, `judges/SUITE/TASK/card.json`.
+
+    Args:
+        evaluation: Folder of the evaluation.
+        objections: Why the judges of a suite aren't good enough, by suite.
+    """
+    judges = []
+    for path in sorted(evaluation.glob("judges/*/*/card.json")):
+        suite = path.parts[-3]
+        card = JudgeCard.load(path.parent)
+        judges.append(JudgeSummary(suite=suite, card=card, objection=objections.get(suite, "")))
+    return judges
 
 
 def _curves(pipeline: Pipeline) -> list[TrainingCurve]:

@@ -5,16 +5,23 @@ from pathlib import Path
 from alignflow.errors import DataError
 from alignflow.evaluation.config import SuiteConfig, SuiteName
 from alignflow.evaluation.suites.base import Suite
+from alignflow.evaluation.suites.generation import GenerationSuite
+from alignflow.evaluation.suites.refusals import Refusals
 from alignflow.evaluation.suites.toxigen import ToxiGen
+from alignflow.evaluation.suites.toxigen_prompts import ToxiGenPrompts
 from alignflow.evaluation.suites.truthfulqa import TruthfulQA
 
-SUITES: dict[SuiteName, type[TruthfulQA] | type[ToxiGen]] = {
+SUITES: dict[
+    SuiteName, type[TruthfulQA] | type[ToxiGen] | type[ToxiGenPrompts] | type[Refusals]
+] = {
     "truthfulqa": TruthfulQA,
     "toxigen": ToxiGen,
+    "toxigen_prompts": ToxiGenPrompts,
+    "refusals": Refusals,
 }
 
 
-def load_suite(config: SuiteConfig, path: Path) -> Suite:
+def load_suite(config: SuiteConfig, path: Path) -> Suite | GenerationSuite:
     """Read a benchmark from a local file in its own format, cut to the config's limit.
 
     Args:

@@ -71,3 +71,28 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("needs root: the nodes' GPUs are device files")
     with Cluster().running() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def classifier(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A RoBERTa of random weights, two labels, in a Hugging Face folder."""
+    import torch
+    from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("classifier")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=320,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=140,
+        initializer_range=0.5,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(folder)
+    return folder

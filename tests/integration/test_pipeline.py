@@ -48,6 +48,7 @@ from alignflow.tasks.tracking import Registry
 
 pytestmark = pytest.mark.integration
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 WORDS = ["kind", "clear", "short", "honest", "warm", "plain", "brief", "calm", "exact", "steady"]
 STAGE = """
   precision: fp32
@@ -154,6 +155,11 @@ def _write_data(folder: Path) -> None:
         }
         for i in range(24)
     ]
+    prompts = [
+        {"prompt": f"- {text(3)}\\n-", "group": "all", "label": ("neutral", "hate")[i % 2]}
+        for i in range(4)
+    ]
+    _write_lines(folder / "prompts.jsonl", prompts)
     _write_lines(folder / "attributes.jsonl", rated)
     _write_lines(folder / "demonstrations.jsonl", demonstrations)
     _write_lines(folder / "preferences.jsonl", preferences)
@@ -299,6 +305,38 @@ def test_a_limit_that_leaves_nothing_to_learn_starts_no_training(
     with pytest.raises(DataError, match=r"token_audit\.max_unlearnable_share"):
         align(recipe)
     assert set((Path(recipe.workspace) / "jobs").glob("sft-*")) == trained
+
+
+def test_a_judge_that_is_not_good_enough_refuses_and_stands_in_the_report(
+    first: Outcome, recipe_file: Path, workspace: Path, classifier: Path
+) -> None:
+    judge = {
+        "kind": "hub",
+        "model": str(classifier),
+        "labelled": str(EXAMPLES / "toxicity.json"),
+        "min_auc": 1.0,
+    }
+    suite = {
+        "suite": "toxigen_prompts",
+        "data": str(workspace / "data" / "prompts.jsonl"),
+        "judges": {"toxicity": judge},
+    }
+    rule = {"score": "continued/toxicity_rate", "at_most": 1.0}
+    overrides = [
+        "evaluation.generation.max_new_tokens=8",
+        f"evaluation.suites.continued={json.dumps(suite)}",
+        f"gate.rules.kind={json.dumps(rule)}",
+    ]
+    with pytest.raises(SafetyGateError) as refusal:
+        align(load_config(Recipe, recipe_file, overrides=overrides))
+    outcome = refusal.value.outcome
+    assert outcome.model_version is None
+    assert "The toxicity judge is not good enough to gate: its AUC is" in outcome.reasons[0]
+    assert "at least 1 is asked for" in outcome.report.read_text(encoding="utf-8")
+    assert {name: s for name, s in outcome.stages.items() if "continued" in name} == {
+        "benchmark-continued": "computed",
+        "judge-continued-toxicity": "computed",
+    }
 
 
 def test_changed_learning_rate_of_dpo_runs_dpo_and_what_follows(

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from alignflow.cli import compare, configs, data, doctor, jobs, models, promotion, runs
+from alignflow.cli import compare, configs, data, doctor, jobs, judges, models, promotion, runs
 from alignflow.errors import AlignflowError
 
 INTERRUPTED = 130
@@ -59,5 +59,6 @@ app.command("reject")(promotion.reject)
 app.command("decisions")(promotion.decisions)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(judges.app, name="judge")
 app.add_typer(configs.app, name="config")
 app.command("doctor")(doctor.doctor)

@@ -23,6 +23,8 @@ class Suite(StrEnum):
 
     TRUTHFULQA = "truthfulqa"
     TOXIGEN = "toxigen"
+    TOXIGEN_PROMPTS = "toxigen_prompts"
+    REFUSALS = "refusals"
 
 
 class Precision(StrEnum):
@@ -36,6 +38,8 @@ class Precision(StrEnum):
 _DATA_FILES = {
     Suite.TRUTHFULQA: "truthfulqa/mc_task.json",
     Suite.TOXIGEN: "toxigen/annotated_safenlp.json",
+    Suite.TOXIGEN_PROMPTS: "toxigen/prompts_sample.jsonl",
+    Suite.REFUSALS: "sft/self_instruct_user_oriented.jsonl",
 }
 
 
@@ -58,24 +62,42 @@ def evaluate(
     max_length: Annotated[
         int, typer.Option(min=2, help="Tokens of a prompt with an answer; longer ones are cut.")
     ] = 1024,
+    judge: Annotated[
+        str | None, typer.Option(help="Digest or folder of the toxicity judge of toxigen_prompts.")
+    ] = None,
     format: OutputFormat = Format.TABLE,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Judge one model on one benchmark."""
+    from alignflow.cli.judges import find_judge
     from alignflow.evaluation.config import EvaluationConfig, EvaluationJob, SuiteConfig
+    from alignflow.evaluation.judges.config import JudgeTask, LocalJudge
     from alignflow.sources import fetch_file
 
     workspace = workspace.absolute()
+    judges: dict[JudgeTask, LocalJudge] = {}
+    folders: dict[JudgeTask, Path] = {}
+    if judge is not None:
+        found = find_judge(judge, workspace)
+        judges["toxicity"] = LocalJudge(kind="local", source=found.digest)
+        folders["toxicity"] = found.folder
+    elif suite is Suite.TOXIGEN_PROMPTS:
+        raise ConfigError("--judge is missing; alignflow judge train toxicity makes one.")
     file = fetch_file(data or _default_data(suite), workspace / "cache")
     named = _find_model(model, workspace)
     job = EvaluationJob(
         evaluation=EvaluationConfig(
-            suites={suite.value: SuiteConfig(suite=suite.value, data=str(file.path), limit=limit)},
+            suites={
+                suite.value: SuiteConfig(
+                    suite=suite.value, data=str(file.path), limit=limit, judges=judges
+                )
+            },
             precision=precision.value,
             max_length=max_length,
             num_samples=0,
         ),
         model=named.folder,
+        judges={suite.value: folders} if folders else {},
     )
     config = job.model_dump(mode="json")
     identity = [named.identity, file.sha256, config]
@@ -97,8 +119,7 @@ def evaluate(
         },
         "items": str(folder / "items" / f"{suite.value}.jsonl"),
     }
-    by_group = scores["groups"].get(f"{suite.value}/accuracy")
-    if by_group:
+    for by_group in scores["groups"].values():  # no suite has more than one score with groups
         report["scores"]["by_group"] = {
             name: of["value"] for name, of in by_group.items() if of["value"] is not None
         }
@@ -133,7 +154,7 @@ def _print_scores(report: dict[str, Any], data: str) -> None:
     for name, value in report["scores"].items():
         if isinstance(value, dict):
             for group, share in sorted(value.items()):
-                table.add_row(f"accuracy, {group}", f"{share:.4f}")
+                table.add_row(f"of {group}", f"{share:.4f}")
         else:
             interval = report["intervals"].get(name)
             bounds = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""

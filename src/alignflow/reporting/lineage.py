@@ -25,6 +25,7 @@ _FAMILIES = {
     "steerlm2": "model",
     "dataset": "data",
     "benchmark": "data",
+    "judge": "judgement",
     "evaluation": "judgement",
     "verdict": "judgement",
     "token_audit": "judgement",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, model_validator
 
 from alignflow.config import Config
+from alignflow.evaluation.judges.card import JudgeCard
 
 _MIN_ITEMS = 10
 """Fewer items tell too little even of their own spread."""
@@ -437,6 +438,15 @@ class StageRecord(Config):
         return self.seconds * self.num_processes / 3600
 
 
+class JudgeSummary(Config):
+    """Who judged what the models wrote for a suite."""
+
+    suite: str
+    card: JudgeCard
+    objection: str = ""
+    """Why its scores can't gate, in one sentence; empty if they can."""
+
+
 class Message(Config):
     """One turn of a conversation."""
 
@@ -511,6 +521,7 @@ class ReportData(Config):
     worst_items: list[WorstItem] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
+    judges: list[JudgeSummary] = []
     curves: list[TrainingCurve] = []
     token_rows: list[TokenRow] = []
     leak_rows: list[LeakRow] = []

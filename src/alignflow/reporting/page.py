@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from alignflow.evaluation.judges.card import JudgeCard
 from alignflow.reporting.charts import LineChart, dot_plot, line_chart
 from alignflow.reporting.comparison import Comparison, columns, rows
 from alignflow.reporting.histograms import histogram
+from alignflow.reporting.judges import card_tables, reliability_plot
 from alignflow.reporting.lineage import lineage_picture
 from alignflow.reporting.model import (
     MODEL_LABELS,
@@ -73,6 +75,8 @@ def render_page(data: ReportData) -> str:
             models=_models_sentence(data),
             subject="the aligned model",
             **_scores_context(data, ROLE_LABELS),
+            judge_tables=[card_tables(judge.card) for judge in data.judges],
+            judge_plots=[reliability_plot(judge.card) for judge in data.judges],
             lineage=lineage_picture(data.lineage),
             longest_s=max((stage.seconds for stage in data.stages), default=0.0) or 1.0,
         )
@@ -200,6 +204,12 @@ def _is_linked(url: str | None) -> bool:
         return urlsplit(visible(url)).scheme in _LINKED_SCHEMES
     except ValueError:
         return False
+
+
+def render_judge(card: JudgeCard) -> str:
+    """Return the card of a judge as one HTML document."""
+    template = _environment().get_template("judge.html.jinja")
+    return template.render(card=card, tables=card_tables(card), plot=reliability_plot(card))
 
 
 def render_comparison(data: Comparison) -> str:

@@ -74,6 +74,18 @@ _SUITE_WORDS = {
     "macro_f1": ScoreWords(
         "{suite}, macro F1", "the same, hateful and harmless weighing alike", is_share=True
     ),
+    "toxicity_rate": ScoreWords(
+        "{suite}, toxic", "continuations that the judge holds for toxic", False, is_share=True
+    ),
+    "mean_toxicity": ScoreWords(
+        "{suite}, toxicity", "mean probability by the judge of being toxic", False, is_share=True
+    ),
+    "group_gap": ScoreWords(
+        "{suite}, gap", "toxic share of the worst group less the best's", False, is_share=True
+    ),
+    "refusal_rate": ScoreWords(
+        "{suite}, refused", "requests that were declined, by a rule", None, is_share=True
+    ),
 }
 
 # Attributes that are good or bad to have; of the others, such as humor, more is just more.

@@ -249,6 +249,18 @@ def test_verdict_passes_only_when_every_rule_does() -> None:
     assert not verdict.passed
 
 
+def test_a_score_by_a_weak_judge_fails_whatever_it_is_and_says_why() -> None:
+    rules = {
+        "kind": GateRule(score="prompts/toxicity_rate", at_most=1.0),
+        "true": GateRule(score="t/mc1", at_least=0),
+    }
+    models = {"aligned": measures({"prompts/toxicity_rate": 0.0, "t/mc1": 0.5})}
+    verdict = judge(GateConfig(rules=rules), models, weak_judges={"prompts": "The judge is weak."})
+    assert [rule.passed for rule in verdict.rules] == [False, True]
+    assert verdict.rules[0].reason == "The judge is weak."
+    assert not verdict.passed
+
+
 def test_verdict_survives_json() -> None:
     rules = {"kept": GateRule(score="a", at_least=0.1), "gone": GateRule(score="b", at_most=0.9)}
     verdict = judge(GateConfig(rules=rules), {"aligned": measures({"a": 0.5})})

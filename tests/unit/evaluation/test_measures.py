@@ -59,6 +59,24 @@ def test_item_counts_in_each_of_its_groups() -> None:
     assert {name: measure.value for name, measure in groups.items()} == {"black": 0.5, "women": 0.5}
 
 
+def test_gap_without_spread_is_as_sure_as_its_smallest_group() -> None:
+    # A share of 63 % goes unseen in 3 draws with probability (1 - 0.63)^3 = 5 %.
+    items, groups = Items.of(range(23)), ["women"] * 20 + ["asian"] * 3
+    none = Measure.group_gap(items, [0.0] * 23, groups)
+    (high,) = none.estimate().bounds([0.95])
+    assert high == pytest.approx(1 - 0.05 ** (1 / 3))
+    assert compare(none, none).difference.bounds([0.95]) == [high]
+
+
+def test_gaps_of_two_models_are_compared_on_the_groups_of_both() -> None:
+    # Women 1/2 and asian 0/2 against 0/2 and 0/2; black people are in the second file alone.
+    first = Measure.group_gap(Items.of("abcd"), [1, 0, 0, 0], ["women", "women", "asian", "asian"])
+    groups = ["black", "women", "women", "asian", "asian"]
+    other = Measure.group_gap(Items.of("eabcd"), [1, 0, 0, 0, 0], groups)
+    compared = compare(first, other)
+    assert (compared.value, compared.other_value, compared.difference.value) == (0.5, 0.0, 0.5)
+
+
 def test_measures_survive_their_file_and_undefined_values_stay_so(tmp_path: Path) -> None:
     items = Items.of("ab")
     written = {

@@ -18,6 +18,7 @@ def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
         groups={"accuracy": accuracy.by_group([["women"], ["women"], ["asian"], []])},
     )
     results.add("toxicity", toxicity, num_items=4)
+    results.distrust("toxicity", "The judge is weak.")
     results.write({"toxicity": 1})
     content = json.loads((tmp_path / "scores.json").read_text())
     # Two sources, of which a resample holds one twice or both: 2/4, 3/4 or 4/4.
@@ -44,6 +45,7 @@ def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
         "num_truncated": {"toxicity": 1},
         "limited": ["suites.toxicity.limit"],
         "undefined": [],
+        "weak_judges": {"toxicity": "The judge is weak."},
     }
     read = read_measures(tmp_path / "measures.json")["toxicity/accuracy"]
     assert read.items == accuracy.items

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from alignflow.evaluation.scorers import (
+    group_gap,
+    grouped,
     hits_and_claims,
     implicit_margins,
     macro_f1,
@@ -64,6 +66,14 @@ def test_class_that_occurs_nowhere_does_not_count() -> None:
     assert macro_f1(np.array([[4.0, 8.0, 0.0, 0.0], [0.0] * 4])) == pytest.approx(
         [1.0, math.nan], nan_ok=True
     )
+
+
+def test_group_gap_is_that_of_the_groups_that_have_items() -> None:
+    # Women 2/2, asian 1/4, and black 0/1, which the second set lacks.
+    groups = ["women", "women", "asian", "asian", "asian", "asian", "black"]
+    columns_NC = grouped([1, 1, 1, 0, 0, 0, 0], groups)
+    sums = np.stack([columns_NC.sum(axis=0), columns_NC[:-1].sum(axis=0)])
+    assert group_gap(sums).tolist() == [1.0, 0.75]
 
 
 def test_perplexity_weighs_tokens_not_responses() -> None:

@@ -88,6 +88,22 @@ def test_evaluation_with_a_limit_is_refused(pipeline: Pipeline, tmp_path: Path) 
     assert "take the limit out of the recipe" in verdict.rules[-1].reason
 
 
+def evaluation_by(pipeline: Pipeline, folder: Path, judges: dict[str, ParentRef]) -> Artifact:
+    version = code_version(1)
+    return pipeline.store.publish(
+        folder,
+        kind="evaluation",
+        key=stage_key("evaluation", {}, judges, version),
+        code_version=version,
+        parents=judges,
+        copy=True,
+    )
+
+
+def parent(kind: str, letter: str) -> ParentRef:
+    return ParentRef(kind=kind, key=letter * 64, digest=letter * 64)
+
+
 def test_rewards_of_another_reward_model_are_not_compared_with(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -97,29 +113,33 @@ def test_rewards_of_another_reward_model_are_not_compared_with(
         for name in ("samples/mean_reward", "samples/mean_tokens", "samples/quality", "kl/nats")
     }
     write_measures(tmp_path / "measures.json", scores)
-    version = code_version(1)
 
     def judged_by(reward_model: str) -> Artifact:
         judges = {
-            "reward_model": ParentRef(
-                kind="reward_model", key=reward_model * 64, digest=reward_model * 64
-            ),
-            "attribute_model": ParentRef(kind="attribute_model", key="c" * 64, digest="c" * 64),
+            "reward_model": parent("reward_model", reward_model),
+            "attribute_model": parent("attribute_model", "c"),
         }
-        return pipeline.store.publish(
-            tmp_path,
-            kind="evaluation",
-            key=stage_key("evaluation", {}, judges, version),
-            code_version=version,
-            parents=judges,
-            copy=True,
-        )
+        return evaluation_by(pipeline, tmp_path, judges)
 
     of_one, of_another = judged_by("a"), judged_by("b")
     assert set(comparable_measures(tmp_path, of_one, beside=of_one)) == set(scores)
     assert set(comparable_measures(tmp_path, of_one, beside=of_another)) == set(scores) - {
         "samples/mean_reward"
     }
+
+
+def test_scores_by_another_judge_are_not_compared_with(pipeline: Pipeline, tmp_path: Path) -> None:
+    scores = {
+        name: Measure.mean(Items.of(range(3)), [0.0, 1.0, 0.0])
+        for name in ("a-b/toxicity_rate", "truth/mc1")
+    }
+    write_measures(tmp_path / "measures.json", scores)
+    of_one, of_another = (
+        evaluation_by(pipeline, tmp_path, {"judge-a-b-toxicity": parent("judge", letter)})
+        for letter in "ab"
+    )
+    assert set(comparable_measures(tmp_path, of_one, beside=of_one)) == set(scores)
+    assert set(comparable_measures(tmp_path, of_one, beside=of_another)) == {"truth/mc1"}
 
 
 def test_version_is_found_by_its_key_among_artifacts_of_one_digest(

@@ -53,6 +53,19 @@ def test_sound_recipe_passes(sound: Recipe) -> None:
     check_inputs(sound)
 
 
+def test_a_judge_without_its_labelled_texts_is_refused(sound: Recipe, tmp_path: Path) -> None:
+    prompts, gone = tmp_path / "prompts.jsonl", tmp_path / "gone.json"
+    prompts.touch()
+    training = {"task": "toxicity", "data": str(gone)}
+    suite = {
+        "suite": "toxigen_prompts",
+        "data": str(prompts),
+        "judges": {"toxicity": {"kind": "trained", "training": training}},
+    }
+    with pytest.raises(DataError, match=r"gone\.json"):
+        check_inputs(sound.replaced(evaluation={"suites": {"continued": suite}}))
+
+
 @pytest.mark.parametrize("source", ["OWNER/NAME", "hf://datasets/OWNER/NAME@main"])
 def test_set_of_the_hub_is_left_to_the_run(sound: Recipe, source: str) -> None:
     data = sound.data.model_dump()

@@ -1,0 +1,1 @@
+"""Judges: classifiers that say of a text how toxic, true or informative it is, and how well."""

@@ -1,0 +1,208 @@
+"""`alignflow judge`: train the classifiers that judge answers, and look at how good they are."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
+from alignflow.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from alignflow.artifacts import Artifact, ArtifactStore
+    from alignflow.evaluation.judges.card import JudgeCard
+    from alignflow.evaluation.judges.config import JudgeTraining
+
+app = typer.Typer(help="Train judges and look at their cards.", no_args_is_help=True)
+
+
+class Task(StrEnum):
+    """What a judge says of a text."""
+
+    TOXICITY = "toxicity"
+    TRUTH = "truth"
+    INFORMATION = "information"
+
+
+@dataclass(frozen=True)
+class _KnownFiles:
+    """Where the data of a judge lies in the folder that ALIGNFLOW_DATA names."""
+
+    data: str
+    licence: str
+    references: str | None = None
+    transfer: str | None = None
+
+
+_KNOWN = {
+    Task.TOXICITY: _KnownFiles(
+        "toxigen/annotated_safenlp.json", "MIT", transfer="hatecheck/test_suite_cases.csv"
+    ),
+    Task.TRUTH: _KnownFiles(
+        "truthfulqa/judge_truth_sample.jsonl", "Apache-2.0", references="truthfulqa/TruthfulQA.csv"
+    ),
+    Task.INFORMATION: _KnownFiles(
+        "truthfulqa/judge_info_sample.jsonl", "Apache-2.0", references="truthfulqa/TruthfulQA.csv"
+    ),
+}
+
+
+@app.command()
+def train(
+    task: Annotated[Task, typer.Argument(help="What the judge says of a text.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Labelled texts; else this and the next three from $ALIGNFLOW_DATA."),
+    ] = None,
+    references: Annotated[
+        str | None, typer.Option(help="TruthfulQA.csv, to compare answers with.")
+    ] = None,
+    transfer: Annotated[
+        str | None, typer.Option(help="HateCheck's cases, to try a toxicity judge on.")
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Of the data, for the card.")] = "not stated",
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability from which the answer is yes.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split into folds.")] = 1234,
+    format: OutputFormat = Format.TABLE,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Train a judge and put it into the workspace's store, with its card."""
+    from alignflow.artifacts import ArtifactStore
+    from alignflow.evaluation.judges.config import JudgeTraining
+
+    files = _KnownFiles(data, licence, references, transfer) if data else _known_files(task)
+    config = JudgeTraining(
+        task=task.value,
+        data=files.data,
+        references=files.references,
+        transfer=files.transfer,
+        licence=files.licence,
+        threshold=threshold,
+        seed=seed,
+    )
+    workspace = workspace.absolute()
+    artifact = _train(config, ArtifactStore(str(workspace / "artifacts")), workspace / "cache")
+    _show(artifact.digest, workspace, format)
+
+
+@app.command()
+def show(
+    judge: Annotated[str, typer.Argument(help="Digest in the workspace's store, or a folder.")],
+    page: Annotated[
+        Path | None, typer.Option(help="Write the card as an HTML page to this file.")
+    ] = None,
+    format: OutputFormat = Format.TABLE,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+) -> None:
+    """Print a judge's card."""
+    card = _show(judge, workspace.absolute(), format)
+    if page is not None:
+        from alignflow.reporting.page import render_judge
+
+        page.write_text(render_judge(card), encoding="utf-8")
+
+
+def _known_files(task: Task) -> _KnownFiles:
+    folder = os.environ.get("ALIGNFLOW_DATA")
+    if not folder:
+        raise ConfigError(
+            f"--data is missing and ALIGNFLOW_DATA is not set; name the labelled texts for {task}."
+        )
+    known = _KNOWN[task]
+
+    def found(name: str | None) -> str | None:
+        return name and str(Path(folder, name))
+
+    return _KnownFiles(
+        str(Path(folder, known.data)), known.licence, found(known.references), found(known.transfer)
+    )
+
+
+def _train(config: "JudgeTraining", store: "ArtifactStore", cache: Path) -> "Artifact":
+    """Return the judge from the store, or train and publish it."""
+    from alignflow.artifacts import code_version, stage_key
+    from alignflow.evaluation.judges.files import JUDGE_KIND, REVISION, fetch_training
+    from alignflow.evaluation.judges.train import train_judge
+
+    fetched = fetch_training(config, cache)
+    version = code_version(REVISION)
+    key = stage_key(JUDGE_KIND, fetched.identity, {}, version)
+    with store.lock(key), tempfile.TemporaryDirectory() as scratch:
+        found = store.find(key)
+        if found is not None:
+            return found
+        card = train_judge(fetched.config, fetched.files, Path(scratch))
+        return store.publish(
+            Path(scratch),
+            kind=JUDGE_KIND,
+            key=key,
+            code_version=version,
+            config=fetched.identity,
+            metrics=card.metrics,
+            details={"sources": fetched.sources},
+        )
+
+
+@dataclass(frozen=True)
+class FoundJudge:
+    """A judge on this machine."""
+
+    folder: Path
+    digest: str
+    """Of its files, which names its artifact."""
+
+
+def find_judge(ref: str, workspace: Path) -> FoundJudge:
+    """Find what a person names as a judge: a folder, or a digest in the workspace's store.
+
+    Raises:
+        StoreError: The store doesn't hold it.
+        DataError: It is an artifact of another kind.
+    """
+    from alignflow.artifacts import ArtifactStore, files_digest
+    from alignflow.artifacts.files import hash_files, list_files
+    from alignflow.evaluation.judges.files import JUDGE_KIND
+
+    folder = Path(ref).absolute()
+    if folder.is_dir():
+        return FoundJudge(folder, files_digest(hash_files(folder, list_files(folder))))
+    store = ArtifactStore(str(workspace / "artifacts"))
+    artifact = store.get(ref)
+    if artifact.kind != JUDGE_KIND:
+        raise DataError(f"{ref} is an artifact of kind {artifact.kind}, not a judge.")
+    return FoundJudge(store.fetch(artifact, workspace / "cache"), artifact.digest)
+
+
+def _show(judge: str, workspace: Path, format: Format) -> "JudgeCard":
+    from alignflow.evaluation.judges.card import JudgeCard
+
+    found = find_judge(judge, workspace)
+    card = JudgeCard.load(found.folder)
+    if format is Format.JSON:
+        print(card.model_dump_json(indent=2))
+    else:
+        _print_card(card, found.digest)
+    return card
+
+
+def _print_card(card: "JudgeCard", name: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from alignflow.reporting.judges import card_tables
+
+    console = Console()
+    for title, rows in card_tables(card):
+        table = Table(title=title, title_justify="left", show_header=False)
+        table.add_column()
+        table.add_column(overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(f"judge {name}", soft_wrap=True)

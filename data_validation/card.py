@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from alignflow.config import Config
 from alignflow.data_validation.config import DataKind, DatasetConfig
 from alignflow.data_validation.expectations import ExpectationResult
+from alignflow.data_validation.origin import Origin
 from alignflow.errors import DataError
 
 CARD_NAME = "card.json"
@@ -33,10 +34,12 @@ class Counts(Config):
     """Blank lines."""
     train: int = 0
     held_out: int = 0
+    requeued: int = 0
+    """Rows that had been refused, were repaired and passed the row checks."""
 
 
 class RefusedRow(Config):
-    """One line of `quarantine.jsonl`."""
+    """A refused row as it may be shown."""
 
     file: str
     line: int
@@ -44,7 +47,7 @@ class RefusedRow(Config):
     """A key of `REASONS`."""
     message: str
     row: str
-    """The original text, or its start."""
+    """How it starts, masked."""
 
 
 class Card(Config):
@@ -57,8 +60,16 @@ class Card(Config):
     """Refused rows by reason code, commonest first."""
     flags: dict[str, int]
     """Accepted rows by flag, commonest first."""
+    lengths: dict[str, list[int]]
+    """Rows of the sample by the binary digits of `prompt_chars` and `response_chars`."""
+    scripts: dict[str, int]
+    """Rows of the sample by the script of most letters of their response, commonest first."""
+    ratings: dict[str, list[int]]
+    """Accepted rows with each rating from 0 to 4, by attribute."""
+    requeued: list[Origin]
+    """Where the first of the repaired rows were refused."""
     config: DatasetConfig
-    """Limits, split and bounds."""
+    """Licence, limits, split and bounds."""
     examples: list[RefusedRow]
     """The first refused rows of each reason."""
     expectations: list[ExpectationResult]

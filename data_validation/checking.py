@@ -17,6 +17,8 @@ from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.forms import draft_row
 from alignflow.data_validation.hash_table import HashTable
 from alignflow.data_validation.judging import BlockJudge, JudgedBlock, draft_block
+from alignflow.data_validation.masking import mask_draft
+from alignflow.data_validation.private_data import codes_under
 from alignflow.data_validation.readers import Tally, read_blocks
 from alignflow.data_validation.reasons import explain
 from alignflow.data_validation.source_row import SourceRow
@@ -55,7 +57,9 @@ class Decision:
         """The canonical form of an accepted row."""
         if self.outcome != "accept" or self.row.values is None:
             return None
-        return draft_row(self.row.values, self.kind)
+        draft = draft_row(self.row.values, self.kind)
+        mask_draft(draft, self.flags)
+        return draft
 
     @property
     def message(self) -> str:
@@ -193,7 +197,7 @@ def prompts_of(file: NamedFile, kind: DataKind, limits: RowLimits) -> HashTable:
     """
     tally, prompts = Tally(), HashTable()
     for block in read_blocks(file, limits):
-        drafted = draft_block(block, kind)
+        drafted = draft_block(block, kind, codes_under(limits, "mask"))
         refused = (failure.reason for failure in drafted.refused.values())
         tally.add(len(block) - len(drafted.blank), refused)
         prompts.add(RowKeys.of(drafted.records).prompt)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from alignflow.config import Config
 
@@ -23,6 +23,10 @@ AttributeName = Literal[
 Rating = Annotated[int, Field(ge=0, le=4)]
 """How much of an attribute an answer has."""
 Share = Annotated[float, Field(ge=0, le=1)]
+Severity = Literal["critical", "warning"]
+"""What follows from a bound that is not kept: the end of the run, or a note."""
+PrivatePolicy = Literal["flag", "refuse", "mask"]
+"""What becomes of a row with something private: it is noted, refused, or masked and noted."""
 
 
 class RowLimits(Config):
@@ -36,18 +40,59 @@ class RowLimits(Config):
     """Longest line; one past it refuses the whole file, for reading stops there."""
     max_json_depth: Annotated[int, Field(ge=1, le=512)] = 64
     """Deepest nesting of JSON."""
+    pii: PrivatePolicy = "refuse"
+    """Personal data: e-mail addresses, phone, social security, card and account numbers, public IP
+    addresses. Under `mask` a row is compared, checked, stored and trained on with `[pii]`."""
+    secrets: PrivatePolicy = "refuse"
+    """Credentials: access keys, tokens, private keys; `[secret]` under `mask`."""
+
+
+class NearDuplicatesConfig(Config):
+    """When a row nearly repeats an earlier one, and what becomes of it."""
+
+    threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.8
+    """Smallest share of word triples in common, of all that either row has; every turn counts, both
+    responses of a pair too."""
+    action: Literal["flag", "refuse"] = "flag"
+
+
+ExpectationName = Literal[
+    "enough_rows",
+    "few_refused",
+    "few_duplicates",
+    "few_near_duplicates",
+    "few_repeated_prompts",
+    "few_score_ties",
+    "one_script",
+    "ratings_vary",
+    "ids_unique",
+    "response_length",
+    "no_length_bias_longer",
+    "no_length_bias_shorter",
+    "both_labels",
+    "lengths_stable",
+]
 
 
 class SetExpectations(Config):
     """What the accepted rows must look like as a set; judged by Great Expectations.
 
-    The first two are critical and stop the run; the others warn.
+    Rows are held to their contract one by one, by pandera: here is what only the set can tell.
     """
+
+    severities: dict[ExpectationName, Severity] = {}
+    """What a failure means, where not by default: `enough_rows` and `few_refused` are critical and
+    end the run, all others warn."""
 
     min_rows: PositiveInt = 1
     """Fewest accepted rows."""
     max_refused_share: Share = 0.2
     """Largest share of refused rows among all rows."""
+    max_duplicate_share: Share = 0.2
+    """Largest share of rows that are refused because the same row stands earlier."""
+    max_near_duplicate_share: Share = 0.2
+    """Largest share of rows that nearly repeat an earlier one, refused or not, where
+    `near_duplicates` looks for them."""
     max_duplicate_prompt_share: Share = 0.5
     """Largest share of rows whose prompt stands in an earlier row."""
     min_median_response_chars: PositiveInt = 2
@@ -58,6 +103,14 @@ class SetExpectations(Config):
     """Largest share of pairs whose responses have equal scores."""
     max_label_share: Annotated[float, Field(ge=0.5, le=1)] = 0.95
     """Largest share of unpaired responses that have the same label."""
+    min_main_script_share: Share = 0.5
+    """Smallest share of rows whose response is mostly in the commonest script. It tells Latin from
+    Cyrillic or Han, not one language of a script from another."""
+    max_rating_share: Share = 0.99
+    """Largest share of rated rows that agree in an attribute; nothing is learnt from a constant."""
+    max_length_drift: NonNegativeFloat = 0.25
+    """Largest population stability index of the lengths of prompts or responses against the last
+    accepted version of the set, where there is one."""
 
     @model_validator(mode="after")
     def _median_is_a_range(self) -> Self:
@@ -71,14 +124,20 @@ class DatasetConfig(Config):
 
     sources: Annotated[list[str], Field(min_length=1)]
     """Files, folders, globs, `s3://…` or hub ids (`hf://datasets/OWNER/NAME[/FILE]`)."""
+    licence: str | None = None
+    """Licence under which the set may be used, as its card shall state it."""
     max_rows: PositiveInt | None = None
     """Take only the first so many accepted rows."""
     held_out_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the rows kept from training; rows of one prompt stay together."""
+    """Share of the rows kept from training; rows of one prompt, or of one conversation tree, stay
+    together."""
     max_held_out_rows: PositiveInt | None = None
     seed: NonNegativeInt = 1234
     """Seed of the split."""
     limits: RowLimits = RowLimits()
+    near_duplicates: NearDuplicatesConfig | None = None
+    """Look for rows that nearly repeat an earlier one, by MinHash; None doesn't, which spares a
+    second pass over the accepted rows. Those that are kept stay on one side of the split."""
     expectations: SetExpectations = SetExpectations()
 
 
@@ -93,6 +152,10 @@ class DataConfig(Config):
     """Responses judged one by one, for KTO to train on in place of the preferences."""
     decontaminate: bool = True
     """Refuse rows that hold an item of a benchmark the model is judged on."""
+    max_leaked_share: Share = 0.0
+    """Largest share of the rows a set holds out whose prompt any set trains on."""
+    leak_severity: Severity = "warning"
+    """What follows where more are; `critical` ends the run before a training job starts."""
 
     @property
     def sets(self) -> dict[str, DatasetConfig]:

@@ -1,6 +1,6 @@
 """Records against the schemas: why each one is refused, and which flags it carries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pandera.errors
@@ -10,10 +10,12 @@ import polars as pl
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.frames import attribute_frame, record_frame, text_frame
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS
+from alignflow.data_validation.private_data import PrivateCode, codes_under
 from alignflow.data_validation.reasons import BEFORE_DATASET, FLAGS, RANK
 from alignflow.data_validation.records import Records
 from alignflow.data_validation.schemas import (
     attribute_schema,
+    holds,
     is_where,
     length_schema,
     long_texts,
@@ -58,8 +60,9 @@ class Contract:
     def __init__(self, kind: DataKind, limits: RowLimits) -> None:
         self._limits = limits
         self._texts = text_schema(limits)
+        self._noted = codes_under(limits, "flag")
         self._lengths = length_schema(limits)
-        self._patterns = pattern_schema()
+        self._patterns = pattern_schema(limits)
         self._records = record_schema(kind)
         self._attributes = attribute_schema()
 
@@ -81,7 +84,7 @@ class Contract:
         for row, failure in found:
             if row not in failures or RANK[failure.reason] < RANK[failures[row].reason]:
                 failures[row] = failure
-        return Judged(failures, _flags(suspicious, frame, records))
+        return Judged(failures, _flags(suspicious, frame, records, self._noted))
 
 
 def _failures(
@@ -106,7 +109,9 @@ def _failures(
         yield row, Failure("null_value" if check == _NULL_CHECK else check, detail)
 
 
-def _flags(suspicious: pl.DataFrame, frame: pl.DataFrame, records: Records) -> dict[int, set[str]]:
+def _flags(
+    suspicious: pl.DataFrame, frame: pl.DataFrame, records: Records, noted: Sequence[PrivateCode]
+) -> dict[int, set[str]]:
     """Return the flags of the records that have some."""
     flags: dict[int, set[str]] = {}
     matches = suspicious.select(
@@ -115,6 +120,7 @@ def _flags(suspicious: pl.DataFrame, frame: pl.DataFrame, records: Records) -> d
             (is_where(where) & pl.col("content").str.contains(pattern)).alias(code)
             for code, where, pattern in FLAGGED_PATTERNS
         ),
+        *(holds(code).alias(code) for code in noted),
     )
     ties = frame.select("row", score_tie=pl.col("score_chosen") == pl.col("score_rejected"))
     for found in (matches, ties):

@@ -29,6 +29,8 @@ class Draft:
     label: bool | None = None
     """Whether an unpaired response is desirable."""
     attributes: dict[str, float | None] = field(default_factory=dict)
+    tree: str | None = None
+    """The conversation tree that the row says it is from; its rows stay on one side of a split."""
     is_prompt_implicit: bool = False
     has_lone_surrogate: bool = False
 

@@ -13,15 +13,13 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from alignflow.config import Config
-from alignflow.data_validation.config import DataKind, SetExpectations
+from alignflow.data_validation.config import DataKind, ExpectationName, SetExpectations, Severity
 from alignflow.data_validation.statistics import SetStatistics
-
-Severity = Literal["critical", "warning"]
 
 _ONE_AT_A_TIME = threading.Lock()
 _LINK_TO_SUITE = re.compile(r'<a href="[^"]*/expectations/[^"]*"\s*>(.*?)</a>')
@@ -40,7 +38,7 @@ class ExpectationResult(Config):
 class _Expected(NamedTuple):
     """One expectation: its name in our reports and how Great Expectations calls it."""
 
-    name: str
+    name: ExpectationName
     severity: Severity
     type: str
     arguments: dict[str, Any]
@@ -74,9 +72,13 @@ def judge_set(
         source = context.data_sources.add_pandas("dataset")
         results, sections = [], []
         for name, rows, expected in (
-            ("set", [_facts(statistics)], _expected_of_set(kind, expectations)),
+            ("set", [_facts(statistics)], _expected_of_set(kind, statistics, expectations)),
             ("rows", statistics.sample, _expected_of_rows(kind, expectations)),
         ):
+            expected = [
+                item._replace(severity=expectations.severities.get(item.name, item.severity))
+                for item in expected
+            ]
             result = _validate(gx, context, source, name, rows, expected)
             results += _results(result, expected)
             sections += _render(result)
@@ -92,10 +94,16 @@ def _facts(statistics: SetStatistics) -> dict[str, float]:
         "refused_share": statistics.refused_share,
         "duplicate_prompt_share": statistics.flag_share("duplicate_prompt"),
         "score_tie_share": statistics.flag_share("score_tie"),
+        "duplicate_share": statistics.duplicate_share,
+        "near_duplicate_share": statistics.near_duplicate_share or 0.0,
+        "main_script_share": statistics.main_script_share,
+        "largest_rating_share": statistics.largest_rating_share or 0.0,
     }
 
 
-def _expected_of_set(kind: DataKind, bounds: SetExpectations) -> list[_Expected]:
+def _expected_of_set(
+    kind: DataKind, statistics: SetStatistics, bounds: SetExpectations
+) -> list[_Expected]:
     expected = [
         _Expected("enough_rows", "critical", *_bounded("num_rows", at_least=bounds.min_rows)),
         _Expected(
@@ -108,7 +116,23 @@ def _expected_of_set(kind: DataKind, bounds: SetExpectations) -> list[_Expected]
             "warning",
             *_bounded("duplicate_prompt_share", at_most=bounds.max_duplicate_prompt_share),
         ),
+        _Expected(
+            "few_duplicates",
+            "warning",
+            *_bounded("duplicate_share", at_most=bounds.max_duplicate_share),
+        ),
+        _Expected(
+            "one_script",
+            "warning",
+            *_bounded("main_script_share", at_least=bounds.min_main_script_share),
+        ),
     ]
+    if statistics.near_duplicate_share is not None:
+        near = _bounded("near_duplicate_share", at_most=bounds.max_near_duplicate_share)
+        expected.append(_Expected("few_near_duplicates", "warning", *near))
+    if statistics.ratings:
+        agreeing = _bounded("largest_rating_share", at_most=bounds.max_rating_share)
+        expected.append(_Expected("ratings_vary", "warning", *agreeing))
     if kind == "preference":
         ties = _bounded("score_tie_share", at_most=bounds.max_score_tie_share)
         expected.append(_Expected("few_score_ties", "warning", *ties))
@@ -128,11 +152,6 @@ def _bounded(
 
 def _expected_of_rows(kind: DataKind, bounds: SetExpectations) -> list[_Expected]:
     expected = [
-        _Expected(f"{column}_not_null", "critical", "ExpectColumnValuesToNotBeNull", at)
-        for column in ("id", "prompt_chars", "response_chars")
-        if (at := {"column": column})
-    ]
-    expected += [
         _Expected("ids_unique", "warning", "ExpectColumnValuesToBeUnique", {"column": "id"}),
         _Expected(
             "response_length",
@@ -146,14 +165,18 @@ def _expected_of_rows(kind: DataKind, bounds: SetExpectations) -> list[_Expected
         ),
     ]
     if kind == "preference":
+        biases: tuple[tuple[ExpectationName, str], ...] = (
+            ("no_length_bias_longer", "chosen_is_longer"),
+            ("no_length_bias_shorter", "chosen_is_shorter"),
+        )
         expected += [
             _Expected(
-                f"no_length_bias_{which}",
+                name,
                 "warning",
                 "ExpectColumnMeanToBeBetween",
-                {"column": f"chosen_is_{which}", "max_value": bounds.max_length_bias},
+                {"column": column, "max_value": bounds.max_length_bias},
             )
-            for which in ("longer", "shorter")
+            for name, column in biases
         ]
     if kind == "unpaired":
         share = bounds.max_label_share

@@ -26,6 +26,9 @@ from alignflow.data_validation.transcripts import is_transcript, prompt_turns, t
 
 Row = Mapping[str, Any]
 
+_TREE_KEYS = ("tree", "message_tree_id", "conversation_id")
+"""Under which rows name the conversation that they are a part of; the first one counts."""
+
 
 def draft_row(row: Row, kind: DataKind) -> Draft:
     """Return the row in the canonical form of its kind.
@@ -36,6 +39,7 @@ def draft_row(row: Row, kind: DataKind) -> Draft:
     """
     draft = _DRAFTERS[kind](row)
     draft.has_lone_surrogate = LONE_SURROGATE in row
+    draft.tree = next((str(row[key]) for key in _TREE_KEYS if row.get(key) is not None), None)
     return draft
 
 

@@ -5,33 +5,34 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-import orjson
+import numpy as np
 
 from alignflow.data_validation.blocks import parsed_blocks
-from alignflow.data_validation.card import Card, Counts, RefusedRow, Source
+from alignflow.data_validation.card import Card, Counts, Source
 from alignflow.data_validation.checking import CheckedBlock, Decision, RowChecker
 from alignflow.data_validation.comparison import row_hash
-from alignflow.data_validation.config import DataKind, DatasetConfig
+from alignflow.data_validation.config import DataKind, DatasetConfig, NearDuplicatesConfig
 from alignflow.data_validation.contamination import BenchmarkTexts
+from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, is_hub_set
-from alignflow.data_validation.masking import masked
-from alignflow.data_validation.shards import StagedRows, canonical_record
-from alignflow.data_validation.splitting import group_of
+from alignflow.data_validation.origin import Origin
+from alignflow.data_validation.quarantine import QUARANTINE_NAME, Quarantine, repairable
+from alignflow.data_validation.reasons import explain
+from alignflow.data_validation.schemas import MAX_ATTRIBUTE
+from alignflow.data_validation.shards import StagedRows, as_row, canonical_record
+from alignflow.data_validation.splitting import group_of, tree_group
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.data_validation.streams import NamedFile, read_to_end
 from alignflow.errors import DataError
 from alignflow.sources import expand, fetch_file
 
-QUARANTINE_NAME = "quarantine.jsonl"
 DATA_DOCS_NAME = "data_docs"
 
-_QUARANTINE_CHARS = 2000
-_EXAMPLE_CHARS = 300
-_EXAMPLES_PER_REASON = 3
 _REASONS_NAMED = 3
+_REQUEUED_NAMED = 1000
 
 
 class Progress(NamedTuple):
@@ -72,7 +73,7 @@ def ingest(
     output.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=".ingest-", dir=output) as work,
-        (output / QUARANTINE_NAME).open("wb") as quarantine,
+        Quarantine(output / QUARANTINE_NAME) as quarantine,
         StagedRows(Path(work) / "accepted.parquet", kind) as staged,
         RowChecker(kind, config.limits, benchmark=BenchmarkTexts(benchmark_texts)) as checker,
     ):
@@ -82,9 +83,10 @@ def ingest(
             run.read(reading, on_progress)
             if run.is_full:
                 break
-        quarantine.flush()
         if not run.statistics.counts["accept"]:
             raise _refusal(run.statistics, output, "no row is accepted")
+        if config.near_duplicates is not None:
+            run.compare_texts(config.near_duplicates, Path(work))
         sizes = staged.split(output, config.held_out_share, config.max_held_out_rows)
     expectations = judge_set(
         run.statistics,
@@ -155,7 +157,7 @@ class _Ingest:
         kind: DataKind,
         checker: RowChecker,
         staged: StagedRows,
-        quarantine: IO[bytes],
+        quarantine: Quarantine,
     ) -> None:
         self.statistics = SetStatistics()
         self._config = config
@@ -164,7 +166,8 @@ class _Ingest:
         self._staged = staged
         self._quarantine = quarantine
         self._sources: list[Source] = []
-        self._examples: list[RefusedRow] = []
+        self._num_requeued = 0
+        self._requeued: list[Origin] = []
 
     @property
     def is_full(self) -> bool:
@@ -191,9 +194,9 @@ class _Ingest:
         for decision in decisions:
             if decision.draft is not None:
                 identity = decision.draft.id or f"{row_hash(decision.draft):016x}"
-                line = decision.line
-                records.append(canonical_record(decision.draft, identity, source, line))
-                groups.append(group_of(decision.draft, self._config.seed))
+                file, line = self._place(decision, source)
+                records.append(canonical_record(decision.draft, identity, file, line))
+                groups.append(self._group_of(decision.draft))
                 self.statistics.add_accepted(decision.draft, identity, decision.flags)
                 if self.is_full:
                     break
@@ -203,18 +206,44 @@ class _Ingest:
                 self.statistics.counts["skip"] += 1
         self._staged.add(records, groups)
 
+    def _place(self, decision: Decision, source: str) -> tuple[str, int]:
+        """Return file and line of a row; of a repaired one where it was refused."""
+        origin = Origin.of(decision.row.values)
+        if origin is None:
+            return source, decision.line
+        self._num_requeued += 1
+        if len(self._requeued) < _REQUEUED_NAMED:
+            self._requeued.append(origin)
+        return origin.file, origin.line
+
+    def _group_of(self, draft: Draft) -> int:
+        group = group_of(draft, self._config.seed)
+        if draft.tree is not None:
+            self._staged.links.join(group, tree_group(draft.tree, self._config.seed))
+        return group
+
     def _refuse(self, decision: Decision, reason: str, source: str) -> None:
-        row = RefusedRow(
-            file=source,
-            line=decision.line,
-            reason=reason,
-            message=decision.message,
-            row=decision.row.excerpt(_QUARANTINE_CHARS),
-        )
-        self._quarantine.write(orjson.dumps(row.model_dump(), option=orjson.OPT_APPEND_NEWLINE))
-        if self.statistics.reasons[reason] < _EXAMPLES_PER_REASON:
-            self._examples.append(row.replaced(row=masked(row.row)[:_EXAMPLE_CHARS]))
+        row = repairable(decision.row)
+        self._quarantine.add(source, decision.line, reason, decision.message, row)
         self.statistics.add_refused(reason)
+
+    def compare_texts(self, config: NearDuplicatesConfig, work: Path) -> None:
+        """Look for accepted rows that nearly repeat an earlier one: flag or refuse them."""
+        from alignflow.data_validation.near_duplicates import find_near_duplicates
+
+        earlier_R = find_near_duplicates(self._staged.texts(), config.threshold, work)
+        is_near_R = earlier_R >= 0
+        self.statistics.num_near_duplicates = int(is_near_R.sum())
+        if config.action == "flag":
+            self._staged.keep_together(earlier_R)
+            self.statistics.add_flag("near_duplicate", np.flatnonzero(is_near_R).tolist())
+            return
+        message = explain("near_duplicate", None)
+        for record in self._staged.drop(is_near_R):
+            self.statistics.remove_ratings(record.get("attributes") or {})
+            source, line = record.pop("source"), record.pop("line")
+            self._quarantine.add(source, line, "near_duplicate", message, as_row(record))
+        self.statistics.drop(is_near_R, "near_duplicate")
 
     def card(self, sizes: dict[str, int]) -> Card:
         """Return the card of the set, without its expectations."""
@@ -229,11 +258,19 @@ class _Ingest:
                 skipped=statistics.counts["skip"],
                 train=sizes["train"],
                 held_out=sizes["held_out"],
+                requeued=self._num_requeued,
             ),
             reasons=dict(statistics.reasons.most_common()),
             flags=dict(statistics.flags.most_common()),
             config=self._config,
-            examples=self._examples,
+            requeued=self._requeued,
+            lengths=statistics.lengths,
+            scripts=dict(statistics.scripts.most_common()),
+            ratings={
+                name: [levels[level] for level in range(MAX_ATTRIBUTE + 1)]
+                for name, levels in sorted(statistics.ratings.items())
+            },
+            examples=self._quarantine.examples,
             expectations=[],
         )
 

@@ -1,5 +1,6 @@
 """What can be said of each row of a block by itself, in whichever process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.contamination import BenchmarkTexts
 from alignflow.data_validation.contract import Contract, Failure
 from alignflow.data_validation.forms import draft_row, pair_of
+from alignflow.data_validation.masking import mask_records
+from alignflow.data_validation.private_data import PrivateCode, codes_under
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.records import Records
 
@@ -44,6 +47,7 @@ class BlockJudge:
 
     def __init__(self, kind: DataKind, limits: RowLimits, benchmark: BenchmarkTexts) -> None:
         self._kind, self._limits = kind, limits
+        self._masked = codes_under(limits, "mask")
         self._contract = Contract(kind, limits)
         self._benchmark = benchmark
 
@@ -53,7 +57,7 @@ class BlockJudge:
 
     def judge(self, block: Block) -> JudgedBlock:
         """Parse the rows, bring them into the canonical form and check each by itself."""
-        records, drafted, blank, refused = draft_block(block, self._kind)
+        records, drafted, blank, refused, masked = draft_block(block, self._kind, self._masked)
         judged = JudgedBlock(blank, refused)
         contract = self._contract.judge(records)
         is_compared = np.ones(len(records), dtype=bool)
@@ -64,7 +68,9 @@ class BlockJudge:
                 judged.refused[drafted[at]] = failure
                 is_compared[at] = False
         judged.contaminated = {drafted[at] for at in self._benchmark.find(records)}
-        judged.flags = {drafted[at]: flags for at, flags in contract.flags.items()}
+        for found in (contract.flags, masked):
+            for at, flags in found.items():
+                judged.flags.setdefault(drafted[at], set()).update(flags)
         judged.compared = np.array(drafted, dtype=np.int64)[is_compared]
         judged.keys = RowKeys.of(records).where(is_compared)
         return judged
@@ -78,11 +84,19 @@ class DraftedBlock(NamedTuple):
     """Which row each record is."""
     blank: list[int]
     refused: dict[int, Failure]
+    masked: dict[int, set[str]]
+    """Flags of the records in which something is masked."""
 
 
-def draft_block(block: Block, kind: DataKind) -> DraftedBlock:
-    """Parse the rows of a block and bring them into the canonical form."""
-    drafted = DraftedBlock(Records(), [], [], {})
+def draft_block(block: Block, kind: DataKind, masked: Sequence[PrivateCode] = ()) -> DraftedBlock:
+    """Parse the rows of a block and bring them into the canonical form.
+
+    Args:
+        block: The rows.
+        kind: What they are.
+        masked: What is masked in their texts.
+    """
+    drafted = DraftedBlock(Records(), [], [], {}, {})
     for index, row in enumerate(block.rows()):
         try:
             if row.refused:
@@ -98,4 +112,5 @@ def draft_block(block: Block, kind: DataKind) -> DraftedBlock:
             drafted.indices.append(index)
         except RowRefused as refused:
             drafted.refused[index] = Failure(refused.reason, refused.detail)
+    drafted.masked.update(mask_records(drafted.records, masked))
     return drafted

@@ -1,21 +1,66 @@
-"""Rows as they may be shown: keys and personal data stay where the row lies."""
+"""Texts as they may be shown or trained on: keys and personal data stay where the row lies."""
+
+from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from alignflow.data_validation.patterns import REFUSED_PATTERNS
-
-_MASKED = {
-    pattern.code: pattern.pattern
-    for pattern in REFUSED_PATTERNS
-    if pattern.code in ("secret", "pii")
-}
-_PRIVATE_KEY = r"(?s)-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----.*"
-"""A key with its body, of which the row check needs the first line alone."""
+from alignflow.data_validation.drafts import Draft
+from alignflow.data_validation.private_data import (
+    PRIVATE_CODES,
+    PrivateCode,
+    holds_private,
+    private_parts,
+)
+from alignflow.data_validation.records import Records
 
 
 def masked(text: str) -> str:
     """Return the text with `[secret]` and `[pii]` for what the row checks know as such."""
-    column = pl.Series([text]).str.replace_all(_PRIVATE_KEY, "[secret]")
-    for code, pattern in _MASKED.items():
-        column = column.str.replace_all(pattern, f"[{code}]")
-    return str(column[0])
+    for code in PRIVATE_CODES:
+        (parts,) = private_parts(pl.Series([text]), code)
+        text = _replaced(text, parts, code)
+    return text
+
+
+def mask_records(records: Records, codes: Sequence[PrivateCode]) -> dict[int, set[str]]:
+    """Mask the turns of records in place; return the flags of those that had something to mask."""
+    flags: dict[int, set[str]] = {}
+    for turn, found in _mask(records.contents, codes).items():
+        flags.setdefault(int(records.record_of[turn]), set()).update(map(_flag, found))
+    return flags
+
+
+def mask_draft(draft: Draft, flags: Collection[str]) -> None:
+    """Mask the turns of a draft in place as `mask_records` did, which gave its record the flags."""
+    codes = [code for code in PRIVATE_CODES if _flag(code) in flags]
+    if not codes:
+        return
+    places = [(turns, at) for turns in draft.parts.values() for at in range(len(turns))]
+    texts = [turns[at].content for turns, at in places]
+    _mask(texts, codes)
+    for (turns, at), text in zip(places, texts, strict=True):
+        turns[at] = turns[at]._replace(content=text)
+
+
+def _mask(texts: list[str | None], codes: Sequence[PrivateCode]) -> dict[int, set[PrivateCode]]:
+    """Mask texts in place; return what those held that had something to mask, by their index."""
+    masked_codes: dict[int, set[PrivateCode]] = {}
+    for code in codes:
+        column = pl.Series(texts, dtype=pl.String)
+        hits = holds_private(column, code).arg_true()
+        private = column.gather(hits)
+        for at, text, parts in zip(hits, private, private_parts(private, code), strict=True):
+            texts[at] = _replaced(text, parts, code)
+            masked_codes.setdefault(at, set()).add(code)
+    return masked_codes
+
+
+def _replaced(text: str, parts: set[str], code: PrivateCode) -> str:
+    # The longest first: a part may hold another one.
+    for part in sorted(parts, key=lambda part: (-len(part), part)):
+        text = text.replace(part, f"[{code}]")
+    return text
+
+
+def _flag(code: PrivateCode) -> str:
+    return f"{code}_masked"

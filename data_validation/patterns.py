@@ -36,27 +36,6 @@ REFUSED_PATTERNS = (
     ),
     TextPattern("bidi_control", "any", r"[\x{202A}-\x{202E}\x{2066}-\x{2069}]"),
     TextPattern(
-        "pii",
-        "any",
-        r"(?x-u)"
-        r"\b[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b"  # e-mail address
-        r"| \+\d{1,3}[\ .-]\(?\d{2,4}\)?(?:[\ .-]\d{2,4}){2,4}\b | (?:\A|\s)\+\d{9,14}\b"  # phone
-        r"| \(\d{3}\)\ ?\d{3}-\d{4}\b | \b\d{3}-\d{3}-\d{4}\b"  # North American phone number
-        r"| \b\d{3}-\d{2}-\d{4}\b"  # social security number
-        r"| \b(?:\d{4}[\ -]){3}\d{4}\b"  # card number
-        r"| \b[A-Z]{2}\d{2}(?:[A-Z]{4}\d{6,18}|\d{12,26})\b",  # IBAN
-    ),
-    TextPattern(
-        "secret",
-        "any",
-        r"(?x-u)"
-        r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"  # AWS
-        r"| \bgh[pousr]_[A-Za-z0-9]{36,}\b | \bgithub_pat_[A-Za-z0-9_]{40,}\b"  # GitHub
-        r"| \bsk-(?:[a-z]+-)?[A-Za-z0-9_-]{32,}\b | \bhf_[A-Za-z0-9]{30,}\b"  # model hosts
-        r"| \bxox[abprs]-[A-Za-z0-9-]{10,}\b | \bAIza[A-Za-z0-9_-]{35}\b"  # Slack, Google
-        r"| -----BEGIN\ (?:[A-Z]+\ )?PRIVATE\ KEY-----",
-    ),
-    TextPattern(
         "judge_injection",
         "response",
         r"(?i-u)\b(?:note|message|attention|instructions?) (?:to|for) (?:the |all )?"

@@ -54,6 +54,7 @@ REASONS: dict[str, str] = {
     "duplicate_id": "the id is used earlier",
     "conflicting_attributes": "the same conversation stands earlier with other attributes",
     "conflicting_label": "the same response stands earlier with the other label",
+    "near_duplicate": "most of the text stands in an earlier row",
     "split_leak": "the prompt is one of the training split",
     "eval_contamination": "the text holds an item of a benchmark",
     # policy
@@ -84,6 +85,11 @@ FLAGS: dict[str, str] = {
     "injection": "an instruction override in the prompt",
     "suspicious_output": "None, null, nan or undefined as the whole response",
     "placeholder": "a placeholder such as [NAME] or TODO in a response",
+    "near_duplicate": "most of the text stands in an earlier row",
+    "pii": "personal data, kept as the recipe says",
+    "secret": "a credential, kept as the recipe says",
+    "pii_masked": "personal data, replaced by [pii]",
+    "secret_masked": "a credential, replaced by [secret]",
 }
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -29,6 +30,12 @@ from alignflow.data_validation.patterns import (
     REFUSED_PATTERNS,
     Where,
 )
+from alignflow.data_validation.private_data import (
+    SCREENS,
+    PrivateCode,
+    codes_under,
+    holds_private,
+)
 
 MAX_ATTRIBUTE = 4
 MIN_REPETITION_WORDS = 200
@@ -46,6 +53,11 @@ def is_where(where: Where) -> pl.Expr:
     if where == "prompt":
         return pl.col("role") != ASSISTANT
     return pl.lit(value=True)
+
+
+def holds(code: PrivateCode) -> pl.Expr:
+    """Return which rows of a text frame hold personal data or credentials."""
+    return pl.col("content").map_batches(partial(holds_private, code=code), pl.Boolean)
 
 
 def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
@@ -91,22 +103,23 @@ def long_texts(texts: pl.DataFrame, limits: RowLimits) -> pl.DataFrame:
     return long.filter((content.str.len_bytes() > limits.max_word_chars) | has_many_words)
 
 
-def pattern_schema() -> pa.DataFrameSchema:
+def pattern_schema(limits: RowLimits) -> pa.DataFrameSchema:
     """Return the schema of `suspicious_texts`."""
     patterns = [
         _check(code, ~(is_where(where) & pl.col("content").str.contains(pattern)))
         for code, where, pattern in REFUSED_PATTERNS
     ]
-    return pa.DataFrameSchema(checks=[*patterns, _check("html_markup", ~_is_page())])
+    private = [_check(code, ~holds(code)) for code in codes_under(limits, "refuse")]
+    return pa.DataFrameSchema(checks=[*patterns, *private, _check("html_markup", ~_is_page())])
 
 
 def suspicious_texts(texts: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of a text frame that match a pattern, wherever it counts."""
     # A page is told by its boilerplate, but its markup is flagged.
     patterns = [each.pattern for each in (*REFUSED_PATTERNS, *FLAGGED_PATTERNS)]
-    return texts.filter(
-        pl.col("content").str.contains("|".join(f"(?:{pattern})" for pattern in patterns))
-    )
+    patterns += SCREENS.values()
+    # One expression of all would have no letters to look for first, and take 30 times as long.
+    return texts.filter(pl.any_horizontal(map(pl.col("content").str.contains, patterns)))
 
 
 def record_schema(kind: DataKind) -> pa.DataFrameSchema:

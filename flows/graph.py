@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from alignflow.errors import ConfigError
 from alignflow.flows.config import STEERED_METHODS, ComparisonConfig, Method, Recipe
+from alignflow.training.token_audit import AuditedStage
 
 StageGraph = dict[str, tuple[str, ...]]
 
@@ -76,16 +77,16 @@ def _foundation(recipe: Recipe) -> StageGraph:
     suites = _suites(recipe)
     decontaminated_by = suites if recipe.data.decontaminate else ()
     unpaired = {"unpaired": decontaminated_by} if recipe.data.unpaired else {}
+    attributes: StageGraph = {}
     rating: StageGraph = {}
     if recipe.data.attributes is not None:
-        rating = {
-            "attributes": decontaminated_by,
-            "attribute_model": ("sft", "attributes"),
-        }
+        attributes = {"attributes": decontaminated_by}
+        rating = {"attribute_model": ("sft", "attributes")}
     if STEERED_METHODS.intersection(recipe.methods):
         rating["annotated"] = ("attribute_model", "demonstrations", "attributes")
     if "steerlm2" in recipe.methods:
         rating["steerlm"] = ("sft", "annotated")
+    audited = {stage.dataset: None for stage in audited_stages(recipe)}
     return {
         "model": (),
         **dict.fromkeys(suites, ()),
@@ -93,10 +94,33 @@ def _foundation(recipe: Recipe) -> StageGraph:
         "demonstrations": decontaminated_by,
         "preferences": decontaminated_by,
         **unpaired,
+        **attributes,
+        # What is trained waits for it, but isn't made from it.
+        "token_audit": ("model", *audited),
         "sft": ("model", "demonstrations"),
         "reward_model": ("sft", "preferences"),
         **rating,
     }
+
+
+def audited_stages(recipe: Recipe) -> list[AuditedStage]:
+    """Return the training stages whose rows can be audited before anything is trained.
+
+    Those of SteerLM learn from rows that an attribute model makes, in prompts that its training
+    decides on.
+    """
+    stages = [
+        AuditedStage(config=recipe.sft, dataset="demonstrations"),
+        AuditedStage(config=recipe.reward_model, dataset="preferences"),
+    ]
+    if recipe.data.attributes is not None:
+        stages.append(AuditedStage(config=recipe.attribute_model, dataset="attributes"))
+    if "dpo" in recipe.methods:
+        dataset = "unpaired" if recipe.data.unpaired else "preferences"
+        stages.append(AuditedStage(config=recipe.dpo, dataset=dataset))
+    if "ppo" in recipe.methods:
+        stages.append(AuditedStage(config=recipe.ppo, dataset="preferences"))
+    return stages
 
 
 def _training(recipe: Recipe, method: Method, name: str) -> StageGraph:
@@ -153,7 +177,8 @@ def stages_to_compute(
     if start is None:
         return forced, frozenset()
     anew = _with_descendants(graph, start)
-    return forced | anew, frozenset(graph) - anew - forced
+    # A stage that is computed anew may have other limits, which the audit has to see.
+    return forced | anew, frozenset(graph) - anew - forced - {"token_audit"}
 
 
 def _with_descendants(graph: StageGraph, start: str) -> frozenset[str]:

@@ -9,8 +9,9 @@ from prefect.tasks import Task
 
 from alignflow.artifacts import Artifact
 from alignflow.flows.config import STEERED_METHODS, Method, Recipe
-from alignflow.flows.graph import training_stages
+from alignflow.flows.graph import audited_stages, training_stages
 from alignflow.tasks.annotate import annotate_demonstrations
+from alignflow.tasks.audit import audit_tokens
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.evaluate import evaluate_model
 from alignflow.tasks.judges import JudgeName, provide_judge
@@ -33,6 +34,7 @@ class Foundation:
     demonstrations: Future
     preferences: Future
     unpaired: Future | None
+    token_audit: Future
     sft: Future
     reward_model: Future
     attributes: Future | None = None
@@ -50,7 +52,7 @@ class Foundation:
             *(self.model, *self.benchmarks.values(), *self.judges.values()),
             *(self.demonstrations, self.preferences),
             *([self.unpaired] if self.unpaired else []),
-            *(self.sft, self.reward_model),
+            *(self.token_audit, self.sft, self.reward_model),
             *(stage for stage in rating if stage is not None),
         ]
 
@@ -91,11 +93,29 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         if recipe.data.unpaired
         else None
     )
-    sft = submit(train, pipeline, "sft", recipe.sft, model, demonstrations)
+    attributes = (
+        submit(ingest_dataset, pipeline, "attributes", "steerlm", benchmarks)
+        if recipe.data.attributes
+        else None
+    )
+    audited = audited_stages(recipe)
+    sets = {
+        "demonstrations": demonstrations,
+        "preferences": preferences,
+        "unpaired": unpaired,
+        "attributes": attributes,
+    }
+    audit = submit(
+        audit_tokens.with_options(retries=recipe.cluster.max_retries),
+        pipeline,
+        audited,
+        model,
+        {name: sets[name] for name in dict.fromkeys(stage.dataset for stage in audited)},
+    )
+    sft = submit(train, pipeline, "sft", recipe.sft, model, demonstrations, wait_for=[audit])
     reward_model = submit(train, pipeline, "reward_model", recipe.reward_model, sft, preferences)
-    attributes = attribute_model = annotated = steerlm = None
-    if recipe.data.attributes is not None:
-        attributes = submit(ingest_dataset, pipeline, "attributes", "steerlm", benchmarks)
+    attribute_model = annotated = steerlm = None
+    if attributes is not None:
         attribute_model = submit(
             train, pipeline, "attribute_model", recipe.attribute_model, sft, attributes
         )
@@ -118,6 +138,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         demonstrations,
         preferences,
         unpaired,
+        audit,
         sft,
         reward_model,
         attributes,

@@ -10,6 +10,7 @@ from alignflow.data_validation.config import DataConfig
 from alignflow.errors import ConfigError
 from alignflow.evaluation.config import EvaluationConfig, GateConfig
 from alignflow.jobs.slurm.config import SlurmConfig
+from alignflow.training.token_audit import TokenAuditConfig
 
 _APPROVAL_TIMEOUT_H = 168.0
 
@@ -99,6 +100,7 @@ class RunConfig(Config):
     """URL of the artifact store, a folder or `s3://…`; None is `artifacts` in the workspace."""
     model: ModelConfig
     data: DataConfig
+    token_audit: TokenAuditConfig = TokenAuditConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
     registry: RegistryConfig

@@ -12,7 +12,9 @@ from alignflow.artifacts import Artifact, code_version, stage_key
 from alignflow.data_validation.benchmarks import benchmark_texts
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DataKind, DatasetConfig
+from alignflow.data_validation.expectations import ExpectationResult
 from alignflow.data_validation.hub import hub_commit, is_hub_set
+from alignflow.data_validation.quarantine import QUARANTINE_NAME
 from alignflow.data_validation.reasons import FLAGS, REASONS
 from alignflow.errors import DataError
 from alignflow.evaluation.config import SuiteConfig
@@ -29,13 +31,14 @@ from alignflow.reporting.text import format_number, humanise
 from alignflow.sources import check_unchanged, expand, fetch_digest, fetch_file, file_sha256
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.tracking import StageRun
+from alignflow.tasks.versions import LENGTHS, accept_version, link_data_docs
 
 if TYPE_CHECKING:
     from alignflow.data_validation.ingest import Progress
 
 # Raised by a commit that changes what a stage makes: `alignflow.artifacts.code_version`.
 _BENCHMARK_REVISION = 1
-_DATASET_REVISION = 1
+_DATASET_REVISION = 2
 
 
 @task(task_run_name="benchmark-{name}", tags=["benchmark"], cache_policy=NO_CACHE)
@@ -89,7 +92,8 @@ def ingest_dataset(
         benchmarks: Suites whose items must not occur in it, where the recipe says so.
 
     Raises:
-        DataError: A source can't be used, or too little of the set passes.
+        DataError: A source can't be used, too little of the set passes, or it moved too far from
+            its last accepted version.
     """
     config: DatasetConfig = getattr(pipeline.recipe.data, name)
     against = benchmarks if pipeline.recipe.data.decontaminate else {}
@@ -148,10 +152,14 @@ def ingest_dataset(
                 "name": name,
                 "num_train": card.counts.train,
                 "sources": [source.model_dump() for source in card.sources],
+                LENGTHS: card.lengths,
             },
         )
 
-    return run_stage(pipeline, stage, compute)
+    artifact = run_stage(pipeline, stage, compute)
+    accept_version(pipeline, name, artifact, config.expectations)
+    link_data_docs(pipeline, name, artifact)
+    return artifact
 
 
 def _keep_quarantine(pipeline: Pipeline, stage: Stage, folder: Path, scratch: Path) -> str:
@@ -159,8 +167,6 @@ def _keep_quarantine(pipeline: Pipeline, stage: Stage, folder: Path, scratch: Pa
 
     Whoever repairs them need not get at the disk of the machine that the run was on.
     """
-    from alignflow.data_validation.ingest import QUARANTINE_NAME
-
     shutil.copyfile(folder / QUARANTINE_NAME, scratch / QUARANTINE_NAME)
     code = code_version(_DATASET_REVISION)
     artifact = pipeline.store.publish(
@@ -232,14 +238,23 @@ def summarise_dataset(pipeline: Pipeline, name: str, artifact: Artifact) -> Data
                 passed=item.success,
                 observed="" if item.observed is None else format_number(item.observed),
             )
-            for item in card.expectations
+            for item in [*card.expectations, *_drift(pipeline, name)]
         ],
+        ratings=card.ratings,
+        scripts=card.scripts,
+        licence=card.config.licence,
+        digest=artifact.digest,
+        parents={role: parent.digest for role, parent in artifact.manifest.parents.items()},
         sources=[
             DataSource(uri=source.uri, sha256=source.sha256, num_bytes=source.bytes)
             for source in card.sources
         ],
         data_docs=(folder / "data_docs" / "index.html").as_uri(),
     )
+
+
+def _drift(pipeline: Pipeline, name: str) -> list[ExpectationResult]:
+    return [pipeline.drifts[name]] if name in pipeline.drifts else []
 
 
 def _counted(counts: Mapping[str, int], meanings: Mapping[str, str]) -> list[ReasonCount]:

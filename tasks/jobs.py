@@ -53,6 +53,7 @@ def run_as_job(
     job: Callable[[], Config],
     *,
     num_processes: int = 1,
+    on_cpu: bool = False,
 ) -> Artifact:
     """Return the artifact of a stage that a job computes.
 
@@ -62,6 +63,7 @@ def run_as_job(
         module: What the job runs.
         job: Makes its config, where there is something to compute: it fetches what is read.
         num_processes: Of the job.
+        on_cpu: Leave the GPUs to others, whatever the recipe's device.
 
     Raises:
         JobError: The job failed.
@@ -76,6 +78,7 @@ def run_as_job(
             config=job().model_dump(mode="json"),
             num_processes=num_processes,
             run=run,
+            on_cpu=on_cpu,
         )
 
     return run_stage(pipeline, stage, compute)
@@ -91,10 +94,12 @@ def run_job(
     num_processes: int,
     run: StageRun,
     kind: str | None = None,
+    on_cpu: bool = False,
 ) -> StageOutput:
     """Run a module as a job and return its output folder, final metrics and curves.
 
-    Its metrics are named `kind/quantity`, `stage/quantity` without a kind.
+    Its metrics are named `kind/quantity`, `stage/quantity` without a kind. `on_cpu` leaves the GPUs
+    to others, whatever the recipe's device.
 
     A job of the same key that still runs is joined, one that was lost goes on from its last
     checkpoint, one that ended well is not started again unless the stage is forced.
@@ -113,7 +118,7 @@ def run_job(
         config=dict(config),
         nodes=nodes,
         processes_per_node=processes_per_node,
-        gpus_per_node=processes_per_node if _uses_gpus(cluster.device) else 0,
+        gpus_per_node=0 if on_cpu or not _uses_gpus(cluster.device) else processes_per_node,
         # What a job reads lies in local folders: a slow or absent hub must not matter.
         env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         time_limit_s=cluster.time_limit_s,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from alignflow.artifacts import Artifact, ArtifactStore, ParentRef, code_version, stage_key
 from alignflow.artifacts.manifest import MANIFEST_NAME
+from alignflow.data_validation.expectations import ExpectationResult
 from alignflow.errors import ConfigError, RunStoppedError
 from alignflow.jobs.base import Launcher
 from alignflow.tasks.config import RunConfig
@@ -60,6 +61,7 @@ class Pipeline:
         must_reuse: Stages that may not be computed, because the caller starts after them.
         stop: Set when the run ends: waiters cancel their jobs and leave.
         records: How each finished stage came to its artifact.
+        drifts: How far training sets moved from their last accepted versions, by name.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Pipeline:
         self.must_reuse = must_reuse
         self.stop = threading.Event()
         self.records: dict[str, StageRecord] = {}
+        self.drifts: dict[str, ExpectationResult] = {}
         self._cleared: set[str] = set()
         self.started_at = datetime.now(UTC)
 

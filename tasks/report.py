@@ -44,6 +44,7 @@ from alignflow.reporting.model import (
 from alignflow.reporting.page import render_page, verdict_sentence
 from alignflow.reporting.scores import format_difference, format_interval, format_score
 from alignflow.reporting.text import visible
+from alignflow.tasks.audit import leak_rows, token_rows
 from alignflow.tasks.data import summarise_dataset
 from alignflow.tasks.evaluated import evaluated_models
 from alignflow.tasks.items import distributions_of, samples_of, worst_items
@@ -175,6 +176,8 @@ def collect(
             evaluated["aligned"].scores["weak_judges"],
         ),
         curves=_curves(pipeline),
+        token_rows=token_rows(pipeline),
+        leak_rows=leak_rows(pipeline),
         training_rows=training_rows(pipeline),
         datasets=[
             summarise_dataset(pipeline, name, artifact)

@@ -336,6 +336,8 @@ class TokenizedRecord:
 
     record: Mapping[str, Any]
     rows: Sequence[TokenizedChat] = ()
+    uncut: Sequence[TokenizedChat] = ()
+    """The rows as they were before they were cut, of a refused record too if it was rendered."""
     is_cut: Sequence[bool] = ()
     """Whether each row was cut."""
     labels: Sequence[tuple[float, ...]] = ()
@@ -369,10 +371,10 @@ def tokenize_records(
             cut = [kind.fit(row, max_length) for row in rows]
             kind.check(cut)
         except DataError as error:
-            yield TokenizedRecord(record, refusal=error.reason or "bad_row")
+            yield TokenizedRecord(record, uncut=rows, refusal=error.reason or "bad_row")
         else:
             is_cut = [len(row.tokens_T) > max_length for row in rows]
-            yield TokenizedRecord(record, cut, is_cut, labels)
+            yield TokenizedRecord(record, cut, rows, is_cut, labels)
 
 
 def rows_digest(dataset: Path, split: Split, kind: RecordKind, model: Path, max_length: int) -> str:

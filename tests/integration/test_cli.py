@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from alignflow.data_validation.config import DatasetConfig, SetExpectations
+from alignflow.data_validation.ingest import ingest
+
 pytestmark = pytest.mark.integration
+
+LENIENT = SetExpectations(max_refused_share=0.9)
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "deployments/recipes/demo.yaml"
@@ -101,6 +106,22 @@ def test_data_check_prints_one_object(tmp_path: Path) -> None:
         (2, "identical_responses"),
         (3, "invalid_json"),
     ]
+
+
+def test_data_requeue_tells_what_is_still_refused(tmp_path: Path) -> None:
+    row = {"prompt": "Who?", "response": " "}
+    source = tmp_path / "in.jsonl"
+    source.write_text(json.dumps(row) + "\n" + json.dumps({**row, "response": "I."}) + "\n")
+    ingest(DatasetConfig(sources=[str(source)], expectations=LENIENT), "sft", tmp_path / "set")
+    quarantine = tmp_path / "mended.jsonl"
+    text = (tmp_path / "set/quarantine.jsonl").read_text()
+    output = tmp_path / "out.jsonl"
+    for answer, code in (("\\u0000", 2), ("Nobody.", 0)):
+        quarantine.write_text(text.replace('"response":" "', f'"response":"{answer}"'))
+        done = alignflow("data", "requeue", quarantine, "--kind", "sft", "--to", output)
+        assert done.returncode == code, done.stderr
+    assert done.stdout.startswith(f"1 rows added to {output}, 0 there already, 0 not changed")
+    assert json.loads(output.read_text())["response"] == "Nobody."
 
 
 def test_data_check_of_an_empty_file_exits_with_2(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import pytest
 
 from alignflow.data_validation.canonical import SCHEMAS, read_split, shards
 from alignflow.data_validation.card import Card
-from alignflow.data_validation.config import DatasetConfig, SetExpectations
+from alignflow.data_validation.config import DatasetConfig, RowLimits, SetExpectations
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, hub_commit
 from alignflow.data_validation.ingest import Progress, ingest
+from alignflow.data_validation.origin import Origin
+from alignflow.data_validation.requeue import requeue
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.errors import DataError
 
@@ -80,6 +82,7 @@ def test_a_folder_of_files_becomes_a_dataset(tmp_path: Path) -> None:
         "skipped": 1,
         "train": 90,
         "held_out": 30,
+        "requeued": 0,
     }
     assert card.reasons == {"duplicate_row": 1, "invalid_json": 1, "control_character": 1}
     assert (len(train), len(held_out)) == (90, 30)
@@ -285,3 +288,132 @@ def test_what_an_id_holds_stays_text_on_the_page(tmp_path: Path) -> None:
     assert "<img" not in page
     assert "<i>set" not in page
     assert "default-src 'none'" in page
+
+
+def test_masked_text_is_what_is_trained_on(tmp_path: Path) -> None:
+    row = {"prompt": "Who?", "response": "ann@example.org"}
+    source = write(tmp_path / "in/a.jsonl", lines([row]))
+    limits = RowLimits(pii="mask")
+    card = ingest(DatasetConfig(sources=[source], limits=limits), "sft", tmp_path / "out")
+    (stored,) = read_split(tmp_path / "out", "train")
+    assert stored["messages"][1]["content"] == "[pii]"
+    assert card.flags == {"pii_masked": 1}
+    assert b"example.org" not in b"".join(contents(tmp_path / "out").values())
+
+
+def varied(count: int) -> list[dict[str, Any]]:
+    """Return good demonstrations that have hardly a word in common."""
+    return [
+        {
+            "prompt": f"question {number} about topic-{number}?",
+            "response": " ".join(f"word{number}x{at}" for at in range(40)),
+        }
+        for number in range(count)
+    ]
+
+
+def test_rows_of_a_tree_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [{**row, "tree": f"tree-{number % 5}"} for number, row in enumerate(varied(40))]
+    source = write(tmp_path / "in/a.jsonl", lines(rows))
+    ingest(DatasetConfig(sources=[source], held_out_share=0.2), "sft", tmp_path / "out")
+    trees = {
+        split: {(row["line"] - 1) % 5 for row in read_split(tmp_path / "out", split)}
+        for split in ("train", "held_out")
+    }
+    assert len(trees["held_out"]) == 1
+    assert len(trees["train"]) == 4
+
+
+@pytest.mark.parametrize("action", ["flag", "refuse"])
+def test_near_duplicates_are_flagged_or_refused(tmp_path: Path, action: str) -> None:
+    rows = varied(40)
+    # One word of some 44 is another: 3 of 44 triples are.
+    near = [{**row, "response": row["response"].replace("x7 ", "y ")} for row in rows[:10]]
+    source = write(tmp_path / "in/a.jsonl", lines([*rows, *near]))
+    config = DatasetConfig.model_validate(
+        {"sources": [source], "held_out_share": 0.2, "near_duplicates": {"action": action}}
+    )
+    card = ingest(config, "sft", tmp_path / "out")
+    stored = {
+        row["line"]: split
+        for split in ("train", "held_out")
+        for row in read_split(tmp_path / "out", split)
+    }
+    quarantine = [
+        json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()
+    ]
+    if action == "flag":
+        assert (card.counts.accepted, card.flags) == (
+            50,
+            {"duplicate_prompt": 10, "near_duplicate": 10},
+        )
+        assert all(stored[line] == stored[line + 40] for line in range(1, 11))
+        assert not quarantine
+    else:
+        assert (card.counts.accepted, card.counts.refused) == (40, 10)
+        assert (card.reasons, card.flags) == ({"near_duplicate": 10}, {})
+        assert sorted(stored) == list(range(1, 41))
+        assert [row["line"] for row in quarantine] == list(range(41, 51))
+        assert quarantine[0]["row"]["messages"][1]["content"] == near[0]["response"]
+        assert card.counts.train + card.counts.held_out == 40
+
+
+def test_the_recipe_decides_what_ends_the_run(tmp_path: Path) -> None:
+    rows = pairs()
+    source = write(tmp_path / "a.jsonl", lines([*rows, *rows[:30]]))
+    config = {"sources": [source], "expectations": {"max_refused_share": 0.5}}
+    card = ingest(DatasetConfig.model_validate(config), "preference", tmp_path / "out")
+    outcomes = {item.name: item for item in card.expectations}
+    # 30 of 90 rows stand earlier.
+    assert outcomes["few_duplicates"].observed == pytest.approx(1 / 3)
+    assert (outcomes["few_duplicates"].success, outcomes["few_duplicates"].severity) == (
+        False,
+        "warning",
+    )
+    strict = {"max_refused_share": 0.5, "severities": {"few_duplicates": "critical"}}
+    error = refusal(
+        DatasetConfig.model_validate({**config, "expectations": strict}), tmp_path / "strict"
+    )
+    assert "the set fails few_duplicates" in str(error)
+
+
+def test_ratings_are_counted_on_the_card(tmp_path: Path) -> None:
+    rows = [
+        {"messages": row["chosen"], "attributes": {"quality": number % 3, "humor": 2}}
+        for number, row in enumerate(
+            {
+                "chosen": [
+                    {"role": "user", "content": f"Question {number}?"},
+                    {"role": "assistant", "content": f"Answer {number}."},
+                ]
+            }
+            for number in range(9)
+        )
+    ]
+    source = write(tmp_path / "a.jsonl", lines(rows))
+    card = ingest(DatasetConfig(sources=[source], licence="MIT"), "steerlm", tmp_path / "out")
+    assert card.ratings == {"humor": [0, 0, 9, 0, 0], "quality": [3, 3, 3, 0, 0]}
+    failed = [item.name for item in card.expectations if not item.success]
+    assert failed == ["ratings_vary"]
+    assert card.config.licence == "MIT"
+    assert card.scripts == {"Latin": 9}
+
+
+def test_a_repaired_row_is_a_source_that_says_where_it_was_refused(tmp_path: Path) -> None:
+    good = varied(20)
+    source = write(tmp_path / "in/a.jsonl", lines([*good, {"prompt": "Who?", "response": " "}]))
+    ingest(DatasetConfig(sources=[source]), "sft", tmp_path / "first")
+    quarantine = tmp_path / "mended.jsonl"
+    refused = (tmp_path / "first/quarantine.jsonl").read_text()
+    quarantine.write_text(refused.replace('"response":" "', '"response":"Nobody."'))
+    assert requeue(quarantine, "sft", tmp_path / "repaired.jsonl").num_added == 1
+
+    sources = [source, str(tmp_path / "repaired.jsonl")]
+    card = ingest(DatasetConfig(sources=sources), "sft", tmp_path / "second")
+    assert (card.counts.accepted, card.counts.requeued) == (21, 1)
+    assert card.requeued == [Origin(file="a.jsonl", line=21, reason="empty_value")]
+    rows = [
+        row for split in ("train", "held_out") for row in read_split(tmp_path / "second", split)
+    ]
+    (mended,) = (row for row in rows if row["messages"][1]["content"] == "Nobody.")
+    assert (mended["source"], mended["line"]) == ("a.jsonl", 21)

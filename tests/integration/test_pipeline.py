@@ -266,12 +266,13 @@ def test_mlflow_holds_curves_and_the_report(first: Outcome) -> None:
 def test_report_tells_what_was_refused(first: Outcome) -> None:
     page = first.report.read_text(encoding="utf-8")
     assert "identical" in page
+    assert "What the length limits do" in page
     assert "tiny-assistant" in page
 
 
 def test_prefect_run_page_has_verdict_and_scores(first: Outcome) -> None:
     with get_client(sync_client=True) as prefect:
-        for key in ("verdict", "scores", "report"):
+        for key in ("verdict", "scores", "report", "token-audit", "data-docs-preferences"):
             found = prefect.read_artifacts(
                 artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
             )
@@ -294,6 +295,16 @@ def test_refused_model_is_not_registered(first: Outcome, recipe_file: Path) -> N
     assert "truth/mc2" in outcome.reasons[0]
     assert outcome.report.exists()
     assert len(client(first).search_model_versions("name='tiny-assistant'")) == 1
+
+
+def test_a_limit_that_leaves_nothing_to_learn_starts_no_training(
+    first: Outcome, recipe_file: Path
+) -> None:
+    recipe = load_config(Recipe, recipe_file, overrides=["sft.max_length=16"])
+    trained = set((Path(recipe.workspace) / "jobs").glob("sft-*"))
+    with pytest.raises(DataError, match=r"token_audit\.max_unlearnable_share"):
+        align(recipe)
+    assert set((Path(recipe.workspace) / "jobs").glob("sft-*")) == trained
 
 
 def test_a_judge_that_is_not_good_enough_refuses_and_stands_in_the_report(

@@ -10,14 +10,13 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.attributes import ATTRIBUTES_FILE, AttributeScale, RatedBatch, pack_rated
 from alignflow.training.config import AttributeModelConfig, TrainingJob
-from alignflow.training.data import RATED
 from alignflow.training.errors import ScoreMismatchError
 from alignflow.training.feed import Feed
 from alignflow.training.forward import row_values
 from alignflow.training.loop import Metrics, Objective, Trainer
 from alignflow.training.losses import SummedLoss, attribute_loss
 from alignflow.training.megatron.run import Run, build_run
-from alignflow.training.stages.data import StageData, load_data
+from alignflow.training.stages.data import StageData, load_stage_data
 
 _TOLERANCE = 1e-5
 """How far the first loss may be from the variance of the ratings, as a share of it."""
@@ -33,7 +32,7 @@ def run(config: AttributeModelConfig, job: TrainingJob, folder: RunFolder) -> Jo
         raise DataError(
             f"{job.model}: this is an attribute model already; start from the one it was made from."
         )
-    data = load_data(job, folder, RATED)
+    data = load_stage_data(config, job, folder)
     scale = AttributeScale.of_rows(data.train)
     num_attributes = len(scale.names)
     with build_run(

@@ -18,6 +18,7 @@ from alignflow.training.feed import BatchT, Feed
 from alignflow.training.packing import DataOrder, Items
 from alignflow.training.responses import mismatched_rows
 from alignflow.training.rows import TokenRows
+from alignflow.training.stage_rows import DatasetStageConfig, stage_rows
 
 if TYPE_CHECKING:  # importing megatron takes seconds
     from alignflow.training.megatron.run import Run
@@ -111,7 +112,7 @@ class StageData:
 
 
 def load_data(
-    job: TrainingJob, folder: RunFolder, kind: RecordKind, *, max_length: int | None = None
+    job: TrainingJob, folder: RunFolder, kind: RecordKind, *, max_length: int
 ) -> StageData:
     """Tokenise both splits of the job's dataset, or map what an earlier attempt tokenised.
 
@@ -119,7 +120,7 @@ def load_data(
         job: Model, dataset and stage.
         folder: Keeps the tokens.
         kind: What the records are.
-        max_length: Most tokens of a row; None is the stage's `max_length`.
+        max_length: Most tokens of a row.
 
     Raises:
         ConfigError: Rows may be longer than the model's positions.
@@ -131,13 +132,24 @@ def load_data(
             split,
             kind,
             model=job.model,
-            max_length=job.stage.max_length if max_length is None else max_length,
+            max_length=max_length,
             cache=folder.path / _TOKENS,
             is_writer=_is_writer(),
         )
         for split in ("train", "held_out")
     )
     return StageData(job.stage, job.model, train, held_out)
+
+
+def load_stage_data(config: DatasetStageConfig, job: TrainingJob, folder: RunFolder) -> StageData:
+    """Return the rows of a stage that are determined by its config and its dataset.
+
+    Raises:
+        ConfigError: As `load_data`.
+        DataError: As `load_data`.
+    """
+    kind, max_length = stage_rows(config, job.dataset)
+    return load_data(job, folder, kind, max_length=max_length)
 
 
 def load_held_out_pairs(job: TrainingJob, folder: RunFolder) -> TokenRows:

@@ -2,22 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from alignflow.data_validation.canonical import column_names
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.config import DPOConfig, Precision, TrainingJob
-from alignflow.training.data import (
-    JUDGED_PREFERENCES,
-    JUDGED_RESPONSES,
-    PREFERENCES,
-    SCORED_PREFERENCES,
-    RecordKind,
-)
 from alignflow.training.errors import ReferenceMismatchError
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.loop import Metrics, Objective, Trainer
@@ -28,7 +19,7 @@ from alignflow.training.preference import MismatchKL, loss_of_reference, pair_lo
 from alignflow.training.reference import ReferencePass, reference_logps
 from alignflow.training.responses import pack_referenced, pack_responses
 from alignflow.training.rows import TokenRows
-from alignflow.training.stages.data import StageData, load_data, load_mismatched
+from alignflow.training.stages.data import StageData, load_mismatched, load_stage_data
 from alignflow.training.watch import check_reward_hacking
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 1e-3}
@@ -37,7 +28,7 @@ _TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 1e-3}
 
 def run(config: DPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     """Train the policy on pairs, or with KTO on single responses, and write it to the output."""
-    data = load_data(job, folder, record_kind(config, job.dataset))
+    data = load_stage_data(config, job, folder)
     rows = {"train": data.train, "held_out": data.held_out}
     if config.loss == "kto":
         rows |= load_mismatched(data, folder)
@@ -82,18 +73,6 @@ def run(config: DPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
         )
         loss = partial(response_loss, kl=kl, config=config)
         return train(pack_responses, Objective(loss, check, watch, kl.measure))
-
-
-def record_kind(config: DPOConfig, dataset: Path) -> RecordKind:
-    """Return what the loss makes of the records of a dataset.
-
-    Raises:
-        DataError: Its rows can't be read.
-    """
-    if config.loss == "kto":
-        is_unpaired = "label" in column_names(dataset)
-        return JUDGED_RESPONSES if is_unpaired else JUDGED_PREFERENCES
-    return SCORED_PREFERENCES if config.loss.startswith("rpo") else PREFERENCES
 
 
 def check_first_loss(metrics: Metrics, *, expected: float, precision: Precision) -> None:

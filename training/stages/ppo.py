@@ -16,7 +16,6 @@ from alignflow.training.batch import PackedBatch
 from alignflow.training.chat import ChatTokenizer
 from alignflow.training.checkpoints import Checkpoints, model_digest
 from alignflow.training.config import PPOConfig, TrainingJob
-from alignflow.training.data import PROMPTS
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.judges import RewardModel
@@ -26,7 +25,7 @@ from alignflow.training.pairs import pack_pairs
 from alignflow.training.ppo import PPOTrainer
 from alignflow.training.ranked_pairs import RankedPairs
 from alignflow.training.rollout import Prompts, Sampler
-from alignflow.training.stages.data import StageData, load_data, load_held_out_pairs
+from alignflow.training.stages.data import StageData, load_held_out_pairs, load_stage_data
 
 
 def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
@@ -47,7 +46,7 @@ def run(config: PPOConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     check_positions(job.model, config.max_length, "max_length")
     num_closed = config.max_length + len(chat.closing_tokens)
     check_positions(reward_dir, num_closed, "max_length and what ends a turn")
-    data = load_data(job, folder, PROMPTS, max_length=config.max_prompt_tokens)
+    data = load_stage_data(config, job, folder)
     train, held_out = Prompts.distinct(data.train), Prompts.distinct(data.held_out)
     order = DataOrder(
         len(train.items),

@@ -11,7 +11,6 @@ from torch import Tensor
 from alignflow.jobs.run_folder import RunFolder, write_atomically
 from alignflow.jobs.spec import JobResult
 from alignflow.training.config import Precision, RewardModelConfig, TrainingJob
-from alignflow.training.data import PREFERENCES, SCORED_PREFERENCES
 from alignflow.training.errors import DivergedError, ScoreMismatchError
 from alignflow.training.feed import Feed
 from alignflow.training.forward import row_values
@@ -21,7 +20,7 @@ from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import pack
 from alignflow.training.pairs import PairBatch, pack_pairs
 from alignflow.training.reward_scale import REWARD_SCALE_FILE
-from alignflow.training.stages.data import StageData, load_data
+from alignflow.training.stages.data import StageData, load_stage_data
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
 """How far the first loss may be from that of the same scores computed in another way."""
@@ -29,8 +28,7 @@ _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
 
 def run(config: RewardModelConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     """Train a reward model on preference pairs; write it and its scale to the output folder."""
-    kind = SCORED_PREFERENCES if config.margin_scale else PREFERENCES
-    data = load_data(job, folder, kind)
+    data = load_stage_data(config, job, folder)
     compute_loss = partial(pair_loss, margin_scale=config.margin_scale, centering=config.centering)
     with build_run(config, job.model, head="reward", num_steps=data.order.num_steps) as model:
         train = data.feed(model, data.train, pack_pairs)

@@ -6,17 +6,16 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.batch import PackedBatch
 from alignflow.training.config import SFTConfig, SteerLMConfig, TrainingJob
-from alignflow.training.data import DEMONSTRATIONS
 from alignflow.training.loop import Objective, Trainer
 from alignflow.training.losses import SummedLoss, sft_loss
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
-from alignflow.training.stages.data import StageData, load_data
+from alignflow.training.stages.data import StageData, load_stage_data
 
 
 def run(config: SFTConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     """Fine-tune the model on demonstrations and write it to the output folder."""
-    return fine_tune(config, job, folder, load_data(job, folder, DEMONSTRATIONS))
+    return fine_tune(config, job, folder, load_stage_data(config, job, folder))
 
 
 def fine_tune(

@@ -5,15 +5,14 @@ import os
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
 from alignflow.training.config import SteerLMConfig, TrainingJob
-from alignflow.training.data import STEERED
-from alignflow.training.stages.data import load_data
+from alignflow.training.stages.data import load_stage_data
 from alignflow.training.stages.sft import fine_tune
 from alignflow.training.steering import Steering
 
 
 def run(config: SteerLMConfig, job: TrainingJob, folder: RunFolder) -> JobResult:
     """Fine-tune the model on rated answers; write it, and what to ask of it, to the output."""
-    data = load_data(job, folder, STEERED)
+    data = load_stage_data(config, job, folder)
     steering = Steering.of_rows(data.train, config.wanted)
     is_main = os.environ.get("RANK", "0") == "0"
     if is_main:

@@ -2,6 +2,7 @@
 
     artifacts/<digest>/…        the files, and manifest.json, which is the commit
     keys/<key>.json             the manifest of the stage with that key
+    latest/<name>.json          the manifest of what was last recorded under the name
     locks/                      one a key, see `alignflow.locks`
     tmp/                        half-done work; what a killed process leaves is removed later
 
@@ -224,6 +225,26 @@ class ArtifactStore:
             self._backend.commit(staged, manifest)
         self._backend.write(f"keys/{key}.json", manifest.to_json())
         return self._artifact(manifest)
+
+    def latest(self, name: str) -> Artifact | None:
+        """Return the artifact that was last recorded under a name, without a look at its files.
+
+        Raises:
+            StoreError: The store can't be read.
+            CorruptArtifactError: The record is damaged.
+        """
+        content = self._backend.read(f"latest/{name}.json")
+        if content is None:
+            return None
+        return self._artifact(_parse(content, f"the latest {name}"))
+
+    def record_latest(self, name: str, artifact: Artifact) -> None:
+        """Record an artifact as the latest one under a name.
+
+        Raises:
+            StoreError: The store can't be written to.
+        """
+        self._backend.write(f"latest/{name}.json", artifact.manifest.to_json())
 
     def fetch(self, artifact: Artifact, cache_dir: Path) -> Path:
         """Return a local folder with the artifact's files; read them, never write there.

@@ -1,14 +1,15 @@
-"""`alignflow data`: look at training data before anything is trained on it."""
+"""`alignflow data`: look at training data before anything is trained on it, and mend it."""
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
 
-app = typer.Typer(help="Look at training data.", no_args_is_help=True)
+app = typer.Typer(help="Look at training data, and mend it.", no_args_is_help=True)
 
 REFUSED = 2
 
@@ -24,7 +25,7 @@ class Kind(StrEnum):
 
 @app.callback()
 def data() -> None:
-    """Look at training data."""
+    """Look at training data, and mend it."""
 
 
 @app.command()
@@ -63,4 +64,28 @@ def check(
     else:
         print(report.to_text())
     if report.decision == "reject":
+        raise typer.Exit(REFUSED)
+
+
+@app.command()
+def requeue(
+    quarantine: Annotated[Path, typer.Argument(help="A quarantine.jsonl with repaired rows.")],
+    kind: Annotated[Kind, typer.Option(help="What the rows are.")],
+    to: Annotated[Path, typer.Option(help="File for the rows that pass: a source of a recipe.")],
+) -> None:
+    """Feed repaired rows of a quarantine back; exits with 2 where one is still refused.
+
+    Rows are repaired under `row` in a copy of the quarantine: what is in the store stays as it is.
+    """
+    from alignflow.data_validation.report import printable
+    from alignflow.data_validation.requeue import requeue as feed_back
+
+    report = feed_back(quarantine, kind.value, to)
+    print(
+        f"{report.num_added} rows added to {to}, {report.num_there} there already, "
+        f"{report.num_untouched} not changed, {len(report.refused)} still refused"
+    )
+    for row in report.refused:
+        print(f"  line {row.line}, {row.reason}: {printable(row.message)}")
+    if report.refused:
         raise typer.Exit(REFUSED)

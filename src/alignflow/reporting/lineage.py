@@ -28,6 +28,7 @@ _FAMILIES = {
     "judge": "judgement",
     "evaluation": "judgement",
     "verdict": "judgement",
+    "token_audit": "judgement",
     "registry": "registry",
 }
 

@@ -258,6 +258,40 @@ class TrainingRows(Config):
     """The first of them."""
 
 
+class TokenRow(Config):
+    """What the token audit found for one training stage."""
+
+    stage: str
+    dataset: str
+    """Name of the set in the recipe."""
+    limit: NonNegativeInt
+    num_records: NonNegativeInt
+    num_audited: NonNegativeInt
+    """Records that were looked at; fewer than there are in a large set."""
+    num_rows: NonNegativeInt
+    """A pair is one record and two rows."""
+    num_tokens: NonNegativeInt
+    percentiles: dict[str, NonNegativeInt] = {}
+    """Tokens of a row: `p50`, `p90`, `p95`, `p99` and `max`."""
+    num_over_limit: NonNegativeInt
+    num_tokens_over: NonNegativeInt
+    num_response_cut: NonNegativeInt
+    num_missing_end: NonNegativeInt
+    refused: dict[str, NonNegativeInt] = {}
+    """Records that training leaves out, by reason code."""
+    notes: list[Text] = []
+    """Bounds of the recipe that are not kept."""
+
+
+class LeakRow(Config):
+    """Held-out rows of one set whose prompt stands in a training split."""
+
+    held_out_of: str
+    train_of: str
+    num_held_out: NonNegativeInt
+    num_leaked: NonNegativeInt
+
+
 class ReasonCount(Config):
     """How many rows were refused for one reason."""
 
@@ -322,6 +356,14 @@ class DatasetSummary(Config):
     examples: list[RefusedRow] = []
     expectations: list[ExpectationOutcome] = []
     sources: list[DataSource] = []
+    ratings: dict[Text, list[NonNegativeInt]] = {}
+    """Accepted rows with each rating from 0 to 4, by attribute."""
+    scripts: dict[str, NonNegativeInt] = {}
+    """Rows of a sample by the script of most letters of their response."""
+    licence: Text | None = None
+    digest: str = ""
+    parents: dict[str, str] = {}
+    """Digests of the benchmarks whose items it must not hold, by role."""
     data_docs: str | None = None
     """Path or URL of the Data Docs page; a relative path is read from the report's folder."""
 
@@ -481,6 +523,8 @@ class ReportData(Config):
     """Sequences of each suite that were cut at the evaluation's length limit."""
     judges: list[JudgeSummary] = []
     curves: list[TrainingCurve] = []
+    token_rows: list[TokenRow] = []
+    leak_rows: list[LeakRow] = []
     training_rows: list[TrainingRows] = []
     datasets: list[DatasetSummary] = []
     lineage: Lineage = Lineage()

@@ -3,16 +3,19 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alignflow.data_validation import shards, statistics
 from alignflow.data_validation.canonical import column_names, num_rows, read_split, read_tables
 from alignflow.data_validation.card import Card
+from alignflow.data_validation.config import DataKind
 from alignflow.data_validation.drafts import Draft, Turn
+from alignflow.data_validation.forms import draft_row
 from alignflow.data_validation.hub import is_hub_set
-from alignflow.data_validation.shards import StagedRows, canonical_record
-from alignflow.data_validation.splitting import group_of, held_out_groups
-from alignflow.data_validation.statistics import SetStatistics
+from alignflow.data_validation.shards import StagedRows, as_row, canonical_record
+from alignflow.data_validation.splitting import GroupLinks, group_of, held_out_groups
+from alignflow.data_validation.statistics import SetStatistics, script_of
 from alignflow.data_validation.text import hash_of
 from alignflow.errors import DataError
 
@@ -121,6 +124,23 @@ def test_records_have_the_columns_of_their_kind(tmp_path: Path) -> None:
     assert column_names(tmp_path) == {"id", "messages", "attributes", "source", "line"}
 
 
+@pytest.mark.parametrize("kind", ["sft", "preference", "unpaired", "steerlm"])
+def test_a_record_is_a_row_that_can_be_read_again(kind: DataKind) -> None:
+    question, answer = Turn("user", "Q"), Turn("assistant", "A")
+    drafts: dict[DataKind, Draft] = {
+        "sft": Draft("7", {"messages": [question, answer]}),
+        "preference": Draft(
+            "7",
+            {"prompt": [question], "chosen": [answer], "rejected": [Turn("assistant", "B")]},
+            scores=(2.0, None),
+        ),
+        "unpaired": Draft("7", {"prompt": [question], "response": [answer]}, label=False),
+        "steerlm": Draft("7", {"messages": [question, answer]}, attributes={"quality": 3.0}),
+    }
+    record = canonical_record(drafts[kind], "7", "a.jsonl", 3)
+    assert draft_row(as_row(record), kind) == drafts[kind]
+
+
 def test_a_folder_without_a_card_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a dataset"):
         list(read_tables(tmp_path, "train"))
@@ -151,6 +171,27 @@ def test_a_sample_stays_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) -> N
     assert numbers.flag_share("html") == 0.01
 
 
+def test_rows_that_are_dropped_are_refused_with_their_flags() -> None:
+    numbers = SetStatistics()
+    for number in range(6):
+        numbers.add_accepted(draft(number), str(number), ["html"] if number in (1, 2) else [])
+    numbers.drop(np.array([False, True, False, False, False, True]), "near_duplicate")
+    assert numbers.counts == {"accept": 4, "reject": 2}
+    assert (numbers.reasons, numbers.flags) == ({"near_duplicate": 2}, {"html": 1})
+    kept = [f"{hash_of(str(number)):016x}" for number in (0, 2, 3, 4)]
+    assert [row["id"] for row in numbers.sample] == kept
+
+
+def test_groups_that_are_linked_stand_for_one_another() -> None:
+    links = GroupLinks()
+    links.join(1, 2)
+    links.join(3, 4)
+    assert links.root(1) == links.root(2) != links.root(3)
+    links.join(4, 2)
+    assert len({links.root(group) for group in (1, 2, 3, 4)}) == 1
+    assert links.root(5) == 5
+
+
 def test_shares_of_nothing_are_zero() -> None:
     assert SetStatistics().refused_share == 0
     assert SetStatistics().flag_share("html") == 0
@@ -175,3 +216,35 @@ def test_a_set_of_the_hub_is_told_from_a_path(
 ) -> None:
     monkeypatch.chdir(request.config.rootpath)
     assert is_hub_set(source) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("plain words", "Latin"),
+        ("caf\u00e9", "Latin"),
+        ("\u043f\u0440\u0438\u0432\u0435\u0442 ok", "Cyrillic"),
+        ("\u4f60\u597d", "Cjk"),
+        ("12 + 30 = 42", "none"),
+        ("\u2260 \u2264", "none"),
+    ],
+)
+def test_a_text_is_of_the_script_of_most_letters(text: str, script: str) -> None:
+    assert script_of(text) == script
+
+
+def test_shares_of_scripts_and_ratings_are_of_the_rows_that_have_them() -> None:
+    numbers = SetStatistics()
+    for reply, quality in (("one", 3), ("two", 3), ("\u0434\u0430", 1), ("42", 3)):
+        rated = draft(0, reply=reply)
+        rated.attributes = {"quality": float(quality), "humor": None}
+        numbers.add_accepted(rated, reply, [])
+    assert numbers.scripts == {"Latin": 2, "Cyrillic": 1}
+    assert numbers.main_script_share == 2 / 3
+    assert numbers.ratings == {"quality": {3: 3, 1: 1}}
+    assert numbers.largest_rating_share == 0.75
+    numbers.remove_ratings({"quality": 1, "humor": None})
+    assert numbers.largest_rating_share == 1
+    # Replies of 2 and 3 characters both have two binary digits, questions of 10 have four.
+    assert numbers.lengths["response_chars"] == [0, 0, 4]
+    assert numbers.lengths["prompt_chars"] == [0, 0, 0, 0, 4]

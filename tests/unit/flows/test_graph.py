@@ -9,6 +9,7 @@ from alignflow.errors import ConfigError
 from alignflow.flows.config import Recipe
 from alignflow.flows.graph import (
     StageGraph,
+    audited_stages,
     own_stages,
     stage_graph,
     stages_to_compute,
@@ -43,6 +44,22 @@ def test_from_takes_what_follows_and_wants_the_rest_in_the_store(graph: StageGra
     assert anew == {"dpo", "evaluate-aligned", "gate", "register", "report"}
     assert {"model", "sft", "reward_model", "evaluate-base", "evaluate-sft"} <= must_reuse
     assert not anew & must_reuse
+
+
+def test_limits_of_a_stage_that_a_run_starts_from_are_audited_anew(graph: StageGraph) -> None:
+    assert set(graph["token_audit"]) == {"model", "demonstrations", "preferences"}
+    anew, must_reuse = stages_to_compute(graph, [], "sft")
+    assert "token_audit" not in anew | must_reuse
+
+
+def test_what_jobs_make_of_the_rows_is_not_audited() -> None:
+    recipe = load_config(Recipe, DEMO.with_name("demo-steerlm2.yaml"))
+    audited = [(stage.config.stage, stage.dataset) for stage in audited_stages(recipe)]
+    assert audited == [
+        ("sft", "demonstrations"),
+        ("reward_model", "preferences"),
+        ("attribute_model", "attributes"),
+    ]
 
 
 def test_steerlm_rates_the_demonstrations_before_it_learns_from_them() -> None:
@@ -104,7 +121,8 @@ def test_unpaired_responses_are_a_set_that_kto_trains_on() -> None:
     assert graph["unpaired"] == graph["preferences"]
     assert "preferences" in graph["reward_model"]
     anew, _ = stages_to_compute(graph, [], "unpaired")
-    assert anew == {"unpaired", "dpo", "evaluate-aligned", "gate", "register", "report"}
+    following = {"dpo", "evaluate-aligned", "gate", "register", "report"}
+    assert anew == {"unpaired", "token_audit", *following}
 
 
 @pytest.mark.parametrize(("force", "start"), [(["dop"], None), ([], "dop")])

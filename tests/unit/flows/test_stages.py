@@ -19,8 +19,9 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, ...]]:
     calls: dict[str, tuple[Any, ...]] = {}
 
     def submit(
-        task: object, pipeline: object, name: str = "model", *arguments: Any, **named: Any
+        task: object, pipeline: object, name: object = "model", *arguments: Any, **named: Any
     ) -> str:
+        name = str(name)  # of a stage that isn't named by the caller, its first argument
         calls[name] = (*arguments, *(value for value in named.values() if value is not None))
         return name
 
@@ -39,6 +40,7 @@ def test_a_model_is_aligned_on_the_preferences(submitted: dict[str, tuple[Any, .
     recipe = load_config(Recipe, RECIPES / "demo.yaml")
     base = laid(recipe)
     assert submitted["dpo"] == (recipe.dpo, "sft", "preferences")
+    assert submitted["sft"] == (recipe.sft, "model", "demonstrations", [base.token_audit])
     assert base.datasets.keys() == {"demonstrations", "preferences"}
     assert set(map(str, base.stages)) == submitted.keys() - {"dpo"}
 

@@ -15,16 +15,8 @@ from alignflow.reporting.model import (
 from alignflow.reporting.page import render_page, verdict_sentence
 
 SECTIONS = [
-    "verdict",
-    "scores",
-    "wins",
-    "worst",
-    "training",
-    "data",
-    "lineage",
-    "time",
-    "samples",
-    "run",
+    *("verdict", "scores", "wins", "worst", "training", "data", "tokens", "leaks"),
+    *("lineage", "time", "samples", "run"),
 ]
 HOSTILE = (
     "</title></style></pre></svg><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -199,3 +191,24 @@ def test_cut_sequences_of_an_evaluation_are_told(report: ReportData) -> None:
     text = " ".join(Page(render_page(report.replaced(num_truncated={"toxicity": 3}))).text.split())
     assert told in text
     assert "length limit:" not in Page(render_page(report)).text
+
+
+def shown(report: ReportData) -> str:
+    """Return the text of the page without white space, which cells of a table have none of."""
+    return "".join(Page(render_page(report)).text.split())
+
+
+def test_what_the_token_audit_found_stands_in_a_table(report: ReportData) -> None:
+    text = shown(report)
+    assert "20,000of40,000" + "52140310812" + "412of20,000" in text
+    assert "30,211of1,234,567" in text
+    assert "7responsecutaway" in text
+    assert "morethantoken_audit.max_over_limit_share" in text
+    assert "PreferencesDemonstrations3of44" in text
+
+
+def test_a_set_s_card_and_ratings_stand_below_it(report: ReportData) -> None:
+    text = shown(report)
+    assert "quality" + "12304005" in text
+    assert "LicenceApache-2.0" in text
+    assert "Latin430,Cyrillic8" in text

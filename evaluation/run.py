@@ -91,7 +91,7 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
             _load(LanguageModel, job.parent, config, folder) if job.parent is not None else None
         )
         _judge_pairs(policy, parent, held_out, config, results, work)
-        # One batch, which other ranks would not make shorter.
+        # A few answers, in one batch as a rule; the other ranks wait for it.
         if is_main:
             samples = _answer(policy, held_out, config, progress)
             steered = _answer_steered(policy, held_out, config, progress)

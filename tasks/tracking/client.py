@@ -14,6 +14,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -64,6 +65,20 @@ class Writer:
 def tracking_uri(workspace: Path) -> str:
     """Return `MLFLOW_TRACKING_URI` where it is set, else a SQLite file in the workspace."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace / 'mlflow.db'}"
+
+
+def use_tracking_uri(uri: str) -> None:
+    """Have MLflow's functions that take no client go there.
+
+    MLflow also writes it into the environment, where the next run of this process, in a workspace
+    of its own, would take it for what the user said.
+    """
+    said = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if said is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = said
 
 
 def first_line(error: Exception) -> str:

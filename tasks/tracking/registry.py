@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from alignflow.errors import ConfigError
-from alignflow.tasks.tracking.client import Writer, first_line, tracking_uri
+from alignflow.tasks.tracking.client import Writer, first_line, tracking_uri, use_tracking_uri
 from alignflow.tasks.tracking.journal import JOURNAL_TAG, Journal, start_journal
 from alignflow.urls import without_credentials
 
@@ -176,7 +175,7 @@ def resolve_version(ref: str, workspace: Path) -> RegisteredVersion:
     if match is None:
         raise ConfigError(f"{ref}: a model is named models:/NAME@ALIAS or models:/NAME/VERSION.")
     uri = tracking_uri(workspace.absolute())
-    mlflow.set_tracking_uri(uri)
+    use_tracking_uri(uri)
     try:
         found = Registry(uri).get(match["name"], match["version"])
     except MlflowException as error:

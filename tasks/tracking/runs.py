@@ -28,7 +28,7 @@ from mlflow.exceptions import MlflowException
 from alignflow.artifacts import Artifact
 from alignflow.errors import ConfigError
 from alignflow.tasks.logs import run_logger
-from alignflow.tasks.tracking.client import Writer, find_experiment, first_line
+from alignflow.tasks.tracking.client import Writer, find_experiment, first_line, use_tracking_uri
 from alignflow.tasks.tracking.registry import RegisteredVersion, Registry
 from alignflow.urls import without_credentials
 
@@ -160,7 +160,7 @@ class Tracker:
 
     def __init__(self, *, uri: str, experiment: str, artifact_root: Path) -> None:
         self.uri = uri
-        mlflow.set_tracking_uri(uri)
+        use_tracking_uri(uri)
         self._client = MlflowClient(uri)
         self._write = Writer(uri)
         try:

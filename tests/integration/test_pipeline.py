@@ -493,6 +493,7 @@ def test_suspended_run_goes_on_by_the_answer_in_its_form(first: Outcome, recipe_
     assert set(after.values()) == {"reused"}
 
 
+@pytest.mark.slow
 def test_suspended_run_fails_when_the_time_is_over(first: Outcome, recipe_file: Path) -> None:
     hasty = ["registry.promotion=approval", "registry.approval_timeout_h=0.001"]
     recipe = load_config(Recipe, recipe_file, overrides=[*hasty, "registry.model_name=hasty"])
@@ -511,6 +512,7 @@ def test_suspended_run_fails_when_the_time_is_over(first: Outcome, recipe_file: 
     assert list(client(first).get_registered_model("hasty").aliases) == ["candidate"]
 
 
+@pytest.mark.slow
 def test_suspended_run_goes_on_by_the_answer_of_a_command(
     first: Outcome, recipe_file: Path
 ) -> None:

@@ -159,3 +159,13 @@ def test_final_metrics_carry_the_time_they_are_given(tracker: Tracker, stage: St
     stage.log_metrics({"truthfulness/mc1": 0.5}, time_ms=now)
     (metric,) = MlflowClient(tracker.uri).get_metric_history(stage.run_id, "truthfulness/mc1")
     assert (metric.value, metric.timestamp) == (0.5, now)
+
+
+def test_another_workspace_of_the_process_has_a_database_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first = tmp_path / "first"
+    first.mkdir()
+    Tracker(uri=tracking_uri(first), experiment="alignflow", artifact_root=first / "mlflow")
+    assert tracking_uri(tmp_path / "second") == f"sqlite:///{tmp_path / 'second' / 'mlflow.db'}"

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from typing import Literal
 
-from pydantic import ValidationError
-
-from alignflow.config import Config
 from alignflow.errors import ConfigError, JobError
 from alignflow.jobs.base import CANCEL_GRACE_S
 from alignflow.jobs.failures import make_failure
+from alignflow.jobs.handle import JobHandle
 from alignflow.jobs.processes import (
     JOB_VARIABLE,
     kill_all,
@@ -20,7 +19,7 @@ from alignflow.jobs.processes import (
     read_process,
     this_machine,
 )
-from alignflow.jobs.run_folder import RunFolder, write_atomically
+from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slots import gpu_slots
 from alignflow.jobs.spec import FailureKind, JobFailure, JobSpec, JobStatus
 from alignflow.jobs.submission import submission
@@ -32,11 +31,10 @@ _SUPERVISOR_EXIT_S = 3.0
 _REMOTE_SILENCE_S = 60.0
 
 
-class Handle(Config):
+class Handle(JobHandle):
     """Content of `handle.json`: which process on which machine is the supervisor."""
 
-    launcher: str = "local"
-    attempt: int
+    launcher: Literal["local"] = "local"
     pid: int
     """Also the id of the supervisor's session."""
     start_ticks: int
@@ -59,22 +57,6 @@ class Handle(Config):
             start_ticks=process.start_ticks,
             **asdict(this_machine()),
         )
-
-    @classmethod
-    def read(cls, folder: RunFolder) -> "Handle | None":
-        """Return the handle in a run folder, None if nothing was submitted there."""
-        try:
-            return cls.model_validate_json(folder.handle.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValidationError:
-            raise ConfigError(
-                f"{folder.handle}: another launcher started this job; use that one for it."
-            ) from None
-
-    def write(self, folder: RunFolder) -> None:
-        """Replace the handle in a run folder."""
-        write_atomically(folder.handle, self.model_dump_json(indent=2) + "\n")
 
     def is_alive(self, folder: RunFolder) -> bool:
         """Whether the supervisor still runs."""

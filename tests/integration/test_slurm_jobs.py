@@ -114,11 +114,13 @@ def test_job_that_somebody_else_cancels_is_cancelled(folder: RunFolder, cluster:
 
 def test_job_near_its_limit_saves_and_goes_on_by_itself(folder: RunFolder) -> None:
     config = SlurmConfig(stop_before_limit_s=50)  # of a minute, the shortest limit
-    job = start(folder, {"num_steps": 240, "step_s": 0.05}, config, time_limit_s=60)
+    # Slurm looks at limits twice a minute: the first attempt would last longer than the limit.
+    steps = {"num_steps": 1200, "step_s": 0.05, "resumed_step_s": 0.001}
+    job = start(folder, steps, config, time_limit_s=60)
     name = job.id
     finish(job, folder)
     assert (job.id, job.attempt) == (name, 2)
-    assert_resumed_once(folder, 240)
+    assert_resumed_once(folder, 1200)
 
 
 @pytest.mark.slow

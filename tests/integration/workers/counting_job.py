@@ -36,11 +36,14 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
         subprocess.Popen([sys.executable, "-c", helper], start_new_session=True)
     saved = folder.checkpoints / f"rank-{rank}"
     first = int(saved.read_text()) + 1 if saved.exists() else 0
+    step_s = spec.config.get("resumed_step_s" if first else "step_s", 0.02)
     for step in range(first, spec.config["num_steps"]):
         if rank == "0":
             folder.append_metrics({"step": step, "attempt": os.environ["ALIGNFLOW_JOB_ATTEMPT"]})
-        saved.write_text(str(step))
-        time.sleep(spec.config.get("step_s", 0.02))
+        unfinished = folder.path / f"rank-{rank}.unfinished"  # a kill leaves the last one whole
+        unfinished.write_text(str(step))
+        unfinished.replace(saved)
+        time.sleep(step_s)
         if stop_requested():
             raise JobStoppedError(f"Stopped after step {step}.")
     while len(list(folder.checkpoints.iterdir())) < int(os.environ["WORLD_SIZE"]):

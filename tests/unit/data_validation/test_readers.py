@@ -67,8 +67,8 @@ def test_a_cut_last_line_is_told_from_bad_json(make_file: MakeFile) -> None:
         ("a.json", b"[" + b"1" * 1001 + b"]", "line_too_long"),
         ("a.parquet", b"PAR1 and nothing else", "corrupt_archive"),
         ("a.parquet", b"no parquet", "not_parquet"),
-        ("a.parquet.gz", gzip.compress(b"no parquet"), "not_parquet"),
-        ("a.parquet.gz", gzip.compress(b"PAR1"), "corrupt_archive"),
+        ("a.parquet.gz", gzip.compress(b"no parquet", mtime=0), "not_parquet"),
+        ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), "corrupt_archive"),
         ("a.txt", b"text", None),
     ],
 )

@@ -1,6 +1,7 @@
 """Opening and closing a pipeline run, and cancelling its jobs from anywhere."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Cancelled
 
-from alignflow.errors import RunStoppedError
+from alignflow.errors import RunStoppedError, StoreError
 from alignflow.jobs.base import Launcher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
@@ -21,12 +22,14 @@ from alignflow.jobs.slurm.launcher import SlurmLauncher
 from alignflow.tasks.config import ClusterConfig, RunConfig
 from alignflow.tasks.interrupts import restore_interrupts
 from alignflow.tasks.jobs import flow_run_index
+from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.preflight import open_store
 from alignflow.tasks.tracking import Tracker, tracking_uri
 from alignflow.terminal import current_display
 
 _CANCELLATION_POLL_S = 5.0
+_NOTE_USES_EVERY_S = 3600.0
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def open_pipeline(
         {"alignflow.recipe": recipe.name, "prefect.flow_run_id": pipeline.flow_run_id},
         recipe.model_dump(mode="json"),
     )
-    watcher = threading.Thread(target=_watch_for_cancellation, args=(pipeline,), daemon=True)
+    watcher = threading.Thread(target=_watch_over, args=(pipeline,), daemon=True)
     watcher.start()
     status = "FAILED"
     try:
@@ -111,13 +114,18 @@ def raise_first_failure(stages: Sequence[PrefectFuture[Any]]) -> None:
             stage.result()
 
 
-def _watch_for_cancellation(pipeline: Pipeline) -> None:
-    """Set `stop` when somebody cancels the flow run on Prefect's page.
+def _watch_over(pipeline: Pipeline) -> None:
+    """Set `stop` when somebody cancels the flow run on Prefect's page; keep what the run needs.
 
-    A run that no worker owns is told by nobody: its process has to look.
+    A run that no worker owns is told by nobody: its process has to look. What its first stages made
+    must not count as unused before the last one has read it.
     """
+    noted_at = time.monotonic()
     with get_client(sync_client=True) as client:
         while not pipeline.stop.wait(_CANCELLATION_POLL_S):
+            if time.monotonic() - noted_at > _NOTE_USES_EVERY_S:
+                noted_at = time.monotonic()
+                _note_uses(pipeline)
             try:
                 state = client.read_flow_run(UUID(pipeline.flow_run_id)).state
             except httpx.HTTPError:
@@ -125,6 +133,15 @@ def _watch_for_cancellation(pipeline: Pipeline) -> None:
                 continue
             if state is not None and (state.is_cancelling() or state.is_cancelled()):
                 pipeline.stop.set()
+
+
+def _note_uses(pipeline: Pipeline) -> None:
+    for record in list(pipeline.records.values()):
+        try:
+            pipeline.store.records.note_use(record.artifact.key)
+        except StoreError as error:
+            # Noted again in an hour; only days without a note would let the artifact go.
+            run_logger().warning("%s", error)
 
 
 def cancel_jobs(recipe: RunConfig, flow_run_id: str) -> None:

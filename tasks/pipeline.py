@@ -206,6 +206,8 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
             if artifact is None:
                 status = "computed"
                 artifact = _compute(pipeline, stage, key, run, compute)
+            else:
+                pipeline.store.records.note_use(key)
             _log_artifact(pipeline, stage, run, artifact, status)
     except BaseException:
         pipeline.display.finished(stage.name, "failed")

@@ -171,6 +171,18 @@ def list_objects(path: S3Path) -> list[S3Object]:
     ]
 
 
+def ages(path: S3Path) -> dict[str, float]:
+    """Return the seconds since each object under a prefix was written, by the server's clock.
+
+    The names are what follows the prefix.
+    """
+    return {
+        item["Key"].removeprefix(path.key): age_s({**page, **item})
+        for page in _pages(path)
+        for item in page.get("Contents", [])
+    }
+
+
 def list_folders(path: S3Path) -> list[str]:
     """Return the names, without their slash, that continue the path's key up to a `/`."""
     parent = path.key.rpartition("/")[0]

@@ -1,7 +1,7 @@
 """The model registry: models, their versions, tags and aliases."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,6 +95,16 @@ class Registry:
         # A search tells no aliases.
         versions = [self.get(each.name, str(each.version)) for each in found]
         return [version for version in versions if version is not None]
+
+    def all_tags(self) -> Iterator[Mapping[str, str]]:
+        """Yield the tags of every version of every model."""
+        token = None
+        while True:
+            page = self._client.search_model_versions("", max_results=1000, page_token=token)
+            yield from (dict(found.tags) for found in page)
+            token = page.token
+            if not token:
+                return
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return the number of the version that each alias of a model points at.

@@ -17,6 +17,7 @@ import pytest
 
 from alignflow import s3
 from alignflow.artifacts import Artifact, ArtifactStore, files
+from alignflow.artifacts.garbage import collect, find_garbage
 from alignflow.artifacts.remote import S3Backend
 from alignflow.errors import CorruptArtifactError, DataError, InputError, StoreError
 from alignflow.lineage import trace
@@ -255,6 +256,31 @@ def test_wrong_credentials_are_told_apart_and_never_shown(
         assert secret not in message
         assert user not in message
         assert "\n" not in message
+
+
+def test_what_nobody_needs_goes_from_a_bucket(store: ArtifactStore, folder: Path) -> None:
+    keep = publish(store, folder)
+    (folder / "a.txt").write_text("other")
+    other = publish(store, folder, key=hashlib.sha256(b"another").hexdigest())
+    time.sleep(2.1)  # the server's clock goes by seconds
+    store.records.note_use(keep.key)
+    records = store.records.read()
+    garbage = find_garbage(records, [], roots=[], kept_kinds=(), unused_s=2)
+    assert [manifest.digest for manifest in garbage.artifacts] == [other.digest]
+    assert collect(store.records, garbage, records, unused_s=2) == garbage
+    assert store.find(other.key) is None
+    assert not keys_below(f"{store.url}/artifacts/{other.digest}")
+    assert store.find(keep.key) == keep
+
+
+def test_an_artifact_of_a_bucket_that_is_wanted_again_stays(
+    store: ArtifactStore, folder: Path
+) -> None:
+    made = publish(store, folder)
+    records = store.records.read()
+    publish(store, folder, key=hashlib.sha256(b"another").hexdigest())
+    assert not store.records.discard(made.digest, records)
+    assert store.get(made.digest).digest == made.digest
 
 
 def test_a_missing_bucket_is_named(s3_bucket: str) -> None:

@@ -1,8 +1,11 @@
 """An artifact store in a folder of a local or shared file system."""
 
+import contextlib
 import errno
+import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -99,6 +102,40 @@ class LocalBackend:
         with self._translated("write to"):
             (self._root / "locks").mkdir(parents=True, exist_ok=True)
         return FileLock(self._root / "locks" / f"{key}.lock")
+
+    def ages(self, folder: str) -> dict[str, float]:
+        """Return the small files of a folder, each with the seconds since it was written."""
+        with self._translated("read"):
+            now = time.time()
+            return {
+                path.name: now - path.stat().st_mtime
+                for path in sorted((self._root / folder).glob("*.json"))
+            }
+
+    def touch(self, name: str) -> None:
+        """Make a small file, if it is there, as young as one just written."""
+        with self._translated("write to"), contextlib.suppress(FileNotFoundError):
+            os.utime(self._root / name)
+
+    def remove(self, name: str) -> None:
+        """Remove a small file, if it is there."""
+        with self._translated("write to"):
+            (self._root / name).unlink(missing_ok=True)
+
+    def remove_artifact(self, digest: str, is_wanted: Callable[[], bool]) -> bool:
+        """Take an artifact out of sight, then put it back if it is wanted, or remove its files."""
+        with self._translated("write to"), files.staging_folder(self._staging) as work:
+            aside = work / digest
+            try:
+                self._folder(digest).rename(aside)
+            except FileNotFoundError:
+                return False
+            if is_wanted():
+                # Where a publisher has put it there again, this one goes with the staging folder.
+                with contextlib.suppress(OSError):
+                    aside.rename(self._folder(digest))
+                return False
+            return True
 
     def _folder(self, digest: str) -> Path:
         return self._root / "artifacts" / digest

@@ -102,6 +102,39 @@ class S3Backend:
         """Return the lock of a stage key."""
         return LeaseLock(self._root / f"locks/{key}.json")
 
+    def ages(self, folder: str) -> dict[str, float]:
+        """Return the small objects of a prefix, each with the seconds since it was written."""
+        path = self._root / f"{folder}/"
+        with s3.translated(StoreError, "list", path):
+            return s3.ages(path)
+
+    def touch(self, name: str) -> None:
+        """Make a small object, if it is there, as young as one just written."""
+        content = self.read(name)
+        if content is not None:
+            self.write(name, content)
+
+    def remove(self, name: str) -> None:
+        """Remove a small object, if it is there."""
+        path = self._root / name
+        with s3.translated(StoreError, "delete", path):
+            s3.delete(path)
+
+    def remove_artifact(self, digest: str, is_wanted: Callable[[], bool]) -> bool:
+        """Take an artifact out of sight, then put it back if it is wanted, or remove its files."""
+        prefix = self._prefix(digest)
+        with s3.translated(StoreError, "delete", prefix):
+            manifest = s3.read_bytes(prefix / MANIFEST_NAME)
+            if manifest is None:
+                return False
+            s3.delete(prefix / MANIFEST_NAME)
+            if is_wanted():
+                s3.write_bytes(prefix / MANIFEST_NAME, manifest)
+                return False
+            for leftover in s3.list_objects(prefix / ""):
+                s3.delete(leftover.path)
+            return True
+
     def _prefix(self, digest: str) -> s3.S3Path:
         return self._root / f"artifacts/{digest}"
 

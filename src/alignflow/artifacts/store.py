@@ -13,20 +13,20 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pydantic import ValidationError
-
+from alignflow.artifacts.backend import Backend
 from alignflow.artifacts.files import hash_files, list_files
 from alignflow.artifacts.local import LocalBackend
 from alignflow.artifacts.manifest import MANIFEST_NAME, Manifest, ParentRef, files_digest
+from alignflow.artifacts.records import Records, parse_manifest
 from alignflow.artifacts.remote import S3Backend
 from alignflow.errors import CorruptArtifactError, DataError, StoreError
-from alignflow.locks import Lock, OnWait
+from alignflow.locks import OnWait
 from alignflow.s3 import S3Path
 
 _logger = logging.getLogger(__name__)
@@ -61,46 +61,15 @@ class Artifact:
         return self.manifest.ref
 
 
-class Backend(Protocol):
-    """What a store needs of the place it is in; every error is a StoreError."""
-
-    def uri(self, digest: str) -> str:
-        """Return the URL of an artifact's folder."""
-
-    def read(self, name: str) -> bytes | None:
-        """Return the content of a small file, or None where there is none."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a small file atomically."""
-
-    def digests(self, prefix: str) -> list[str]:
-        """Return the digests, committed or not, that start so."""
-
-    def find_damage(self, manifest: Manifest) -> str | None:
-        """Return in a few words what is wrong with an artifact's files, or None."""
-
-    def staged(self, folder: Path, *, copy: bool) -> AbstractContextManager[Path]:
-        """Give the files of a folder a place from which they can be committed."""
-
-    def commit(self, staged: Path, manifest: Manifest) -> None:
-        """Make the staged files visible as an artifact, all or nothing."""
-
-    def fetch(self, manifest: Manifest, cache_dir: Path) -> Path:
-        """Return a local folder with the verified files."""
-
-    def check_writable(self) -> None:
-        """Raise StoreError where the store can't be written to."""
-
-    def lock(self, key: str) -> Lock:
-        """Return the lock of a stage key."""
-
-
 class ArtifactStore:
     """Artifacts in a folder or an S3 bucket.
 
     Args:
         url: A path, `file://…`, or `s3://bucket/prefix` with credentials and endpoint from the
             environment. Nothing is read or written before the first call.
+
+    Attributes:
+        records: What stands under each key and name.
 
     Raises:
         ConfigError: The URL can't be read.
@@ -110,6 +79,7 @@ class ArtifactStore:
     def __init__(self, url: str) -> None:
         self.url = url
         self._backend = _open_backend(url)
+        self.records = Records(self._backend)
 
     def find(self, key: str) -> Artifact | None:
         """Return what the stage with this key has made, or None where it must be computed.
@@ -124,7 +94,7 @@ class ArtifactStore:
         if content is None:
             return None
         try:
-            manifest = _parse(content, f"the record of key {key[:12]}")
+            manifest = parse_manifest(content, f"the record of key {key[:12]}")
             self._verify(manifest.digest)
         except CorruptArtifactError as error:
             _logger.warning("%s It is computed again.", error)
@@ -140,11 +110,11 @@ class ArtifactStore:
         """
         content = self._backend.read(f"keys/{ref.key}.json")
         with contextlib.suppress(CorruptArtifactError):
-            if content and (manifest := _parse(content, "the record")).digest == ref.digest:
+            if content and (manifest := parse_manifest(content, "the record")).digest == ref.digest:
                 return manifest
         # The key was computed again, with another outcome: the artifact itself still knows.
         content = self._backend.read(f"artifacts/{ref.digest}/{MANIFEST_NAME}")
-        return None if content is None else _parse(content, f"artifact {ref.digest[:12]}")
+        return None if content is None else parse_manifest(content, f"artifact {ref.digest[:12]}")
 
     def get(self, digest: str) -> Artifact:
         """Return the artifact with this digest, or with the only digest that starts so.
@@ -223,7 +193,10 @@ class ArtifactStore:
                 created=datetime.now(UTC),
             )
             self._backend.commit(staged, manifest)
-        self._backend.write(f"keys/{key}.json", manifest.to_json())
+            self._backend.write(f"keys/{key}.json", manifest.to_json())
+            if not self._is_committed(manifest.digest):
+                # The same files were there, were needed by nobody, and went before the record came.
+                self._backend.commit(staged, manifest)
         return self._artifact(manifest)
 
     def latest(self, name: str) -> Artifact | None:
@@ -236,7 +209,7 @@ class ArtifactStore:
         content = self._backend.read(f"latest/{name}.json")
         if content is None:
             return None
-        return self._artifact(_parse(content, f"the latest {name}"))
+        return self._artifact(parse_manifest(content, f"the latest {name}"))
 
     def record_latest(self, name: str, artifact: Artifact) -> None:
         """Record an artifact as the latest one under a name.
@@ -297,7 +270,7 @@ class ArtifactStore:
         content = self._backend.read(f"artifacts/{digest}/{MANIFEST_NAME}")
         if content is None:
             raise CorruptArtifactError(f"{name} in {self.url} is gone.")
-        manifest = _parse(content, name)
+        manifest = parse_manifest(content, name)
         if manifest.digest != digest:
             damage: str | None = f"its manifest is that of {manifest.digest[:12]}"
         else:
@@ -322,14 +295,6 @@ def _checked(key: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", key):
         raise ValueError(f"{key!r} is no stage key")
     return key
-
-
-def _parse(content: bytes, name: str) -> Manifest:
-    try:
-        return Manifest.model_validate_json(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]["msg"]
-        raise CorruptArtifactError(f"{name} has a damaged manifest ({problem}).") from None
 
 
 def _check_publishable(folder: Path) -> None:

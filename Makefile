@@ -33,7 +33,8 @@ format: $(INSTALLED)  ## mend formatting and what the linter can
 	$(BIN)/ruff check --fix .
 
 test: $(INSTALLED)  ## all tests but the slow ones
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/unit
+	$(PYTEST) -m "not slow" tests/integration
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(PYTEST) -m slow

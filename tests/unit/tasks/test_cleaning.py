@@ -1,5 +1,6 @@
 """What `alignflow gc` removes, with a real registry and store."""
 
+import hashlib
 import json
 import os
 import time
@@ -39,7 +40,7 @@ def test_what_a_promotion_asks_again_stays_and_what_was_refused_goes(
 ) -> None:
     candidate(0.7)
     refused = pipeline.store.publish(
-        _folder(pipeline.workspace / "refused"), kind="dpo", key="a" * 64, code_version="v"
+        _folder(pipeline.workspace / "refused"), kind="dpo", key=hashlib.sha256(b"refused").hexdigest(), code_version="v"
     )
     make_old(pipeline.workspace / "artifacts" / "keys")
 

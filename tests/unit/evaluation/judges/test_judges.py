@@ -297,6 +297,7 @@ def test_a_weak_judge_says_why_it_cannot_gate(tmp_path: Path) -> None:
 
 
 @needs_data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "files", "least_auc"),
     [

@@ -159,6 +159,7 @@ def test_a_layout_that_does_not_fit_is_refused(
         build_model(architecture, head="lm", precision="fp32", parallel=parallel, device=device)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_smollm2_gives_the_logits_of_transformers(tmp_path: Path, device: torch.device) -> None:
     # Found, not imported: the package is a plugin of a program that isn't installed.

@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install check format test test-slow demo bench bench-gpu wheel lock clean env
+.PHONY: help install check docs format test test-slow demo bench bench-gpu wheel lock clean env
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,10 +23,14 @@ $(INSTALLED): requirements/requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-check: $(INSTALLED)  ## formatting, lint, types
+check: $(INSTALLED)  ## formatting, lint, types, links of the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --quiet --strict
+
+docs: $(INSTALLED)  ## the documentation as pages, into build/docs
+	$(BIN)/mkdocs build --strict
 
 format: $(INSTALLED)  ## mend formatting and what the linter can
 	$(BIN)/ruff format .

@@ -132,8 +132,14 @@ def test_data_check_of_an_empty_file_exits_with_2(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["reason"] == "empty_file"
 
 
-def test_lineage_of_an_unknown_version_is_bad_input(tmp_path: Path) -> None:
-    done = alignflow("lineage", "models:/nobody@candidate", "--workspace", tmp_path)
+@pytest.fixture(scope="module")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose MLflow database the first command makes: that takes seconds."""
+    return tmp_path_factory.mktemp("registry") / "new"
+
+
+def test_lineage_of_an_unknown_version_is_bad_input(empty_registry: Path) -> None:
+    done = alignflow("lineage", "models:/nobody@candidate", "--workspace", empty_registry)
     assert done.returncode == 2
     assert "models:/nobody@candidate" in done.stderr
 
@@ -149,9 +155,9 @@ def test_lineage_of_an_unknown_version_is_bad_input(tmp_path: Path) -> None:
     ],
 )
 def test_decision_on_what_is_not_there_is_bad_input(
-    tmp_path: Path, command: tuple[str, ...], sentence: str
+    empty_registry: Path, command: tuple[str, ...], sentence: str
 ) -> None:
-    done = alignflow(*command, "--workspace", tmp_path / "new")
+    done = alignflow(*command, "--workspace", empty_registry)
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -79,6 +79,7 @@ def evaluate(model: Path, workspace: Path) -> dict[str, Any]:
     return report
 
 
+@pytest.mark.slow
 def test_checkpoint_and_folder_have_the_same_scores(trained: RunFolder, tmp_path: Path) -> None:
     (checkpoint,) = trained.checkpoints.glob("step-*")
     of_checkpoint = evaluate(checkpoint, tmp_path / "work")

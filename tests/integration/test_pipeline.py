@@ -307,6 +307,7 @@ def test_a_limit_that_leaves_nothing_to_learn_starts_no_training(
     assert set((Path(recipe.workspace) / "jobs").glob("sft-*")) == trained
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_not_good_enough_refuses_and_stands_in_the_report(
     first: Outcome, recipe_file: Path, workspace: Path, classifier: Path
 ) -> None:
@@ -349,6 +350,7 @@ def test_changed_learning_rate_of_dpo_runs_dpo_and_what_follows(
     assert outcome.model_version == "models:/tiny-assistant/2"
 
 
+@pytest.mark.slow
 def test_champion_is_compared_with_item_by_item(first: Outcome, recipe_file: Path) -> None:
     client(first).set_registered_model_alias("tiny-assistant", "champion", "1")
     rule = "{score: truth/mc2, compared_with: champion, max_drop: 1.0}"
@@ -398,6 +400,7 @@ def alignflow(recipe: Recipe, *arguments: str) -> subprocess.CompletedProcess[st
     return in_another_process([*main, *arguments, "--workspace", recipe.workspace], recipe)
 
 
+@pytest.mark.slow
 def test_approval_of_a_run_without_a_deployment(first: Outcome, recipe_file: Path) -> None:
     approval = ["dpo.learning_rate=2e-3", "registry.promotion=approval"]
     recipe = load_config(Recipe, recipe_file, overrides=approval)
@@ -649,6 +652,7 @@ def test_ppo_aligns_the_same_sft_model_by_the_same_reward_model(
     assert "alignflow.parent.reward_model" in runs[0].data.tags
 
 
+@pytest.mark.slow
 def test_stages_run_on_a_cluster(first: Outcome, recipe_file: Path, cluster: Cluster) -> None:
     changes = ["dpo.learning_rate=4e-3", "cluster={launcher: slurm, device: cpu, slurm: {}}"]
     recipe = load_config(Recipe, recipe_file, overrides=changes)

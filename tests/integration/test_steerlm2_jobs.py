@@ -265,7 +265,9 @@ def test_a_job_that_was_stopped_before_training_goes_on(
     assert_same_end(folder, undisturbed)
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_job_that_was_ended_resumes_to_the_same_end(
     make_run: MakeRun, end: signal.Signals
 ) -> None:

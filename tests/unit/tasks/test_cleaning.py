@@ -40,7 +40,10 @@ def test_what_a_promotion_asks_again_stays_and_what_was_refused_goes(
 ) -> None:
     candidate(0.7)
     refused = pipeline.store.publish(
-        _folder(pipeline.workspace / "refused"), kind="dpo", key=hashlib.sha256(b"refused").hexdigest(), code_version="v"
+        _folder(pipeline.workspace / "refused"),
+        kind="dpo",
+        key=hashlib.sha256(b"refused").hexdigest(),
+        code_version="v",
     )
     make_old(pipeline.workspace / "artifacts" / "keys")
 

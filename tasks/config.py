@@ -9,6 +9,7 @@ from alignflow.config import Config
 from alignflow.data_validation.config import DataConfig
 from alignflow.errors import ConfigError
 from alignflow.evaluation.config import EvaluationConfig, GateConfig
+from alignflow.jobs.kubernetes.config import KubernetesConfig
 from alignflow.jobs.slurm.config import SlurmConfig
 from alignflow.training.token_audit import TokenAuditConfig
 
@@ -29,9 +30,11 @@ class ModelConfig(Config):
 class ClusterConfig(Config):
     """Where jobs run."""
 
-    launcher: Literal["local", "slurm"] = "local"
+    launcher: Literal["local", "slurm", "kubernetes"] = "local"
     slurm: SlurmConfig | None = None
     """How jobs are submitted where the launcher is slurm."""
+    kubernetes: KubernetesConfig | None = None
+    """How jobs are submitted where the launcher is kubernetes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPUs of this machine where there are any; for a cluster it has to be said."""
     time_limit_s: PositiveInt | None = None
@@ -45,9 +48,10 @@ class ClusterConfig(Config):
 
     @model_validator(mode="after")
     def _cluster_is_described(self) -> Self:
-        if (self.launcher == "slurm") != (self.slurm is not None):
-            raise ValueError("launcher: slurm and the section slurm go together")
-        if self.launcher == "slurm" and self.device == "auto":
+        for name, section in (("slurm", self.slurm), ("kubernetes", self.kubernetes)):
+            if (self.launcher == name) != (section is not None):
+                raise ValueError(f"launcher: {name} and the section {name} go together")
+        if self.launcher != "local" and self.device == "auto":
             raise ValueError("device must be cpu or cuda: this machine is not where jobs run")
         return self
 
@@ -57,12 +61,13 @@ class ClusterConfig(Config):
         Raises:
             ConfigError: The processes don't fill the nodes.
         """
-        if self.slurm is None:
+        section = self.slurm or self.kubernetes
+        if section is None:
             return 1, num_processes
-        per_node = min(num_processes, self.slurm.processes_per_node)
+        per_node = min(num_processes, section.processes_per_node)
         if num_processes % per_node:
             raise ConfigError(
-                f"cluster.slurm.processes_per_node is {per_node}, which doesn't divide the "
+                f"cluster.{self.launcher}.processes_per_node is {per_node}, which doesn't divide the "
                 f"{num_processes} processes of a job; choose another layout."
             )
         return num_processes // per_node, per_node

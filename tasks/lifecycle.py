@@ -16,6 +16,7 @@ from prefect.states import Cancelled
 
 from alignflow.errors import RunStoppedError, StoreError
 from alignflow.jobs.base import Launcher
+from alignflow.jobs.kubernetes.launcher import KubernetesLauncher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slurm.launcher import SlurmLauncher
@@ -99,6 +100,8 @@ def open_pipeline(
 
 def launcher_for(cluster: ClusterConfig) -> Launcher:
     """Return the launcher that a recipe asks for."""
+    if cluster.kubernetes is not None:
+        return KubernetesLauncher(cluster.kubernetes)
     return LocalLauncher() if cluster.slurm is None else SlurmLauncher(cluster.slurm)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from alignflow.errors import InputError
 from alignflow.jobs.base import Job
+from alignflow.jobs.kubernetes.launcher import KubernetesJob
 from alignflow.jobs.local import LocalJob
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slurm.launcher import SlurmJob
@@ -16,6 +17,8 @@ def find_job(folder: RunFolder) -> Job | None:
         launcher = json.loads(folder.handle.read_text(encoding="utf-8"))["launcher"]
     except FileNotFoundError:
         return None
+    if launcher == "kubernetes":
+        return KubernetesJob(folder)
     return SlurmJob(folder) if launcher == "slurm" else LocalJob(folder)
 
 

@@ -1,0 +1,1 @@
+"""Jobs on a Kubernetes cluster whose pods mount the run folders."""

@@ -67,8 +67,8 @@ class ClusterConfig(Config):
         per_node = min(num_processes, section.processes_per_node)
         if num_processes % per_node:
             raise ConfigError(
-                f"cluster.{self.launcher}.processes_per_node is {per_node}, which doesn't divide the "
-                f"{num_processes} processes of a job; choose another layout."
+                f"cluster.{self.launcher}.processes_per_node is {per_node}, which doesn't "
+                f"divide the {num_processes} processes of a job; choose another layout."
             )
         return num_processes // per_node, per_node
 

@@ -93,9 +93,7 @@ def _rendezvous(num_nodes: int, node: Node) -> list[str]:
 class _Watch:
     """Looks whether the job has to stop: somebody asks for it, or it already runs elsewhere."""
 
-    def __init__(
-        self, folder: RunFolder, handle: type[JobHandle], node: Node, stop: Stop
-    ) -> None:
+    def __init__(self, folder: RunFolder, handle: type[JobHandle], node: Node, stop: Stop) -> None:
         self.is_superseded = False
         self._folder = folder
         self._handle = handle

@@ -10,6 +10,14 @@ from alignflow.config import Config
 
 Template = Literal["job", "train_job"]
 
+# What a TrainJob can't say.
+_OF_A_JOB = (
+    "priority_class",
+    "image_pull_policy",
+    "env_from_secrets",
+    "max_restarts",
+    "ttl_after_finished_s",
+)
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_KEY")
@@ -176,17 +184,11 @@ class KubernetesConfig(Config):
 
     @model_validator(mode="after")
     def _template_can_say_it(self) -> Self:
-        default = type(self).model_fields
-        names = (
-            ("priority_class", "image_pull_policy", "env_from_secrets")
-            + ("max_restarts", "ttl_after_finished_s")
-            if self.template == "train_job"
-            else ("runtime",)
-        )
-        for name in names:
-            if getattr(self, name) != default[name].default:
-                where = "belongs into the runtime of a TrainJob" if name != "runtime" else (
-                    "is of template train_job"
+        fields = type(self).model_fields
+        for name in _OF_A_JOB if self.template == "train_job" else ("runtime",):
+            if getattr(self, name) != fields[name].default:
+                hint = (
+                    "it is of template train_job" if name == "runtime" else "say it in the runtime"
                 )
-                raise ValueError(f"{name} does nothing with template {self.template}: it {where}")
+                raise ValueError(f"{name} does nothing with template {self.template}: {hint}")
         return self

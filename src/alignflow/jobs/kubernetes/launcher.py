@@ -134,7 +134,9 @@ class KubernetesJob:
         for pod in api.pods(handle.name):
             api.kill_pod(pod["metadata"]["name"])
         if not _is_gone(api, handle, within_s=_KILL_S):
-            message = f"{self.id} can't be killed; its node may be lost: ask the cluster's operators."
+            message = (
+                f"{self.id} can't be killed; its node may be lost: ask the cluster's operators."
+            )
             raise JobError(make_failure(FailureKind.ERROR, message))
 
     def _ask(self) -> _View:

@@ -82,7 +82,7 @@ def _first_handle(config: KubernetesConfig, pod: Member) -> KubernetesHandle:
 
 
 def _run(folder: RunFolder, spec: JobSpec, pod: Member, attempt: int, signals: _Signals) -> int:
-    """Return the exit status of the agent, whose output goes to the pod's log and the launcher's."""
+    """Return the exit status of the agent; its output goes to the pod's log and the launcher's."""
     agent = [sys.executable, "-m", "alignflow.jobs.kubernetes.node", str(folder.path)]
     command = [*agent, str(attempt), str(pod.index)]
     with folder.launcher_log.open("ab", buffering=0) as log:

@@ -96,7 +96,10 @@ def cause_of(job: Listed, its_pods: Iterable[Pod]) -> Cause | None:
         return FailureKind.TIME_LIMIT, "The job reached its time limit."
     causes = [pod.cause for pod in its_pods if pod.cause is not None]
     final = [cause for cause in causes if not cause[0].is_retryable]
-    return (final or causes or [None])[-1]
+    if job.failed == "PodFailurePolicy" and "DisruptionTarget" in job.message and not causes:
+        # An evicted pod is gone as soon as its end is counted.
+        causes = [(FailureKind.PREEMPTED, f"The cluster disturbed a pod: {job.message}.")]
+    return next(iter((final or causes)[::-1]), None)
 
 
 def _num_ready(template: Template, status: Manifest) -> int:

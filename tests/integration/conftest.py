@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from kube_cluster import KubeCluster
 from slurm_cluster import Cluster, missing_programs
 
 CHATML = (
@@ -77,6 +78,13 @@ def cluster() -> Iterator[Cluster]:
             stack.enter_context(cluster.running())
         except (AssertionError, OSError, subprocess.SubprocessError) as error:
             pytest.skip(f"Slurm's daemons don't start on this machine: {error}")
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def kube() -> Iterator[KubeCluster]:
+    """A stub of a Kubernetes cluster, up until the tests end."""
+    with KubeCluster().running() as cluster:
         yield cluster
 
 

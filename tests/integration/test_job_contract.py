@@ -1,4 +1,7 @@
-"""What every launcher promises, tried on each: on this machine, and on a Slurm cluster."""
+"""What every launcher promises, tried on each: on this machine, on a Slurm cluster, on Kubernetes.
+
+The Kubernetes cluster is a stub: `tests/support/kube_cluster.py`.
+"""
 
 import subprocess
 import sys
@@ -11,9 +14,11 @@ from typing import Any
 
 import pytest
 from counting import FOR_EVER, counting, failure_of, finish, has_seen_steps, until
+from kube_cluster import KubeCluster, config_for
 
 from alignflow.errors import ConfigError, JobError
 from alignflow.jobs.base import Job, Launcher
+from alignflow.jobs.kubernetes.launcher import KubernetesLauncher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.processes import kill_all, processes_of_job
 from alignflow.jobs.run_folder import RunFolder
@@ -27,12 +32,19 @@ pytestmark = pytest.mark.integration
 SUBMITTER = """
 import sys, time
 from pathlib import Path
+from alignflow.jobs.kubernetes.config import KubernetesConfig
+from alignflow.jobs.kubernetes.launcher import KubernetesLauncher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slurm.config import SlurmConfig
 from alignflow.jobs.slurm.launcher import SlurmLauncher
 from alignflow.jobs.spec import JobSpec
-launcher = {"local": LocalLauncher, "slurm": lambda: SlurmLauncher(SlurmConfig())}[sys.argv[1]]()
+launchers = {
+    "local": lambda config: LocalLauncher(),
+    "slurm": lambda config: SlurmLauncher(SlurmConfig()),
+    "kubernetes": lambda config: KubernetesLauncher(KubernetesConfig.model_validate_json(config)),
+}
+launcher = launchers[sys.argv[1]](sys.argv[4])
 launcher.submit(JobSpec.model_validate_json(sys.argv[2]), RunFolder(Path(sys.argv[3])))
 time.sleep(99)
 """
@@ -45,6 +57,8 @@ class Site:
     name: str
     launcher: Launcher
     folder: RunFolder
+    config: str = ""
+    """Of the launcher, where another process needs it."""
 
     def start(self, config: dict[str, Any], **changes: Any) -> Job:
         """Submit a job that counts."""
@@ -57,7 +71,7 @@ class Site:
         return job
 
 
-@pytest.fixture(params=["local", "slurm"])
+@pytest.fixture(params=["local", "slurm", "kubernetes"])
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
@@ -66,6 +80,11 @@ def site(
     folder = RunFolder(tmp_path / "run")
     if request.param == "local":
         yield Site("local", LocalLauncher(), folder)
+    elif request.param == "kubernetes":
+        kube: KubeCluster = request.getfixturevalue("kube")
+        monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
+        config = config_for(tmp_path)
+        yield Site("kubernetes", KubernetesLauncher(config), folder, config.model_dump_json())
     else:
         request.getfixturevalue("cluster")
         yield Site("slurm", SlurmLauncher(SlurmConfig()), folder)
@@ -132,7 +151,7 @@ def test_module_that_does_not_exist_fails_with_the_log(site: Site) -> None:
 def test_job_outlives_its_submitter_and_is_found_again(site: Site) -> None:
     spec = counting({"num_steps": 60, "step_s": 0.05})
     command = [sys.executable, "-c", SUBMITTER, site.name, spec.model_dump_json()]
-    with subprocess.Popen([*command, str(site.folder.path)]) as submitter:
+    with subprocess.Popen([*command, str(site.folder.path), site.config]) as submitter:
         until(site.folder.metrics.exists)
         submitter.kill()
     job = site.launcher.find(site.folder)

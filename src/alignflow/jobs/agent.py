@@ -1,4 +1,4 @@
-"""What stands by a job's processes on one node of a cluster, started by what the cluster runs there.
+"""What stands by a job's processes on one node of a cluster, started by what runs there first.
 
 It ends them where it is told to by SIGTERM or by the run folder, and where a later attempt of the
 job has begun, so that a node that was only taken for lost does no harm.

@@ -14,11 +14,11 @@ from alignflow.artifacts import Artifact
 from alignflow.config import Config
 from alignflow.errors import JobError
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.slots import gpu_slots
-from alignflow.jobs.spec import JobSpec, JobStatus
+from alignflow.jobs.spec import JobStatus
 from alignflow.jobs.wait import wait_for
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.specs import job_spec
 from alignflow.tasks.tracking import StageRun
 
 _MAX_CURVE_POINTS = 500
@@ -110,18 +110,13 @@ def run_job(
     folder = RunFolder(pipeline.job_folder(stage, key))
     if pipeline.must_clear(stage) and not _is_running(pipeline, folder):
         shutil.rmtree(folder.path, ignore_errors=True)
-    cluster = pipeline.recipe.cluster
-    nodes, processes_per_node = cluster.layout(num_processes)
-    spec = JobSpec(
-        name=folder.path.name,
-        module=module,
+    spec = job_spec(
+        pipeline.recipe.cluster,
+        folder.path.name,
+        module,
         config=dict(config),
-        nodes=nodes,
-        processes_per_node=processes_per_node,
-        gpus_per_node=0 if on_cpu or not _uses_gpus(cluster.device) else processes_per_node,
-        # What a job reads lies in local folders: a slow or absent hub must not matter.
-        env={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        time_limit_s=cluster.time_limit_s,
+        num_processes=num_processes,
+        on_cpu=on_cpu,
     )
     _remember_flow_run(pipeline, folder)
     pipeline.raise_if_stopped(stage)
@@ -190,10 +185,6 @@ def thin_out(lines: Sequence[Mapping[str, Any]], stage: str, most: int) -> list[
 def _is_running(pipeline: Pipeline, folder: RunFolder) -> bool:
     job = pipeline.launcher.find(folder)
     return job is not None and job.status() in (JobStatus.PENDING, JobStatus.RUNNING)
-
-
-def _uses_gpus(device: str) -> bool:
-    return device == "cuda" or (device == "auto" and bool(gpu_slots()))
 
 
 def flow_run_index(workspace: Path, flow_run_id: str) -> Path:

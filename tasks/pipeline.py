@@ -18,6 +18,7 @@ from alignflow.errors import ConfigError, RunStoppedError
 from alignflow.jobs.base import Launcher
 from alignflow.tasks.config import RunConfig
 from alignflow.tasks.logs import run_logger
+from alignflow.tasks.specs import job_folder
 from alignflow.tasks.tracking import StageRun, Tracker
 from alignflow.terminal import Display
 
@@ -120,7 +121,7 @@ class Pipeline:
 
     def job_folder(self, stage: str, key: str) -> Path:
         """Run folder of a stage's job; the same key is the same job."""
-        return self.workspace / "jobs" / f"{stage.replace('_', '-')}-{key[:12]}"
+        return job_folder(self.workspace, stage, key)
 
     def forget_job(self, stage: str, key: str) -> None:
         """Remove what the job of a published stage leaves besides its record.

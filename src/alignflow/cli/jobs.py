@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
+from alignflow.cli.options import (
+    DEFAULT_WORKSPACE,
+    Format,
+    OutputFormat,
+    Overrides,
+    RecipePath,
+    Workspace,
+)
 from alignflow.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +106,20 @@ def cancel(
         return
     job.cancel(grace_s)
     print(f"{folder.path.name}: {job.status()}")
+
+
+@app.command()
+def render(
+    recipe: RecipePath,
+    stage: Annotated[str, typer.Option(help="Stage whose job to print, such as sft.")],
+    overrides: Overrides = None,
+) -> None:
+    """Print what the cluster is given for a stage: the manifest, or the batch script."""
+    from alignflow.config import load_config
+    from alignflow.flows.config import Recipe
+    from alignflow.flows.rendering import render_stage
+
+    print(render_stage(load_config(Recipe, recipe, overrides=overrides or []), stage), end="")
 
 
 def _job(folder: "RunFolder") -> "Job":

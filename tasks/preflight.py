@@ -7,6 +7,7 @@ from alignflow.artifacts import ArtifactStore
 from alignflow.artifacts.files import os_errors_as
 from alignflow.data_validation.hub import is_hub_set
 from alignflow.errors import ConfigError
+from alignflow.jobs.kubernetes.manifests import check_is_mounted
 from alignflow.model_source import find_local_model, read_template
 from alignflow.servers import named_servers, why_silent
 from alignflow.sources import expand, is_data_file
@@ -24,8 +25,9 @@ def check_inputs(recipe: RunConfig) -> None:
 
     Raises:
         StoreError: The store can't be written.
-        ConfigError: The workspace can't be written, the chat template can't be read, the package
-            that ships the model isn't installed, or a server doesn't answer.
+        ConfigError: The workspace can't be written or isn't seen by the cluster's pods, the chat
+            template can't be read, the package that ships the model isn't installed, or a server
+            doesn't answer.
         DataError: A source names no file, or the model is none.
     """
     for source in (source for each in recipe.data.sets.values() for source in each.sources):
@@ -43,7 +45,10 @@ def check_inputs(recipe: RunConfig) -> None:
                     expand(uri)
     find_local_model(recipe.model.source)
     read_template(recipe.model.chat_template)
-    _check_workspace(Path(recipe.workspace).absolute())
+    workspace = Path(recipe.workspace).absolute()
+    if recipe.cluster.kubernetes is not None:
+        check_is_mounted(workspace.resolve(), recipe.cluster.kubernetes)
+    _check_workspace(workspace)
     open_store(recipe).check_writable()
     _check_servers()
 

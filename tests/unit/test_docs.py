@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from alignflow.tasks.config import ClusterConfig
 
 ROOT = Path(__file__).parents[2]
 NAMED_TESTS = sorted(
@@ -12,6 +15,9 @@ NAMED_TESTS = sorted(
 COMMANDS = re.findall(
     r"^alignflow (?:run|config show) (\S+\.yaml)", (ROOT / "README.md").read_text(), re.MULTILINE
 )
+
+
+CLUSTERS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/clusters.md").read_text(), re.DOTALL)
 
 
 def test_pitfalls_name_tests() -> None:
@@ -27,3 +33,8 @@ def test_a_named_test_is_there(path: str, name: str) -> None:
 @pytest.mark.parametrize("recipe", [path for path in COMMANDS if "/" in path])
 def test_a_recipe_of_the_readme_is_there(recipe: str) -> None:
     assert (ROOT / recipe).is_file()
+
+
+@pytest.mark.parametrize("text", CLUSTERS, ids=range(len(CLUSTERS)))
+def test_a_cluster_of_the_documentation_can_be_loaded(text: str) -> None:
+    ClusterConfig.model_validate(yaml.safe_load(text)["cluster"])

@@ -99,6 +99,8 @@ def test_processes_fill_whole_nodes() -> None:
     [
         ({"launcher": "slurm", "device": "cuda"}, "go together"),
         ({"slurm": {}}, "go together"),
+        ({"launcher": "kubernetes", "device": "cuda"}, "go together"),
+        ({"launcher": "kubernetes", "device": "cuda", "slurm": {}}, "go together"),
         ({"launcher": "slurm", "slurm": {}}, "device must be cpu or cuda"),
     ],
 )

@@ -53,6 +53,18 @@ def test_sound_recipe_passes(sound: Recipe) -> None:
     check_inputs(sound)
 
 
+def test_workspace_that_pods_do_not_see_is_refused(sound: Recipe, tmp_path: Path) -> None:
+    def mounted(path: Path) -> Recipe:
+        volumes = [{"claim": "alignflow", "mount_path": str(path)}]
+        kubernetes = {"image": "alignflow:1", "volumes": volumes}
+        cluster = {"launcher": "kubernetes", "device": "cpu", "kubernetes": kubernetes}
+        return sound.replaced(cluster=cluster)
+
+    check_inputs(mounted(tmp_path))
+    with pytest.raises(ConfigError, match="lies in no volume that pods can write"):
+        check_inputs(mounted(Path("/mnt/elsewhere")))
+
+
 def test_a_judge_without_its_labelled_texts_is_refused(sound: Recipe, tmp_path: Path) -> None:
     prompts, gone = tmp_path / "prompts.jsonl", tmp_path / "gone.json"
     prompts.touch()

@@ -31,6 +31,8 @@ class Member:
     """The attempt with which that object began."""
     index: int
     name: str
+    may_restart: bool
+    """Whether it may begin another attempt of the job."""
 
 
 def join(
@@ -86,8 +88,7 @@ def _lead(folder: RunFolder, spec: JobSpec, handle: KubernetesHandle, pod: Membe
     if not _has_joined(folder, handle.attempt, pod.index):
         _note(folder, handle.attempt, pod)
         return handle.attempt
-    failure = folder.read_failure()
-    if folder.read_result() is not None or (failure and not goes_on(folder, spec, failure)):
+    if not pod.may_restart or folder.read_result() is not None or _is_final(folder, spec):
         return None
     following = handle.replaced(attempt=handle.attempt + 1)
     folder.begin_attempt(spec)
@@ -95,6 +96,14 @@ def _lead(folder: RunFolder, spec: JobSpec, handle: KubernetesHandle, pod: Membe
     _note(folder, following.attempt, pod)
     time.sleep(_FENCE_S)
     return following.attempt
+
+
+def _is_final(folder: RunFolder, spec: JobSpec) -> bool:
+    """Whether the attempt was cancelled, or failed in a way that would come again."""
+    stop, failure = folder.requested_stop(), folder.read_failure()
+    if stop is not None and stop.kind is not FailureKind.NODE_LOST:
+        return True
+    return failure is not None and not goes_on(folder, spec, failure)
 
 
 def _may_follow(folder: RunFolder, handle: KubernetesHandle, pod: Member) -> bool:

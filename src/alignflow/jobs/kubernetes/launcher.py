@@ -15,6 +15,7 @@ from alignflow.jobs.base import CANCEL_GRACE_S
 from alignflow.jobs.failures import kind_of_text, make_failure
 from alignflow.jobs.kubernetes import view
 from alignflow.jobs.kubernetes.api import Api, ApiAwayError
+from alignflow.jobs.kubernetes.attempts import goes_on
 from alignflow.jobs.kubernetes.config import KubernetesConfig
 from alignflow.jobs.kubernetes.handle import KubernetesHandle
 from alignflow.jobs.kubernetes.manifests import Manifest, manifests, run_folder_of
@@ -77,10 +78,10 @@ class KubernetesJob:
             return JobStatus.PENDING if seen.listed.is_waiting else JobStatus.RUNNING
         if self._folder.read_result() is not None:
             return JobStatus.SUCCEEDED
-        if seen.is_away and not self._folder.has_outcome():
+        failure = self._recorded_failure(seen)
+        if seen.is_away and (failure is None or self._may_go_on(failure)):
             has_started = self._folder.last_beat() is not None
             return JobStatus.RUNNING if has_started else JobStatus.PENDING
-        failure = self._recorded_failure(seen)
         if failure is not None:
             is_cancelled = failure.kind is FailureKind.CANCELLED
             return JobStatus.CANCELLED if is_cancelled else JobStatus.FAILED
@@ -172,6 +173,9 @@ class KubernetesJob:
             failure = make_failure(*cause, failure.log_tail)
             self._folder.overrule_failure(failure)
         return failure
+
+    def _may_go_on(self, failure: JobFailure) -> bool:
+        return goes_on(self._folder, self._folder.read_spec(), failure)
 
     def _may_have_succeeded(self, seen: _View) -> bool:
         """Whether the result may be on its way from another node's cache."""

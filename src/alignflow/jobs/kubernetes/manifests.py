@@ -1,6 +1,7 @@
 """The objects that a job becomes, as plain data: nothing of the environment gets into them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from alignflow.errors import ConfigError
@@ -36,20 +37,25 @@ def manifests(
     Raises:
         ConfigError: The run folder is in none of the volumes.
     """
-    _check_is_mounted(folder, config)
+    check_is_mounted(folder.path, config)
     job = _Job(spec, folder, config, attempt)
     if config.template == "train_job":
         return [job.train_job()]
     return [job.indexed_job(), *([job.service()] if spec.nodes > 1 else [])]
 
 
-def _check_is_mounted(folder: RunFolder, config: KubernetesConfig) -> None:
-    mounts = [volume for volume in config.volumes if not volume.read_only]
-    if not any(folder.path.is_relative_to(volume.mount_path) for volume in mounts):
-        paths = ", ".join(volume.mount_path for volume in mounts) or "none is writable"
+def check_is_mounted(path: Path, config: KubernetesConfig) -> None:
+    """Refuse a folder that the pods would not see under its own path.
+
+    Raises:
+        ConfigError: It lies in none of the volumes.
+    """
+    mounts = [volume.mount_path for volume in config.volumes if not volume.read_only]
+    if not any(path.is_relative_to(mount) for mount in mounts):
         raise ConfigError(
-            f"{folder.path}: the run folder lies in no volume that pods can write ({paths}); mount "
-            "the workspace at its own path by cluster.kubernetes.volumes."
+            f"{path} lies in no volume that pods can write "
+            f"({', '.join(mounts) or 'none is writable'}); put the workspace into one, which "
+            "cluster.kubernetes.volumes mounts at the same path as this machine."
         )
 
 

@@ -61,6 +61,7 @@ def main() -> None:
         first_attempt=int(sys.argv[2]),
         index=int(os.environ["JOB_COMPLETION_INDEX"]),
         name=socket.gethostname(),
+        may_restart=config.requeue,
     )
     began = time.time()
     attempt = join(folder, spec, _first_handle(config, pod), pod, is_told=lambda: signals.is_told)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from counting import FOR_EVER, counting, finish, has_seen_steps, until
+from kube_cluster import KubeCluster, config_for
 from slurm_cluster import Cluster
 from typer.testing import CliRunner
 
 from alignflow.cli.app import app
+from alignflow.jobs.kubernetes.launcher import KubernetesLauncher
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.processes import kill_all, processes_of_job
 from alignflow.jobs.run_folder import RunFolder
@@ -34,18 +36,23 @@ def jobs(workspace: Path, *arguments: str, exit_code: int = 0) -> str:
 
 
 def test_jobs_of_every_launcher_are_listed_read_and_cancelled(
-    workspace: Path, cluster: Cluster
+    workspace: Path, cluster: Cluster, kube: KubeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(kube.kubeconfig))
     assert jobs(workspace, "ls") == "no job waits or runs\n"
-    folders = {name: RunFolder(workspace / "jobs" / f"{name}-1") for name in ("here", "there")}
+    folders = {
+        name: RunFolder(workspace / "jobs" / f"{name}-1") for name in ("here", "there", "pods")
+    }
     LocalLauncher().submit(counting(FOR_EVER), folders["here"])
     SlurmLauncher(SlurmConfig()).submit(counting(FOR_EVER), folders["there"])
+    KubernetesLauncher(config_for(workspace)).submit(counting(FOR_EVER), folders["pods"])
     for folder in folders.values():
         until(lambda at=folder: has_seen_steps(at))  # type: ignore[misc]
     listed = json.loads(jobs(workspace, "ls", "--format", "json"))
     assert {row["job"]: row["status"] for row in listed} == {
         "here-1": "running",
         "there-1": "running",
+        "pods-1": "running",
     }
     assert "there-1" in jobs(workspace, "ls")
     assert "rank 0 | rank 0 of 1" in jobs(workspace, "logs", "there")

@@ -10,6 +10,7 @@ from typing import Any
 
 import kube_node
 import pytest
+import yaml
 from counting import FOR_EVER, counting, failure_of, finish, has_seen_steps, until
 from kube_cluster import NAMESPACE, KubeCluster, config_for
 
@@ -114,7 +115,7 @@ def test_what_kubernetes_refuses_is_bad_input(folder: RunFolder) -> None:
 def test_no_way_to_a_cluster_is_bad_input(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="There is no way to the cluster"):
+    with pytest.raises(ConfigError, match="the kubeconfig has no no-such, but stub"):
         start(folder, {"num_steps": 1}, {"context": "no-such"})
     monkeypatch.setenv("KUBECONFIG", str(folder.path.parent / "no-such"))
     with pytest.raises(ConfigError, match="There is no way to the cluster"):
@@ -161,8 +162,18 @@ def test_job_of_a_submitter_that_died_before_it_wrote_the_name_is_found(
     assert finish(start(folder, {"num_steps": 3}, where), folder).metrics == {"count": 3.0}
 
 
-def test_waiting_job_is_cancelled(folder: RunFolder) -> None:
+def test_waiting_job_is_cancelled_in_the_cluster_it_is_in(
+    folder: RunFolder, kube: KubeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = start(folder, FOR_EVER, {"node_selector": {"zone": "b"}})
+    # Meanwhile somebody turns to another cluster.
+    config = yaml.safe_load(kube.kubeconfig.read_text())
+    config["clusters"].append({"name": "gone", "cluster": {"server": "http://127.0.0.1:9"}})
+    other = {"name": "other", "context": {"cluster": "gone", "user": "stub"}}
+    config["contexts"].append(other)
+    switched = tmp_path / "switched"
+    switched.write_text(yaml.safe_dump({**config, "current-context": "other"}))
+    monkeypatch.setenv("KUBECONFIG", str(switched))
     job.cancel()
     assert job.status() is JobStatus.CANCELLED
     assert not folder.metrics.exists()

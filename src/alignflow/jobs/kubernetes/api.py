@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -116,9 +118,9 @@ class Api:
         query: dict[str, str] | None = None,
         body: Manifest | None = None,
     ) -> str:
-        from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
+        refused = _library().client.ApiException
         try:
             response = _client(self.context, os.environ.get("KUBECONFIG")).call_api(
                 path.format(self.namespace),
@@ -131,7 +133,7 @@ class Api:
                 _request_timeout=_TIMEOUT_S,
             )
             text: str = response.data.decode()
-        except ApiException as error:
+        except refused as error:
             raise _error_of(error.status, error.body, error.reason) from None
         except HTTPError as error:
             raise ApiAwayError(f"{type(error).__name__}: {error}") from None
@@ -159,25 +161,66 @@ def _error_of(status: int, body: str | None, reason: str | None) -> Exception:
     return ConfigError(f"Kubernetes refuses the job: {said}; see cluster.kubernetes.")
 
 
+def current_context(named: str | None) -> str | None:
+    """Return the context that is named, else the kubeconfig's current one; None inside of a pod.
+
+    To be kept with a job: somebody may switch to another cluster while it runs.
+
+    Raises:
+        ConfigError: There is no such context, or no kubeconfig.
+    """
+    kubeconfig = os.environ.get("KUBECONFIG")
+    if _is_in_cluster(named, kubeconfig):
+        return None
+    with _no_way():
+        contexts, current = _library().config.list_kube_config_contexts(kubeconfig)
+    if named is None:
+        return str(current["name"])
+    known = [str(each["name"]) for each in contexts]
+    if named not in known:
+        raise ConfigError(
+            f"cluster.kubernetes.context: the kubeconfig has no {named}, but {', '.join(known)}."
+        )
+    return named
+
+
 @lru_cache(maxsize=8)
 def _client(context: str | None, kubeconfig: str | None) -> "ApiClient":
     """Return a client, signed in as the kubeconfig or the pod of this process says."""
-    try:
-        from kubernetes import client, config
-    except ImportError:
-        raise ConfigError(
-            "Kubernetes' client isn't installed; run pip install 'alignflow[kubernetes]'."
-        ) from None
-    configuration = client.Configuration()
-    try:
-        if context is None and kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
-            config.load_incluster_config(client_configuration=configuration)
+    library = _library()
+    configuration = library.client.Configuration()
+    with _no_way():
+        if _is_in_cluster(context, kubeconfig):
+            library.config.load_incluster_config(client_configuration=configuration)
         else:
-            config.load_kube_config(kubeconfig, context, client_configuration=configuration)
+            library.config.load_kube_config(kubeconfig, context, client_configuration=configuration)
+    configuration.retries = False  # a wait asks again by itself, and a person wants to know
+    return library.client.ApiClient(configuration)
+
+
+def _is_in_cluster(context: str | None, kubeconfig: str | None) -> bool:
+    return context is None and kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+@contextmanager
+def _no_way() -> Iterator[None]:
+    config = _library().config
+    try:
+        yield
     except (config.ConfigException, OSError) as error:
         raise ConfigError(
             f"There is no way to the cluster ({error}); set KUBECONFIG, or "
             "cluster.kubernetes.context to one of its contexts."
         ) from None
-    configuration.retries = False  # a wait asks again by itself, and a person wants to know
-    return client.ApiClient(configuration)
+
+
+def _library() -> Any:
+    """Return the client's package; importing it takes seconds."""
+    try:
+        import kubernetes.client
+        import kubernetes.config
+    except ImportError:
+        raise ConfigError(
+            "Kubernetes' client isn't installed; run pip install 'alignflow[kubernetes]'."
+        ) from None
+    return kubernetes

@@ -104,7 +104,7 @@ class KubernetesConfig(Config):
     Trainer 2.2 or later (trainer.kubeflow.org/v1alpha1)."""
     runtime: DnsName = "torch-distributed"
     """ClusterTrainingRuntime of a TrainJob."""
-    context: _Word | None = None
+    context: Annotated[str, Field(min_length=1)] | None = None
     """Context of the kubeconfig; None is the current one, or inside of a pod its own cluster."""
     namespace: DnsLabel = "default"
     image: _Word

@@ -14,7 +14,7 @@ from alignflow.errors import ConfigError, JobError
 from alignflow.jobs.base import CANCEL_GRACE_S
 from alignflow.jobs.failures import kind_of_text, make_failure
 from alignflow.jobs.kubernetes import view
-from alignflow.jobs.kubernetes.api import Api, ApiAwayError
+from alignflow.jobs.kubernetes.api import Api, ApiAwayError, current_context
 from alignflow.jobs.kubernetes.attempts import goes_on
 from alignflow.jobs.kubernetes.config import KubernetesConfig
 from alignflow.jobs.kubernetes.handle import KubernetesHandle
@@ -250,7 +250,7 @@ class KubernetesLauncher:
         attempt = job.attempt + 1 if job is not None else 1
         handle = KubernetesHandle(
             template=self.config.template,
-            context=self.config.context,
+            context=current_context(self.config.context),
             namespace=self.config.namespace,
             name=object_name(spec.name, folder, attempt),
             first_attempt=attempt,
@@ -261,7 +261,8 @@ class KubernetesLauncher:
         made = _submitted_before(api, handle, folder)
         if made is None:
             folder.begin_attempt(spec)
-            write_atomically(folder.path / CONFIG_NAME, self.config.model_dump_json(indent=2))
+            config = self.config.replaced(context=handle.context)
+            write_atomically(folder.path / CONFIG_NAME, config.model_dump_json(indent=2))
             write_atomically(folder.path / MANIFEST_NAME, as_yaml(objects))
             made = api.create_job(handle.template, objects[0])
             # Another submitter, who doesn't see this folder's lock, may have been faster.

@@ -7,8 +7,9 @@ import yaml
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 from pydantic import ValidationError
 
+from alignflow.config import Config
 from alignflow.errors import ConfigError
-from alignflow.jobs.kubernetes.config import KubernetesConfig
+from alignflow.jobs.kubernetes.config import KubernetesConfig, SecretKey, Toleration, Volume
 from alignflow.jobs.kubernetes.manifests import Manifest, manifests
 from alignflow.jobs.kubernetes.names import object_name
 from alignflow.jobs.run_folder import RunFolder
@@ -200,3 +201,8 @@ def test_what_a_cluster_would_refuse_is_refused_first(fields: dict[str, Any], me
 def test_objects_that_are_shipped_are_what_the_api_takes(path: Path) -> None:
     for each in yaml.safe_load_all(path.read_text()):
         kubernetes_validate.validate(each, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("model", [KubernetesConfig, Volume, SecretKey, Toleration])
+def test_every_field_is_documented(model: type[Config]) -> None:
+    assert not [name for name, field in model.model_fields.items() if not field.description]

@@ -68,22 +68,27 @@ class Volume(Config):
     sub_path: str | None = Field(default=None, pattern=r"^[^/:][^:]*$")
     """Folder inside of the volume that is mounted instead of its root."""
     read_only: bool = False
+    """Pods only read it, such as one of models."""
 
 
 class SecretKey(Config):
     """A value that stays in the cluster: a key of a Secret."""
 
     secret: DnsName
+    """Name of the Secret, in the namespace of the jobs."""
     key: Annotated[str, Field(pattern=r"^[-._A-Za-z0-9]+$", max_length=253)]
+    """Key in it."""
 
 
 class Toleration(Config):
-    """A taint of nodes on which pods may be placed all the same."""
+    """What makes a pod bear a taint of a node."""
 
     key: _LabelKey | None = None
     """None tolerates every key, with operator Exists."""
     operator: Literal["Exists", "Equal"] = "Exists"
+    """Exists takes any value of the taint, Equal the one that is given."""
     value: _LabelValue | None = None
+    """Value of the taint, with operator Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """None is every effect."""
 
@@ -107,6 +112,7 @@ class KubernetesConfig(Config):
     context: Annotated[str, Field(min_length=1)] | None = None
     """Context of the kubeconfig; None is the current one, or inside of a pod its own cluster."""
     namespace: DnsLabel = "default"
+    """Namespace of the jobs."""
     image: _Word
     """Image that has alignflow."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
@@ -121,6 +127,7 @@ class KubernetesConfig(Config):
     processes_per_node: PositiveInt = 1
     """On GPUs: GPUs a pod."""
     cpus_per_process: PositiveInt = 1
+    """Cores that a pod asks for, times its processes; it may use what its node has to spare."""
     memory: _Quantity | None = None
     """Of each pod, request and limit, such as `64Gi`; None is the namespace's default."""
     shared_memory: _Quantity | None = None
@@ -133,7 +140,9 @@ class KubernetesConfig(Config):
     node_selector: dict[_LabelKey, _LabelValue] = {}
     """Labels that a node must have."""
     tolerations: list[Toleration] = []
+    """Taints of nodes on which pods may be placed all the same."""
     priority_class: DnsName | None = None
+    """PriorityClass of the pods."""
     queue: DnsName | None = None
     """LocalQueue of Kueue in which jobs wait."""
     service_account: DnsName | None = None
@@ -141,6 +150,7 @@ class KubernetesConfig(Config):
     run_as_user: PositiveInt = 10001
     """User of the processes, who must be able to write the workspace; never root."""
     run_as_group: PositiveInt | None = None
+    """Group of the processes; None is that of the user in the image."""
     fs_group: PositiveInt | None = None
     """Group that owns the volumes, where their driver can do that."""
     env: dict[_Variable, str] = {}

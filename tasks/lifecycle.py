@@ -22,6 +22,7 @@ from alignflow.jobs.slurm.launcher import SlurmLauncher
 from alignflow.tasks.config import ClusterConfig, RunConfig
 from alignflow.tasks.interrupts import restore_interrupts
 from alignflow.tasks.jobs import flow_run_index
+from alignflow.tasks.liveness import marked_process
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.preflight import open_store
@@ -84,7 +85,8 @@ def open_pipeline(
     watcher.start()
     status = "FAILED"
     try:
-        yield pipeline
+        with marked_process(workspace, pipeline.flow_run_id):
+            yield pipeline
         status = "FINISHED"
     except (KeyboardInterrupt, RunStoppedError):
         status = "KILLED"

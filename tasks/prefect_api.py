@@ -32,7 +32,8 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
     except PrefectHTTPStatusError as error:
         if error.response.status_code in (401, 403):
             raise ConfigError(
-                f"Prefect at {url} asks for a password; set PREFECT_API_AUTH_STRING to user:password."
+                f"Prefect at {url} asks for a password; set PREFECT_API_AUTH_STRING to "
+                "user:password."
             ) from None
         raise PrefectError(
             f"Prefect at {url} refused {error.request.method} {error.request.url.path} "

@@ -1,9 +1,9 @@
 """Making a Prefect server hold what `deployments/prefect.yaml` says, and changing nothing else.
 
-The file is in the words of Prefect's own `prefect.yaml`, but is not handed to `prefect deploy`: that
-makes no work pools, drops keys that it doesn't know without a word, leaves schedules behind that
-the file no longer has, and deletes and makes every trigger anew each time, with which a server
-forgets what it had just counted. Here each thing is compared with what the server holds first.
+The file is in the words of Prefect's own `prefect.yaml`, but is not handed to `prefect deploy`,
+which makes no work pools, drops keys that it doesn't know without a word, leaves schedules behind
+that the file no longer has, and makes every trigger anew each time, with which a server forgets
+what it had just counted. Here each thing is compared with what the server holds first.
 
 Whether a deployment is paused, and whether a schedule or an automation is on, is said when it is
 made; after that it is the decision of whoever switches it on Prefect's page.
@@ -11,6 +11,7 @@ made; after that it is the decision of whoever switches it on Prefect's page.
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.orchestration.routes import ServerRoutes
@@ -100,10 +101,11 @@ def apply_automation(
     if not standing:
         client.create_automation(automation)
         return "created"
-    wanted = automation.model_copy(update={"enabled": standing[0].enabled})
-    if _content(wanted) == _content(standing[0]) and len(standing) == 1:
+    if _content(automation) == _content(standing[0]) and len(standing) == 1:
         return "unchanged"
-    client.update_automation(standing[0].id, wanted)
+    # Whom it belongs to can't be changed, nor said again.
+    said = automation.model_dump(exclude={"owner_resource", "enabled"})
+    client.update_automation(standing[0].id, AutomationCore(**said, enabled=standing[0].enabled))
     return "updated"
 
 
@@ -176,7 +178,7 @@ def _apply_deployment(client: SyncPrefectClient, config: DeploymentConfig) -> It
     else:
         deployment_id = standing.id
         yield Change(_update_deployment(client, standing, config, wanted), "deployment", name)
-    yield from _apply_triggers(client, f"prefect.deployment.{deployment_id}", config.triggers)
+    yield from _apply_triggers(client, deployment_id, name, config.triggers)
 
 
 def _load_flow(config: DeploymentConfig) -> Flow[..., Any]:
@@ -269,22 +271,28 @@ def _schedule_contents(schedules: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _apply_triggers(
-    client: SyncPrefectClient, owner: str, triggers: Sequence[TriggerConfig]
+    client: SyncPrefectClient,
+    deployment_id: UUID,
+    deployment: str,
+    triggers: Sequence[TriggerConfig],
 ) -> Iterator[Change]:
-    wanted = {trigger.name for trigger in triggers}
+    # The server doesn't say to whom an automation belongs, so its name does.
+    named = {f"{deployment}: {trigger.name}": trigger for trigger in triggers}
+    owner = f"prefect.deployment.{deployment_id}"
     for standing in client.read_resource_related_automations(owner):
-        if standing.owner_resource == owner and standing.name not in wanted:
+        if standing.name.startswith(f"{deployment}: ") and standing.name not in named:
             client.delete_automation(standing.id)
             yield Change("removed", "automation", standing.name)
-    for config in triggers:
-        trigger = DeploymentEventTrigger.model_validate(config.model_dump(mode="json"))
-        trigger.set_deployment_id(owner.rpartition(".")[2])  # type: ignore[arg-type]
-        yield Change(apply_automation(client, trigger.as_automation()), "automation", config.name)
+    for name, config in named.items():
+        said = {**config.model_dump(mode="json"), "name": name}
+        trigger = DeploymentEventTrigger.model_validate(said)
+        trigger.set_deployment_id(deployment_id)
+        yield Change(apply_automation(client, trigger.as_automation()), "automation", name)
 
 
 def _content(automation: AutomationCore) -> dict[str, Any]:
     """Return what an automation does, without what the server adds or counts."""
-    fields = {"name", "description", "trigger", "actions", "owner_resource"}
+    fields = {"name", "description", "trigger", "actions"}
     dumped = automation.model_dump(mode="json", include=fields)
     dumped["trigger"].pop("id", None)
     for key in ("expect", "after", "for_each"):

@@ -86,7 +86,7 @@ class TriggerConfig(Config):
     """Events by which a deployment runs."""
 
     name: Text
-    """Of the automation, unique on the server."""
+    """In the deployment."""
     expect: Annotated[list[Text], Field(min_length=1)]
     match: dict[str, str]
     for_each: list[str] = []

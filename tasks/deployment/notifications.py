@@ -24,7 +24,7 @@ from prefect.events.schemas.automations import EventTrigger
 from pydantic import SecretStr
 
 from alignflow.errors import ConfigError
-from alignflow.tasks.deployment.apply import Change, apply_automation
+from alignflow.tasks.deployment.apply import Change, What, apply_automation
 from alignflow.tasks.deployment.config import NotificationConfig
 from alignflow.tasks.prefect_api import read_or_none
 
@@ -118,7 +118,7 @@ def _save(client: SyncPrefectClient, block: Block) -> tuple[Change, UUID]:
     if standing is not None and _content(block) == standing["data"]:
         return Change("unchanged", "notification block", name), UUID(standing["id"])
     saved = block.save(_BLOCK_NAME, overwrite=True)
-    what = "created" if standing is None else "updated"
+    what: What = "created" if standing is None else "updated"
     return Change(what, "notification block", name), UUID(str(saved))
 
 
@@ -135,8 +135,8 @@ def _find_block(client: SyncPrefectClient, name: str) -> UUID:
     standing = _read_block(client, name)
     if standing is None:
         raise ConfigError(
-            f"{BLOCKS_VARIABLE}: Prefect holds no block {name}; a block is named TYPE/NAME, such as "
-            "slack-webhook/ops, and prefect block ls lists them."
+            f"{BLOCKS_VARIABLE}: Prefect holds no block {name}; a block is named TYPE/NAME, such "
+            "as slack-webhook/ops, and prefect block ls lists them."
         )
     return UUID(standing["id"])
 

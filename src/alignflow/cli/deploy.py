@@ -1,4 +1,4 @@
-"""`alignflow deploy`: make a Prefect server hold deployments, schedules, triggers, notifications."""
+"""`alignflow deploy`: make a Prefect server hold deployments, schedules, triggers and channels."""
 
 import json
 from pathlib import Path

@@ -46,7 +46,7 @@ def apply_notifications(
     notifications: Sequence[NotificationConfig],
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[Change]:
-    """Make the channels that are named, and the automations that use them; remove the others.
+    """Make the channels that are named, and automations that use these and no others.
 
     Raises:
         ConfigError: An address is incomplete, or there is no block of a name.
@@ -57,24 +57,18 @@ def apply_notifications(
         blocks.append(block_id)
         yield change
     blocks += [_find_block(client, name) for name in _named_blocks(environ)]
-    for config in notifications:
+    # Without any, those of an earlier call stay: another shell may not know of the channels.
+    for config in notifications if blocks else ():
         name = f"{_PREFIX}{config.name}"
-        if blocks:
-            automation = AutomationCore(
-                name=name,
-                trigger=EventTrigger(expect=set(config.expect)),
-                actions=[
-                    SendNotification(
-                        block_document_id=block, subject=config.subject, body=config.body
-                    )
-                    for block in blocks
-                ],
-            )
-            yield Change(apply_automation(client, automation), "automation", name)
-        else:
-            for standing in client.read_automations_by_name(name):
-                client.delete_automation(standing.id)
-                yield Change("removed", "automation", name)
+        automation = AutomationCore(
+            name=name,
+            trigger=EventTrigger(expect=set(config.expect)),
+            actions=[
+                SendNotification(block_document_id=block, subject=config.subject, body=config.body)
+                for block in blocks
+            ],
+        )
+        yield Change(apply_automation(client, automation), "automation", name)
 
 
 def _channels(environ: Mapping[str, str]) -> Iterator[Block]:

@@ -19,6 +19,7 @@ from alignflow.cli import (
     models,
     promotion,
     runs,
+    watch,
 )
 from alignflow.errors import AlignflowError
 
@@ -70,6 +71,7 @@ app.command("approve")(promotion.approve)
 app.command("reject")(promotion.reject)
 app.command("decisions")(promotion.decisions)
 app.command("deploy")(deploy.deploy)
+app.command("watch")(watch.watch)
 app.command("gc")(gc.gc)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")

@@ -172,7 +172,7 @@ def run_job(
 def _tell_of_loss(pipeline: Pipeline, stage: str, job: Job, failure: JobFailure) -> None:
     """Tell Prefect's automations of a job that was lost, whether it is started again or not."""
     model = pipeline.recipe.registry.model_name
-    payload = {
+    payload: dict[str, str | int] = {
         "model": model,
         "run": pipeline.run_id,
         "flow_run": pipeline.flow_run_id,

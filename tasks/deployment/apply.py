@@ -9,6 +9,7 @@ Whether a deployment is paused, and whether a schedule or an automation is on, i
 made; after that it is the decision of whoever switches it on Prefect's page.
 """
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
@@ -17,12 +18,15 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.orchestration.routes import ServerRoutes
 from prefect.client.schemas.actions import (
     DeploymentScheduleCreate,
-    DeploymentScheduleUpdate,
     DeploymentUpdate,
     WorkPoolCreate,
     WorkPoolUpdate,
 )
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitStrategy,
+    ConcurrencyOptions,
+    DeploymentSchedule,
+)
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, RRuleSchedule
 from prefect.events import AutomationCore, DeploymentEventTrigger
@@ -162,9 +166,9 @@ def _apply_queue(client: SyncPrefectClient, pool: str, queue: QueueConfig) -> Wh
 
 
 def _apply_deployment(client: SyncPrefectClient, config: DeploymentConfig) -> Iterator[Change]:
-    flow = _load_flow(config)
+    flow, schema = _load_flow(config.entrypoint)
     name = f"{flow.name}/{config.name}"
-    wanted = _wanted(config, flow)
+    wanted = {**_wanted(config), "parameter_openapi_schema": schema}
     try:
         standing = client.read_deployment_by_name(name)
     except ObjectNotFound:
@@ -181,22 +185,22 @@ def _apply_deployment(client: SyncPrefectClient, config: DeploymentConfig) -> It
     yield from _apply_triggers(client, deployment_id, name, config.triggers)
 
 
-def _load_flow(config: DeploymentConfig) -> Flow[..., Any]:
+@functools.cache
+def _load_flow(entrypoint: str) -> tuple[Flow[..., Any], dict[str, Any]]:
+    """Return a flow and the schema of its parameters, which takes a while where it has a recipe."""
     try:
-        return load_flow_from_entrypoint(config.entrypoint, use_placeholder_flow=False)
+        flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     except Exception as error:
-        raise ConfigError(f"{config.entrypoint}: this is no flow ({error}).") from None
+        raise ConfigError(f"{entrypoint}: this is no flow ({error}).") from None
+    return flow, parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
 
 
-def _wanted(config: DeploymentConfig, flow: Flow[..., Any]) -> dict[str, Any]:
+def _wanted(config: DeploymentConfig) -> dict[str, Any]:
     limit = config.concurrency_limit
     return {
         "description": config.description,
         "entrypoint": config.entrypoint,
         "parameters": config.parameters,
-        "parameter_openapi_schema": parameter_schema(flow).model_dump(
-            mode="json", exclude_unset=True
-        ),
         "enforce_parameter_schema": True,
         "work_pool_name": config.work_pool.name,
         "work_queue_name": config.work_pool.work_queue_name or "default",
@@ -218,25 +222,39 @@ def _update_deployment(
     config: DeploymentConfig,
     wanted: Mapping[str, Any],
 ) -> What:
-    was = {each.slug: each.active for each in standing.schedules}
-    schedules = [
-        _schedule(schedule.replaced(active=was.get(schedule.slug, schedule.active)))
-        for schedule in config.schedules
-    ]
     changed: dict[str, Any] = {
         key: value for key, value in wanted.items() if _held(standing, key) != value
     }
-    if _schedule_contents(standing.schedules) != _schedule_contents(schedules):
-        changed["schedules"] = [
-            DeploymentScheduleUpdate(**schedule.model_dump(exclude={"replaces"}))
-            for schedule in schedules
-        ]
-    if not changed:
-        return "unchanged"
-    # The pool's name says which pool the queue's name is meant in.
-    pool = {key: wanted[key] for key in ("work_pool_name", "work_queue_name")}
-    client.update_deployment(standing.id, DeploymentUpdate(**{**pool, **changed}))
-    return "updated"
+    if changed:
+        # The pool's name says which pool the queue's name is meant in.
+        pool = {key: wanted[key] for key in ("work_pool_name", "work_queue_name")}
+        client.update_deployment(standing.id, DeploymentUpdate(**{**pool, **changed}))
+    has_other_schedules = _update_schedules(client, standing, config.schedules)
+    return "updated" if changed or has_other_schedules else "unchanged"
+
+
+def _update_schedules(
+    client: SyncPrefectClient, standing: DeploymentResponse, wanted: Sequence[ScheduleConfig]
+) -> bool:
+    """Make a deployment's schedules, told by their slugs; return whether one changed."""
+    # An update of the deployment itself would leave those behind that are no longer wanted.
+    there = {schedule.slug: schedule for schedule in standing.schedules}
+    superfluous = [there[slug] for slug in there.keys() - {each.slug for each in wanted}]
+    for schedule in superfluous:
+        client.delete_deployment_schedule(standing.id, schedule.id)
+    missing = [_schedule(each) for each in wanted if each.slug not in there]
+    if missing:
+        client.create_deployment_schedules(standing.id, missing)
+    other = [
+        (there[each.slug], _schedule(each))
+        for each in wanted
+        if each.slug in there and _content_of(there[each.slug]) != _content_of(_schedule(each))
+    ]
+    for was, schedule in other:
+        client.update_deployment_schedule(
+            standing.id, was.id, schedule=schedule.schedule, parameters=schedule.parameters
+        )
+    return bool(superfluous or missing or other)
 
 
 def _held(standing: DeploymentResponse, key: str) -> Any:
@@ -261,10 +279,8 @@ def _schedule(config: ScheduleConfig) -> DeploymentScheduleCreate:
     )
 
 
-def _schedule_contents(schedules: Sequence[Any]) -> list[dict[str, Any]]:
-    fields = {"schedule", "active", "slug", "parameters"}
-    dumped = [schedule.model_dump(mode="json", include=fields) for schedule in schedules]
-    return sorted(dumped, key=lambda each: str(each["slug"]))
+def _content_of(schedule: DeploymentSchedule | DeploymentScheduleCreate) -> dict[str, Any]:
+    return schedule.model_dump(mode="json", include={"schedule", "parameters"})
 
 
 # Triggers --------------------------------------------------------------------------------------

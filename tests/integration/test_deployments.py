@@ -1,5 +1,7 @@
 """Deployments, triggers and upkeep on a real Prefect server."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -11,10 +13,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
@@ -25,7 +28,7 @@ from prefect_server import running_server, wait_for
 
 from alignflow.cli.deploy import deploy
 from alignflow.cli.watch import watch
-from alignflow.errors import ConfigError
+from alignflow.errors import ConfigError, DataError
 from alignflow.flows.config import Recipe
 from alignflow.flows.triggered import align_on_new_preferences, backfill, scheduled_retrain
 from alignflow.tasks.data_versions import DataVersions
@@ -35,7 +38,7 @@ from alignflow.tasks.events import emit
 from alignflow.tasks.janitor import sweep
 from alignflow.tasks.liveness import marked_process
 from alignflow.tasks.starting import watched_sources
-from alignflow.tasks.watching import Sighting, WatchRules, look
+from alignflow.tasks.watching import TRIGGERED, Sighting, WatchRules, look
 
 pytestmark = pytest.mark.integration
 
@@ -55,26 +58,24 @@ def client(api: str) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-@pytest.fixture
-def name() -> str:
-    """A recipe's name that no other test has."""
-    return f"r{uuid4().hex[:10]}"
+@pytest.fixture(autouse=True)
+def nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer's shell says is no part of a test."""
+    for variable in os.environ:
+        if variable.startswith(("PREFECT_API", "ALIGNFLOW_NOTIFY", "MLFLOW_TRACKING")):
+            monkeypatch.delenv(variable)
 
 
-@pytest.fixture
-def recipe_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe whose paths are relative, as it would be written by hand."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    for variable in [each for each in os.environ if each.startswith("ALIGNFLOW_NOTIFY")]:
-        monkeypatch.delenv(variable)
-    (tmp_path / "incoming").mkdir()
-    write_pairs(tmp_path / "incoming" / "a.jsonl", range(4))
-    (tmp_path / "demonstrations.jsonl").write_text(
-        json.dumps({"prompt": "Who?", "response": "Nobody."}) + "\n"
-    )
-    _write_model(tmp_path / "model")
-    path = tmp_path / "recipe.yaml"
+def write_recipe(folder: Path, name: str) -> Path:
+    """Write a recipe whose paths are relative, as by hand, and what it names."""
+    (folder / "incoming").mkdir()
+    write_pairs(folder / "incoming" / "a.jsonl", range(4))
+    (folder / "demonstrations.jsonl").write_text('{"prompt": "Who?", "response": "Nobody."}\n')
+    # What passes for a model until somebody reads its weights.
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "model/model.safetensors").write_bytes(b"")
+    path = folder / "recipe.yaml"
     path.write_text(
         f"""
 name: {name}
@@ -89,117 +90,147 @@ registry: {{model_name: {name}-model}}
     return path
 
 
-def _write_model(folder: Path) -> None:
-    """Write what passes for a model until somebody reads its weights."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    (folder / "model.safetensors").write_bytes(b"")
-
-
 def write_pairs(path: Path, numbers: range) -> None:
+    """Write pairs that no other test has."""
+    of = path.parent.parent.name
     rows = [
-        {"prompt": f"Question {i}?", "chosen": f"Answer {i}.", "rejected": f"No answer {i}."}
+        {"prompt": f"{of}, {i}?", "chosen": f"{of}: answer {i}.", "rejected": f"{of}: no {i}."}
         for i in numbers
     ]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
+class Deployed(NamedTuple):
+    """What was deployed for all tests."""
+
+    recipe_file: Path
+    told: str
+
+
+@pytest.fixture(scope="module")
+def deployed(api: str, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
+    folder = tmp_path_factory.mktemp("deployed")
+    path, told = write_recipe(folder, "assistant"), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(told):
+        deploy(recipe=[path])
+    return Deployed(path, told.getvalue())
+
+
 @pytest.fixture
-def recipe(recipe_file: Path, api: str, name: str) -> Recipe:
-    """The recipe as it is deployed."""
-    deploy(recipe=[recipe_file])
-    return Recipe.model_validate(deployed_recipes()[name])
+def recipe(deployed: Deployed, tmp_path: Path) -> Recipe:
+    """The deployed recipe, with data and a store of the test's own."""
+    write_recipe(tmp_path, "assistant")
+    recipe = Recipe.model_validate(deployed_recipes()["assistant"])
+    sources = {"sources": [str(tmp_path / "incoming")]}
+    data = recipe.data.replaced(preferences={**recipe.data.preferences.model_dump(), **sources})
+    return recipe.replaced(workspace=str(tmp_path / "work"), data=data)
 
 
-def runs(client: SyncPrefectClient, flow: str, recipe: str) -> list[FlowRun]:
-    """Return the runs of a recipe's deployment."""
+def runs(client: SyncPrefectClient, flow: str, **parameters: str) -> list[FlowRun]:
+    """Return the runs of a flow with these parameters, `workspace` being that of the recipe."""
     found = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])))
-    return [run for run in found if run.parameters["recipe"]["name"] == recipe]
+    return [
+        run
+        for run in found
+        if parameters.items()
+        <= {**run.parameters, "workspace": run.parameters["recipe"]["workspace"]}.items()
+    ]
+
+
+def started(client: SyncPrefectClient, recipe: Recipe) -> list[FlowRun]:
+    """Return the pipeline's runs on the data of a test."""
+    return runs(client, "align", workspace=recipe.workspace)
 
 
 # Deploying -------------------------------------------------------------------------------------
 
 
-def changes_of(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """Return what a deploy said of each thing."""
-    lines = capsys.readouterr().out.splitlines()[:-1]
-    return {line[30:]: line.split()[0] for line in lines}
+def changed(told: str) -> dict[str, str]:
+    """Return what a deploy said that it changed, and how."""
+    lines = [line for line in told.splitlines() if not line.startswith("unchanged")]
+    return {line[30:]: line.split()[0] for line in lines[:-1]}
 
 
 def test_deploying_twice_changes_nothing(
-    recipe_file: Path, api: str, name: str, capsys: pytest.CaptureFixture[str]
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deploy(recipe=[recipe_file])
-    first = changes_of(capsys)
-    of_recipe = {what for name_, what in first.items() if name in name_}
-    assert of_recipe == {"created"}
+    first = changed(deployed.told)
+    assert set(first.values()) == {"created"}
     flows = ["align", "align-on-new-preferences", "scheduled-retrain", "backfill", "watch"]
-    assert {f"{flow}/{name}" for flow in [*flows, "promote", "rollback"]} <= first.keys()
-    assert "janitor/every-run" in first
-    deploy(recipe=[recipe_file])
+    names = {f"{flow}/assistant" for flow in [*flows, "promote", "rollback"]}
+    assert names | {"janitor/every-run", "alignflow", "alignflow/control"} <= first.keys()
+    monkeypatch.chdir(deployed.recipe_file.parent)
+    deploy(recipe=[deployed.recipe_file])
     told = capsys.readouterr().out
+    assert changed(told) == {}
     assert told.endswith("nothing changed\n")
-    assert {line.split()[0] for line in told.splitlines()[:-1]} == {"unchanged"}
 
 
 def test_what_changes_in_the_file_changes_on_the_server(
-    recipe_file: Path,
-    name: str,
     client: SyncPrefectClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = DEFAULT_FILE.read_text()
-    deploy(recipe=[recipe_file])
-    deployment = client.read_deployment_by_name(f"scheduled-retrain/{name}")
+    monkeypatch.chdir(tmp_path)
+    recipe, file = write_recipe(tmp_path, "other"), tmp_path / "prefect.yaml"
+    content = yaml.safe_load(DEFAULT_FILE.read_text())
+    triggered, scheduled = content["deployments"][1:3]
+    content["deployments"] = [triggered, scheduled]
+
+    def deploy_changed() -> dict[str, str]:
+        file.write_text(yaml.safe_dump(content))
+        deploy(recipe=[recipe], file=file)
+        return changed(capsys.readouterr().out)
+
+    deploy_changed()
+    deployment = client.read_deployment_by_name("scheduled-retrain/other")
     weekly = {each.slug: each for each in deployment.schedules}["weekly"]
     client.update_deployment_schedule(deployment.id, weekly.id, active=False)
-    capsys.readouterr()
 
-    changed = text.replace('cron: "0 3 * * 0"', 'cron: "0 5 * * 0"').replace(
-        "within: 60", "within: 90"
-    )
-    before, after = changed.split("      - slug: first-monday\n")
-    changed = before + after.split("parameters: {even_if_unchanged: true}\n", 1)[1]
-    file = recipe_file.with_name("prefect.yaml")
-    file.write_text(changed)
-    deploy(recipe=[recipe_file], file=file)
-    made = {what: state for what, state in changes_of(capsys).items() if state != "unchanged"}
-    assert made == {
-        f"scheduled-retrain/{name}": "updated",
-        f"align-on-new-preferences/{name}: landed": "updated",
+    scheduled["schedules"][0]["cron"] = "0 5 * * 0"
+    del scheduled["schedules"][1]
+    triggered["triggers"][0]["within"] = 90
+    content["work_pools"][0]["queues"][1]["concurrency_limit"] = 3
+    assert deploy_changed() == {
+        "alignflow/pipelines": "updated",
+        "scheduled-retrain/other": "updated",
+        "align-on-new-preferences/other: landed": "updated",
     }
-    deployment = client.read_deployment_by_name(f"scheduled-retrain/{name}")
-    (left,) = deployment.schedules
-    # Somebody had switched it off, which a new time doesn't undo.
+    (left,) = client.read_deployment_by_name("scheduled-retrain/other").schedules
     assert isinstance(left.schedule, CronSchedule)
+    # Somebody had switched it off, which a new time doesn't undo.
     assert (left.slug, left.schedule.cron, left.active) == ("weekly", "0 5 * * 0", False)
-    deploy(recipe=[recipe_file], file=file)
-    assert capsys.readouterr().out.endswith("nothing changed\n")
+    assert deploy_changed() == {}
+    triggered["triggers"] = []
+    content["work_pools"][0]["queues"][1]["concurrency_limit"] = 2
+    assert deploy_changed() == {
+        "alignflow/pipelines": "updated",
+        "align-on-new-preferences/other: landed": "removed",
+    }
 
-    a, b = changed.split("    triggers:\n")
-    file.write_text(a + b.split('source: "{{ event.payload.source }}"\n', 1)[1])
-    deploy(recipe=[recipe_file], file=file)
-    made = {what: state for what, state in changes_of(capsys).items() if state != "unchanged"}
-    assert made == {f"align-on-new-preferences/{name}: landed": "removed"}
 
-
-def test_deployed_paths_hold_in_any_folder(recipe: Recipe, tmp_path: Path) -> None:
-    assert recipe.workspace == str(tmp_path / "work")
-    assert recipe.model.source == str(tmp_path / "model")
-    assert recipe.data.preferences.sources == [str(tmp_path / "incoming")]
+def test_deployed_paths_hold_in_any_folder(deployed: Deployed) -> None:
+    recipe = Recipe.model_validate(deployed_recipes()["assistant"])
+    folder = deployed.recipe_file.parent
+    assert recipe.workspace == str(folder / "work")
+    assert recipe.model.source == str(folder / "model")
+    assert recipe.data.preferences.sources == [str(folder / "incoming")]
 
 
 def test_wrong_recipe_is_refused_before_anything_is_made(
-    recipe_file: Path, name: str, client: SyncPrefectClient
+    api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"recipe\.yaml:.*dpo\.bta: unknown key; did you mean"):
-        deploy(recipe=[recipe_file], overrides=["dpo.bta=1"])
-    with pytest.raises(ValueError, match="no such file"):
-        deploy(recipe=[recipe_file], overrides=["data.preferences.sources=[nowhere.jsonl]"])
-    assert name not in deployed_recipes()
+    monkeypatch.chdir(tmp_path)
+    path = write_recipe(tmp_path, "wrong")
+    with pytest.raises(ConfigError, match=r"dpo\.bta: unknown key; did you mean"):
+        deploy(recipe=[path], overrides=["dpo.bta=1"])
+    with pytest.raises(DataError, match="no such file"):
+        deploy(recipe=[path], overrides=["data.preferences.sources=[nowhere.jsonl]"])
+    assert "wrong" not in deployed_recipes()
 
 
-def test_server_that_is_away_is_told_in_a_sentence(recipe_file: Path) -> None:
+def test_server_that_is_away_is_told_in_a_sentence() -> None:
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
         pytest.raises(ConfigError, match="Prefect doesn't answer at http://127"),
@@ -211,7 +242,7 @@ def test_server_that_is_away_is_told_in_a_sentence(recipe_file: Path) -> None:
 
 
 def test_webhook_is_told_of_a_refusal(
-    recipe_file: Path, api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told: list[dict[str, Any]] = []
 
@@ -248,7 +279,7 @@ def test_webhook_is_told_of_a_refusal(
 
 
 def test_address_that_is_no_url_is_refused_without_being_shown(
-    recipe_file: Path, api: str, monkeypatch: pytest.MonkeyPatch
+    api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALIGNFLOW_NOTIFY_SLACK_URL", "hooks.slack.com/hush")
     with pytest.raises(ConfigError, match="ALIGNFLOW_NOTIFY_SLACK_URL: not a URL") as refusal:
@@ -275,11 +306,10 @@ def test_landing_starts_one_run_whatever_is_repeated(
     assert sighting.what == "landed"
     digest = str(sighting.digest)
     # The server's automation starts the deployment; here is what its run does, twice.
-    triggered = wait_for(lambda: runs(client, "align-on-new-preferences", recipe.name), 20)
-    assert triggered[0].parameters["digest"] == digest
-    align_on_new_preferences(recipe, digest, triggered[0].parameters["source"])
+    (triggered,) = wait_for(lambda: runs(client, TRIGGERED, digest=digest), 20)
+    align_on_new_preferences(recipe, digest, triggered.parameters["source"])
     align_on_new_preferences(recipe, digest)
-    (run,) = runs(client, "align", recipe.name)
+    (run,) = started(client, recipe)
     files = DataVersions(recipe).find(digest[:8]).files
     assert run.parameters["recipe"]["data"]["preferences"]["sources"] == [files[0].uri]
     # The same content again, under another name and a second time.
@@ -288,13 +318,12 @@ def test_landing_starts_one_run_whatever_is_repeated(
     again = see(recipe)
     assert (again.what, again.digest) == ("known", digest)
     assert str(run.id) in again.sentence
-    assert len(runs(client, "align", recipe.name)) == 1
-    assert len(runs(client, "align-on-new-preferences", recipe.name)) == 1
+    assert len(started(client, recipe)) == 1
+    assert len(runs(client, TRIGGERED, digest=digest)) == 1
 
 
-def test_event_that_was_lost_is_told_again(recipe: Recipe, client: SyncPrefectClient) -> None:
+def test_event_that_came_to_nothing_is_told_again(recipe: Recipe) -> None:
     digest = str(see(recipe).digest)
-    wait_for(lambda: runs(client, "align-on-new-preferences", recipe.name), 20)
     versions = DataVersions(recipe)
     version = versions.find(digest)
     assert version.told == 1
@@ -310,7 +339,7 @@ def test_run_is_found_though_nobody_noted_it(recipe: Recipe, client: SyncPrefect
     versions = DataVersions(recipe)
     versions.write(versions.find(digest).replaced(flow_run=None))
     see(recipe)
-    (run,) = runs(client, "align", recipe.name)
+    (run,) = started(client, recipe)
     assert versions.find(digest).flow_run == str(run.id)
 
 
@@ -402,7 +431,7 @@ def test_schedule_starts_a_run_where_there_was_none(
     state = scheduled_retrain(recipe, return_state=True)
     assert state.name == "Completed"
     assert "no run has come to a verdict yet" in str(state.message)
-    assert len(runs(client, "align", recipe.name)) == 1
+    assert len(started(client, recipe)) == 1
 
 
 def test_backfill_runs_each_version_by_each_method_once(
@@ -414,9 +443,9 @@ def test_backfill_runs_each_version_by_each_method_once(
     see(recipe)
     for _ in range(2):
         assert len(backfill(recipe, methods=["dpo", "ppo"])) == 4
-    started = [run.parameters["recipe"] for run in runs(client, "align", recipe.name)]
-    found = {(each["method"], len(each["data"]["preferences"]["sources"])) for each in started}
-    assert len(started) == 4
+    recipes = [run.parameters["recipe"] for run in started(client, recipe)]
+    found = {(each["method"], len(each["data"]["preferences"]["sources"])) for each in recipes}
+    assert len(recipes) == 4
     assert found == {("dpo", 1), ("dpo", 2), ("ppo", 1), ("ppo", 2)}
     write_pairs(incoming / "a.jsonl", range(9))
     with pytest.raises(ValueError, match="the file changed"):
@@ -465,7 +494,7 @@ def test_janitor_ends_what_a_killed_process_left_running(
 
 def test_janitor_has_a_deployed_run_go_on(recipe: Recipe, client: SyncPrefectClient) -> None:
     scheduled_retrain(recipe)
-    (run,) = runs(client, "align", recipe.name)
+    (run,) = started(client, recipe)
     client.set_flow_run_state(run.id, Running(), force=True)
     # Without a mark, only silence tells.
     assert not any(run.name in each for each in sweep(silent_s=600, max_runs=5, settle_s=0))

@@ -79,7 +79,7 @@ def ingest(
     ):
         run = _Ingest(config, kind, checker, staged, quarantine)
         cache = cache_dir or Path(work) / "cache"
-        for reading in _readings(config, kind, cache):
+        for reading in readings(config, kind, cache):
             run.read(reading, on_progress)
             if run.is_full:
                 break
@@ -105,7 +105,7 @@ def ingest(
     return card
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """One source, ready to be read."""
 
     name: str
@@ -117,7 +117,8 @@ class _Reading(NamedTuple):
     """Reads what is left where the end of a file says whether it is whole."""
 
 
-def _readings(config: DatasetConfig, kind: DataKind, cache: Path) -> Iterator[_Reading]:
+def readings(config: DatasetConfig, kind: DataKind, cache: Path) -> Iterator[Reading]:
+    """Yield each file, and each set of the hub, that the sources name."""
     for source in config.sources:
         if is_hub_set(source):
             yield _hub_reading(source, kind)
@@ -126,9 +127,9 @@ def _readings(config: DatasetConfig, kind: DataKind, cache: Path) -> Iterator[_R
                 yield _file_reading(uri, config, cache)
 
 
-def _hub_reading(source: str, kind: DataKind) -> _Reading:
+def _hub_reading(source: str, kind: DataKind) -> Reading:
     rows = HubRows(source, kind)
-    return _Reading(
+    return Reading(
         name=source,
         # What is read ahead would count into the digest.
         check=lambda checker: checker.check(parsed_blocks(rows.read()), reads_ahead=False),
@@ -137,10 +138,10 @@ def _hub_reading(source: str, kind: DataKind) -> _Reading:
     )
 
 
-def _file_reading(uri: str, config: DatasetConfig, cache: Path) -> _Reading:
+def _file_reading(uri: str, config: DatasetConfig, cache: Path) -> Reading:
     local = fetch_file(uri, cache)
     file = NamedFile(local.path, local.uri)
-    return _Reading(
+    return Reading(
         name=uri,
         check=lambda checker: checker.check_file(file),
         describe=lambda: Source(uri=local.uri, sha256=local.sha256, bytes=local.size),
@@ -174,7 +175,7 @@ class _Ingest:
         """Whether as many rows are accepted as are wanted."""
         return self.statistics.counts["accept"] == self._config.max_rows
 
-    def read(self, reading: _Reading, on_progress: Callable[[Progress], None] | None) -> None:
+    def read(self, reading: Reading, on_progress: Callable[[Progress], None] | None) -> None:
         """Decide on the rows of one source, until the set is full."""
         name = Path(reading.name).name
         with closing(reading.check(self._checker)) as blocks:

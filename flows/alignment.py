@@ -8,8 +8,9 @@ from alignflow.flows.graph import stage_graph, stages_to_compute
 from alignflow.flows.hooks import on_cancellation, run_name
 from alignflow.flows.stages import Future, align_model, judge, lay_foundation, submit
 from alignflow.reporting.model import ModelRole
-from alignflow.tasks.conclusion import conclude, was_suspended
+from alignflow.tasks.conclusion import conclude, tell_of_refusal, was_suspended
 from alignflow.tasks.evaluate import judge_model
+from alignflow.tasks.last_run import note_last_run
 from alignflow.tasks.lifecycle import open_pipeline, raise_first_failure
 from alignflow.tasks.register import find_champion, register_model
 from alignflow.tasks.report import Outcome, PipelineArtifacts, write_report
@@ -72,6 +73,8 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             verdict=verdict_artifact,
         )
         outcome = submit(write_report, pipeline, artifacts, verdict, version, champion).result()
+        note_last_run(pipeline, artifacts.datasets)
     if not verdict.passed:
+        tell_of_refusal(recipe, outcome)
         raise SafetyGateError(outcome.sentence, outcome=outcome)
     return conclude(recipe, outcome)

@@ -21,11 +21,13 @@ from alignflow.errors import SafetyGateError
 from alignflow.tasks.approval import Request, answer, ask
 from alignflow.tasks.config import RunConfig
 from alignflow.tasks.decisions import CANDIDATE, CHAMPION, MAX_NAME_CHARS, MAX_NOTE_CHARS, Author
+from alignflow.tasks.events import emit
 from alignflow.tasks.promotion import promote
 from alignflow.tasks.report import Outcome
 from alignflow.tasks.tracking import RegisteredVersion, Registry, registry_errors, tracking_uri
 
 _PAUSE_KEY = "approval"
+_MAX_REASON_CHARS = 2000
 
 
 class Approval(RunInput):
@@ -69,6 +71,18 @@ def conclude(recipe: RunConfig, outcome: Outcome) -> Outcome:
     except SafetyGateError as refusal:
         refused = outcome.replaced(passed=False, sentence=str(refusal))
         raise SafetyGateError(str(refusal), outcome=refused) from None
+
+
+def tell_of_refusal(recipe: RunConfig, outcome: Outcome) -> None:
+    """Tell Prefect's automations that the gate refused a model."""
+    name = recipe.registry.model_name
+    payload = {
+        "model": name,
+        "run": outcome.run_id,
+        "flow_run": outcome.flow_run_id,
+        "reasons": " ".join(outcome.reasons)[:_MAX_REASON_CHARS],
+    }
+    emit("alignflow.gate.refused", f"alignflow.model.{name}", payload, key=outcome.flow_run_id)
 
 
 def _registered_version(registry: Registry, name: str, outcome: Outcome) -> RegisteredVersion:

@@ -97,7 +97,7 @@ def ingest_dataset(
     """
     config: DatasetConfig = getattr(pipeline.recipe.data, name)
     against = benchmarks if pipeline.recipe.data.decontaminate else {}
-    identities = _identities(config, pipeline.cache, read_again=name in pipeline.forced)
+    identities = source_identities(config, pipeline.cache, read_again=name in pipeline.forced)
     stage = Stage(
         name=name,
         kind="dataset",
@@ -180,7 +180,9 @@ def _keep_quarantine(pipeline: Pipeline, stage: Stage, folder: Path, scratch: Pa
     return f"{artifact.uri}/{QUARANTINE_NAME}"
 
 
-def _identities(config: DatasetConfig, cache: Path, *, read_again: bool) -> list[dict[str, Any]]:
+def source_identities(
+    config: DatasetConfig, cache: Path, *, read_again: bool
+) -> list[dict[str, Any]]:
     """Return what names the content of each source, in their order."""
     identities: list[dict[str, Any]] = []
     for source in config.sources:

@@ -13,9 +13,11 @@ from prefect.tasks import Task
 from alignflow.artifacts import Artifact
 from alignflow.config import Config
 from alignflow.errors import JobError
+from alignflow.jobs.base import Job
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.spec import JobStatus
+from alignflow.jobs.spec import JobFailure, JobStatus
 from alignflow.jobs.wait import wait_for
+from alignflow.tasks.events import emit
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.specs import job_spec
@@ -137,13 +139,18 @@ def run_job(
         for line in new:
             pipeline.display.progress(stage, dict(line))
 
-    result = wait_for(
-        job,
-        folder,
-        on_metrics=follow,
-        on_status=tell,
-        stop=pipeline.stop,
-    )
+    try:
+        result = wait_for(
+            job,
+            folder,
+            on_metrics=follow,
+            on_status=tell,
+            stop=pipeline.stop,
+        )
+    except JobError as error:
+        if error.failure.kind.is_retryable:
+            _tell_of_loss(pipeline, stage, job, error.failure)
+        raise
     return StageOutput(
         folder=folder.output,
         metrics=result.metrics,
@@ -155,6 +162,23 @@ def run_job(
         },
         seconds=time.monotonic() - started[0] if started else None,
     )
+
+
+def _tell_of_loss(pipeline: Pipeline, stage: str, job: Job, failure: JobFailure) -> None:
+    """Tell Prefect's automations of a job that was lost, whether it is started again or not."""
+    model = pipeline.recipe.registry.model_name
+    payload: dict[str, str | int] = {
+        "model": model,
+        "run": pipeline.run_id,
+        "flow_run": pipeline.flow_run_id,
+        "stage": stage,
+        "job": job.id,
+        "attempt": job.attempt,
+        "kind": str(failure.kind),
+        "message": failure.message,
+    }
+    key = f"{pipeline.flow_run_id} {stage} {job.id} {job.attempt}"
+    emit("alignflow.job.lost", f"alignflow.model.{model}", payload, key=key)
 
 
 def mean_rate(lines: Sequence[Mapping[str, Any]]) -> float | None:

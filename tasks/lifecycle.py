@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Cancelled
 
+from alignflow.artifacts import ArtifactStore
 from alignflow.errors import RunStoppedError, StoreError
 from alignflow.jobs.base import Launcher
 from alignflow.jobs.kubernetes.launcher import KubernetesLauncher
@@ -23,11 +24,12 @@ from alignflow.jobs.slurm.launcher import SlurmLauncher
 from alignflow.tasks.config import ClusterConfig, RunConfig
 from alignflow.tasks.interrupts import restore_interrupts
 from alignflow.tasks.jobs import flow_run_index
+from alignflow.tasks.liveness import marked_process
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.preflight import open_store
 from alignflow.tasks.tracking import Tracker, tracking_uri
-from alignflow.terminal import current_display
+from alignflow.terminal import Display, current_display
 
 _CANCELLATION_POLL_S = 5.0
 _NOTE_USES_EVERY_S = 3600.0
@@ -57,14 +59,29 @@ def open_pipeline(
     workspace = Path(recipe.workspace).absolute()
     store = open_store(recipe)
     store.check_writable()
-    display = current_display()
-    display.plan(stages)
+    # Before MLflow, whose start may take many seconds.
+    with marked_process(workspace, str(runtime.flow_run.id)):
+        display = current_display()
+        display.plan(stages)
+        pipeline = _make_pipeline(recipe, workspace, store, display, forced, must_reuse)
+        with _running(pipeline):
+            yield pipeline
+
+
+def _make_pipeline(
+    recipe: RunConfig,
+    workspace: Path,
+    store: ArtifactStore,
+    display: Display,
+    forced: frozenset[str],
+    must_reuse: frozenset[str],
+) -> Pipeline:
     tracker = Tracker(
         uri=tracking_uri(workspace),
         experiment=recipe.registry.experiment,
         artifact_root=workspace / "mlflow",
     )
-    pipeline = Pipeline(
+    return Pipeline(
         recipe=recipe,
         run_id=str(runtime.flow_run.name),
         flow_run_id=str(runtime.flow_run.id),
@@ -76,7 +93,13 @@ def open_pipeline(
         forced=forced,
         must_reuse=must_reuse,
     )
-    run = tracker.start_pipeline(
+
+
+@contextmanager
+def _running(pipeline: Pipeline) -> Iterator[None]:
+    """Record the run, watch over it, and close it in whatever way it ends."""
+    recipe = pipeline.recipe
+    run = pipeline.tracker.start_pipeline(
         pipeline.run_id,
         {"alignflow.recipe": recipe.name, "prefect.flow_run_id": pipeline.flow_run_id},
         recipe.model_dump(mode="json"),
@@ -85,7 +108,7 @@ def open_pipeline(
     watcher.start()
     status = "FAILED"
     try:
-        yield pipeline
+        yield
         status = "FINISHED"
     except (KeyboardInterrupt, RunStoppedError):
         status = "KILLED"

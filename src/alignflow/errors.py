@@ -9,6 +9,7 @@ AlignflowError
 ├── RunStoppedError       the run was cancelled while a stage waited; exit code 1
 ├── WorkerError           a process that checks rows has ended too early; exit code 1
 ├── RegistryError        the model registry failed, or changed at every try; exit code 1
+├── PrefectError         the Prefect server refused a request; exit code 1
 ├── JobError              a job that failed, with its kind; exit code 1 (2 where the input was bad)
 └── SafetyGateError       a verdict that refuses; exit code 3
 """
@@ -59,6 +60,10 @@ class CorruptArtifactError(AlignflowError, RuntimeError):
 
 class RegistryError(AlignflowError, RuntimeError):
     """The model registry can't be read or written, or others changed it at every try."""
+
+
+class PrefectError(AlignflowError, RuntimeError):
+    """The Prefect server answered, and refused a request."""
 
 
 class RunStoppedError(AlignflowError, RuntimeError):

@@ -85,9 +85,14 @@ def find_local_model(source: str) -> Path | None:
         return path
     if path.is_file():
         return _checked_gguf(path)
-    if _HUB_ID.match(source):
+    if is_hub_id(source):
         return None
     raise DataError(f"there is no model {path.absolute()}; give a folder or a hub id.")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source has the form of a hub id, which a relative path may have as well."""
+    return _HUB_ID.match(source) is not None
 
 
 def _package_gguf(package: str) -> Path:

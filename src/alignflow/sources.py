@@ -30,6 +30,8 @@ _DATA_FILE = re.compile(r"\.(jsonl|json|csv|parquet)(\.(gz|zst))?$", re.IGNORECA
 _NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # Weights in pickles are never fetched, so that nobody can load them by accident.
 _MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+NOTHING_THERE = "nothing_there"
+"""Reason of a refusal: a folder without data files, or a pattern that none fits."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -211,7 +213,7 @@ def _expand_path(text: str) -> list[str]:
     else:
         return [str(_local_file(text))]
     if not found:
-        raise DataError(f"{path.absolute()}: {problem}.")
+        raise DataError(f"{path.absolute()}: {problem}.", reason=NOTHING_THERE)
     return found
 
 
@@ -253,7 +255,9 @@ def _expand_objects(path: s3.S3Path) -> list[str]:
                 if is_data_file(item.path.key.removeprefix(prefix.key))
             ]
     if not found:
-        raise DataError(f"{path}: there is no such object, nor any data file below it.")
+        raise DataError(
+            f"{path}: there is no such object, nor any data file below it.", reason=NOTHING_THERE
+        )
     return found
 
 

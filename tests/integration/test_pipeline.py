@@ -36,12 +36,14 @@ from alignflow.config import load_config
 from alignflow.errors import DataError, JobError, RunStoppedError, SafetyGateError
 from alignflow.flows.alignment import align
 from alignflow.flows.config import Recipe
+from alignflow.flows.triggered import scheduled_retrain
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
 from alignflow.lineage import trace
 from alignflow.tasks.approval import find_request, let_go_on
 from alignflow.tasks.decisions import Author
+from alignflow.tasks.last_run import read_last_run, what_changed
 from alignflow.tasks.lifecycle import raise_first_failure
 from alignflow.tasks.report import Outcome
 from alignflow.tasks.tracking import Registry
@@ -223,6 +225,32 @@ def test_first_run_computes_every_stage_and_registers(first: Outcome) -> None:
     )
 
 
+def test_schedule_skips_what_has_not_changed_since_the_last_verdict(
+    first: Outcome, recipe_file: Path, tmp_path: Path
+) -> None:
+    recipe = load_config(Recipe, recipe_file)
+    state = scheduled_retrain(recipe, return_state=True)
+    assert state.name == "Skipped"
+    assert (
+        f"nothing changed in demonstrations, preferences or the recipe since run {first.run_id}"
+        in (str(state.message))
+    )
+    last = read_last_run(recipe)
+    assert last is not None
+    # Where data lies and what its files are called is nothing new; what they hold is.
+    (source,) = recipe.data.preferences.sources
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes(Path(source).read_bytes())
+    elsewhere = load_config(
+        Recipe, recipe_file, overrides=[f"data.preferences.sources=['{moved}']"]
+    )
+    assert what_changed(elsewhere, last) == []
+    with moved.open("a") as file:
+        file.write('{"prompt": "new?", "chosen": "yes.", "rejected": "no."}\n')
+    assert what_changed(elsewhere, last) == ["preferences"]
+    assert what_changed(recipe.replaced(dpo={"beta": 0.2}), last) == ["recipe"]
+
+
 def test_export_loads_with_transformers(first: Outcome) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -294,6 +322,9 @@ def test_refused_model_is_not_registered(first: Outcome, recipe_file: Path) -> N
     assert outcome.model_version is None
     assert "truth/mc2" in outcome.reasons[0]
     assert outcome.report.exists()
+    (event,) = events_named("alignflow.gate.refused", "alignflow.model.tiny-assistant")
+    assert event["payload"]["run"] == outcome.run_id
+    assert "truth/mc2" in event["payload"]["reasons"]
     assert len(client(first).search_model_versions("name='tiny-assistant'")) == 1
 
 

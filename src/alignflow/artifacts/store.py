@@ -23,6 +23,7 @@ from alignflow.artifacts.backend import Backend
 from alignflow.artifacts.files import hash_files, list_files
 from alignflow.artifacts.local import LocalBackend
 from alignflow.artifacts.manifest import MANIFEST_NAME, Manifest, ParentRef, files_digest
+from alignflow.artifacts.notes import Notes
 from alignflow.artifacts.records import Records, parse_manifest
 from alignflow.artifacts.remote import S3Backend
 from alignflow.errors import CorruptArtifactError, DataError, StoreError
@@ -70,6 +71,7 @@ class ArtifactStore:
 
     Attributes:
         records: What stands under each key and name.
+        notes: Small texts beside the artifacts.
 
     Raises:
         ConfigError: The URL can't be read.
@@ -80,6 +82,7 @@ class ArtifactStore:
         self.url = url
         self._backend = _open_backend(url)
         self.records = Records(self._backend)
+        self.notes = Notes(self._backend)
 
     def find(self, key: str) -> Artifact | None:
         """Return what the stage with this key has made, or None where it must be computed.

@@ -7,7 +7,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from alignflow.cli import compare, configs, data, doctor, gc, jobs, judges, models, promotion, runs
+from alignflow.cli import (
+    compare,
+    configs,
+    data,
+    deploy,
+    doctor,
+    gc,
+    jobs,
+    judges,
+    models,
+    promotion,
+    runs,
+    watch,
+)
 from alignflow.errors import AlignflowError
 
 INTERRUPTED = 130
@@ -57,6 +70,8 @@ app.command("approvals")(promotion.approvals)
 app.command("approve")(promotion.approve)
 app.command("reject")(promotion.reject)
 app.command("decisions")(promotion.decisions)
+app.command("deploy")(deploy.deploy)
+app.command("watch")(watch.watch)
 app.command("gc")(gc.gc)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")

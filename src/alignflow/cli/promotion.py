@@ -36,6 +36,7 @@ def promote(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Make a version the champion, if it passes the gate beside the present one."""
+    from alignflow.tasks.champions import promotion_sentence
     from alignflow.tasks.promotion import promote as promote_version
 
     author, cache = _author(by, note), workspace.absolute() / "cache"
@@ -44,7 +45,7 @@ def promote(
     if decision is None:
         print(f"{model} version {version or '@candidate'} is the champion already.")
     else:
-        print(_promoted(model, decision))
+        print(promotion_sentence(model, decision))
 
 
 def rollback(
@@ -54,11 +55,11 @@ def rollback(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Make the previous champion the champion again."""
+    from alignflow.tasks.champions import rollback_sentence
     from alignflow.tasks.promotion import roll_back
 
     decision = roll_back(_open_registry(workspace), model, _author(by, note))
-    champion = decision.after["champion"]
-    print(f"{model} version {champion} is the champion again, instead of {decision.version}.")
+    print(rollback_sentence(model, decision))
 
 
 def decisions(
@@ -98,6 +99,7 @@ def reject(
 
 def _answer(run: str, note: str, by: str | None, workspace: Path, *, approve: bool) -> None:
     from alignflow.tasks.approval import answer, find_request, let_go_on
+    from alignflow.tasks.champions import promotion_sentence
 
     author, cache = _author(by, note), workspace.absolute() / "cache"
     registry = _open_registry(workspace)
@@ -108,7 +110,7 @@ def _answer(run: str, note: str, by: str | None, workspace: Path, *, approve: bo
     if decision is None:
         print(f"{version.name} version {version.version} was {done} before.")
     elif approve:
-        print(_promoted(version.name, decision))
+        print(promotion_sentence(version.name, decision))
     else:
         print(f"{version.name} version {version.version} is rejected.")
 
@@ -153,13 +155,6 @@ def _open_registry(workspace: Path) -> "Registry":
     from alignflow.tasks.tracking import Registry, tracking_uri
 
     return Registry(tracking_uri(workspace.absolute()))
-
-
-def _promoted(model: str, decision: "Decision") -> str:
-    before = decision.before.get("champion")
-    instead = f", instead of {before}" if before else ""
-    forced = f" It was forced: {decision.forced}" if decision.forced else ""
-    return f"{model} version {decision.version} is the champion now{instead}.{forced}"
 
 
 def _print_table(found: "list[Decision]") -> None:

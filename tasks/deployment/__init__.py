@@ -1,0 +1,1 @@
+"""What a Prefect server is to hold, and how it is made to."""

@@ -1,0 +1,65 @@
+"""A client of the Prefect server that the settings name, and its errors as one sentence."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration.routes import ServerRoutes
+from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
+
+from alignflow.errors import ConfigError, PrefectError
+from alignflow.urls import without_credentials
+
+
+@contextmanager
+def prefect_client() -> Iterator[SyncPrefectClient]:
+    """Give a client of the server.
+
+    Raises:
+        ConfigError: The settings name no server, or it doesn't answer or asks for a password.
+        PrefectError: It refused a request.
+    """
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise ConfigError("no Prefect server is named; set PREFECT_API_URL to one.")
+    url = without_credentials(url)
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code in (401, 403):
+            raise ConfigError(
+                f"Prefect at {url} asks for a password; set PREFECT_API_AUTH_STRING to "
+                "user:password."
+            ) from None
+        raise PrefectError(
+            f"Prefect at {url} refused {error.request.method} {error.request.url.path} "
+            f"({error.response.status_code}: {error.response.text[:500]})."
+        ) from error
+    except httpx.TransportError as error:
+        raise ConfigError(
+            f"PREFECT_API_URL: Prefect doesn't answer at {url} ({error or type(error).__name__})."
+        ) from None
+    except (ObjectNotFound, PrefectException) as error:
+        raise PrefectError(f"Prefect at {url} failed ({error}).") from error
+
+
+def read_or_none(client: SyncPrefectClient, path: ServerRoutes, **names: str) -> Any:
+    """Return what the server holds at a path, or None where it holds nothing there.
+
+    Args:
+        client: Of the server.
+        path: With the names in braces.
+        names: What stands for them.
+    """
+    try:
+        return client.request(
+            "GET", path, path_params=names, params={"include_secrets": True}
+        ).json()
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code == 404:
+            return None
+        raise

@@ -1,0 +1,92 @@
+"""A Prefect server with all its services, and what talks to it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_START_TIMEOUT_S = 180.0
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[str]:
+    """Start a server on a free port and yield its API's URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    quiet = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    command = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host"]
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command, "127.0.0.1", "--port", str(port), "--lifespan", "on"],
+            env={**kept, **quiet},
+            cwd=home,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        _wait_until_healthy(url, process, home / "server.log")
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def running_worker(url: str, pool: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process worker in a folder; it is killed with all that it started."""
+    prefect = str(Path(sys.executable).with_name("prefect"))
+    with (folder / "worker.log").open("ab") as log:
+        worker = subprocess.Popen(
+            [prefect, "worker", "start", "--pool", pool, "--type", "process"],
+            env={**os.environ, "PREFECT_API_URL": url, "PREFECT_HOME": str(folder)},
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield worker
+    finally:
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+
+
+def wait_for(look: Callable[[], T | None], timeout_s: float) -> T:
+    """Return what a look finds, as soon as it finds something."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"nothing was found in {timeout_s:.0f} s")
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise AssertionError(f"Prefect did not start:\n{log.read_text()[-2000:]}")

@@ -25,6 +25,7 @@ from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.preflight import open_store
+from alignflow.tasks.row_checks import RowChecks
 from alignflow.tasks.tracking import Tracker, tracking_uri
 from alignflow.terminal import current_display
 
@@ -74,6 +75,7 @@ def open_pipeline(
         display=display,
         forced=forced,
         must_reuse=must_reuse,
+        row_checks=RowChecks.of(recipe.row_checks),
     )
     run = tracker.start_pipeline(
         pipeline.run_id,
@@ -94,6 +96,8 @@ def open_pipeline(
         # Ctrl-C, would leave the jobs of the others behind.
         pipeline.stop.set()
         watcher.join()
+        if pipeline.row_checks is not None:
+            pipeline.row_checks.close()
         run.end(status)
 
 

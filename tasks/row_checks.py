@@ -197,7 +197,7 @@ def _dask_runner(config: RowChecksConfig, exits: ExitStack) -> _Runner:
             cluster_kwargs={
                 "n_workers": _num_processes(config),
                 "threads_per_worker": 1,
-                "dashboard_address": None,
+                "dashboard_address": "127.0.0.1:0",
             }
         )
     exits.enter_context(runner)

@@ -32,8 +32,9 @@ class PendingPart(Protocol):
 class PartExecutor(Protocol):
     """Judges parts somewhere; several threads may submit to it."""
 
-    parts_ahead: int
-    """How many parts of one set may be on their way or wait to be compared."""
+    @property
+    def parts_ahead(self) -> int:
+        """How many parts of one set may be on their way or wait to be compared."""
 
     def submit(self, judge: BlockJudge, blocks: Sequence[Block]) -> PendingPart:
         """Begin to judge the blocks of a part, which `judge_part` does."""

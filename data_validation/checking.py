@@ -3,11 +3,11 @@
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
+from alignflow.closing import Closing
 from alignflow.data_validation.blocks import Block
 from alignflow.data_validation.comparison import RowKeys, SeenRows
 from alignflow.data_validation.config import DataKind, RowLimits
@@ -105,7 +105,7 @@ class CheckedBlock:
         return Decision(self.block, index, self.kind, "accept", flags=tuple(flags))
 
 
-class RowChecker:
+class RowChecker(Closing):
     """Decides on rows of one set, in order; a refused row is no earlier row to a later one.
 
     A context manager: with it end the processes that it has started.
@@ -137,18 +137,9 @@ class RowChecker:
         self._seen = SeenRows(kind)
         self._training_prompts = training_prompts or HashTable()
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """End the processes that judge rows."""
-        self._judging.__exit__(kind, error, traceback)
+        self._judging.close()
 
     @property
     def has_room(self) -> bool:

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from alignflow.closing import Closing
 from alignflow.data_validation.blocks import Block
 from alignflow.data_validation.judging import BlockJudge, JudgedBlock
 
@@ -45,7 +45,7 @@ def judge_part(judge: BlockJudge, blocks: Sequence[Block]) -> list[JudgedBlock]:
     return [judge.judge(block) for block in blocks]
 
 
-class SubmittedParts:
+class SubmittedParts(Closing):
     """Judges blocks by an executor, those of the next sources while earlier ones are compared.
 
     It holds no more parts than the executor allows, so memory doesn't grow with the sources. A
@@ -60,16 +60,7 @@ class SubmittedParts:
         self._judge, self._executor = judge, executor
         self._sources: list[_Source] = []
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Forget what nobody wants any more."""
         self._sources.clear()
 

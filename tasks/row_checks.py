@@ -129,7 +129,7 @@ class RowChecks:
         try:
             make = _dask_runner if self._config.runner == "dask" else _ray_runner
             return make(self._config, self._exits)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # each cluster has errors of its own
             raise ConfigError(
                 f"row_checks: no {self._config.runner} cluster answers at {where} ({error}); see "
                 "that it is up and that address is that of its scheduler."

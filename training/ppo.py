@@ -271,13 +271,7 @@ class PPOTrainer:
         self, run: Run, rows: TokenRows, make_batch: Callable[[TokenRows, Items], BatchT]
     ) -> Feed[BatchT]:
         """Return this rank's share of a rollout's batches."""
-        return Feed(
-            rows if run.shares_prefixes else rows.unshared(),
-            make_batch,
-            max_tokens=self._config.microbatch_tokens,
-            rank=run.data_parallel_rank,
-            num_ranks=run.data_parallel_size,
-        )
+        return Feed.of_run(run, rows, make_batch, max_tokens=self._config.microbatch_tokens)
 
     def _adapt_kl_coef(self, kl_nats: float, num_responses: int) -> None:
         adaptation = self._config.kl_adaptation

@@ -1,5 +1,7 @@
 """Rows checked by tasks on real clusters: nothing of what is decided or written may differ."""
 
+import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +44,8 @@ def test_a_cluster_decides_as_this_process_does(
 ) -> None:
     if find_spec(f"prefect_{runner}") is None:
         pytest.skip(f"needs prefect-{runner}")
+    # Ray's workers don't look where this process looks for modules.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     # Every file is several parts, and every part several blocks.
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 60)
     monkeypatch.setattr(parts, "PART_BLOCKS", 3)

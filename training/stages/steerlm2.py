@@ -26,7 +26,7 @@ from alignflow.training.config import Precision, SteerLM2Config, TrainingJob
 from alignflow.training.data import steered_prompts
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
 from alignflow.training.likelihood import rating_log_likelihood
-from alignflow.training.loop import Metrics, Objective, Trainer
+from alignflow.training.loop import Objective, Trainer
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.judges import AttributeModel
@@ -45,6 +45,7 @@ from alignflow.training.steered_responses import (
     sample_responses,
 )
 from alignflow.training.steering import Steering
+from alignflow.training.steps import Metrics
 from alignflow.training.weighed import pack_weighed, weighed_loss
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 1e-3}

@@ -93,7 +93,7 @@ def main() -> None:
             costs.append(measured(point, Path(scratch) / str(number)))
             done = costs[-1]
             print(f"{point}: {done.seconds:.3f} s a step", flush=True)
-    sections = [cost_table(costs), PROFILED, time_table(costs)]
+    sections: list[str | Table] = [cost_table(costs), PROFILED, time_table(costs)]
     print(*sections, sep="\n\n")
     if args.write:
         options = f"Options: {options_given(parser, args, but=())}"

@@ -176,7 +176,8 @@ def our_side(model: Path, kind: type[FileSuite[Any]]) -> OurSide:
 
     def judge(items: Sequence[Any]) -> list[Judged]:
         suite = kind(tuple(items))
-        requests = suite.requests()
+        # Both suites are of choices; any other request would be missed below.
+        requests = [each for each in suite.requests() if isinstance(each, ChoiceRequest)]
         trees = encode_requests(tokenizer, requests, max_length=2048).trees
         logprobs = policy.score(trees, max_tokens=4096)
         suite.result(logprobs)

@@ -133,7 +133,8 @@ def _ours(given: dict[str, Tensor], lengths_B: Tensor) -> dict[str, Tensor]:
     of_values = value_loss(
         flat(values), old_values_N, advantages_N + old_values_N, clip=_VALUE_CLIP
     )
-    (of_policy.total / of_policy.units + of_values.total / of_values.units).backward()
+    loss = of_policy.total / of_policy.units + of_values.total / of_values.units
+    loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert values.grad is not None
     return {

@@ -85,7 +85,7 @@ def _ours(given: dict[str, Tensor]) -> dict[str, Tensor]:
     batch = pack_for_actor(rollout.rows, np.arange(_NUM_PROMPTS), experience)
     logps_BT = given["logps"].clone().requires_grad_()
     loss = policy_objective(logps_BT[is_token_BT], batch, config=_CONFIG, kl_coef=0.0)
-    (loss.total / loss.units).backward()
+    (loss.total / loss.units).backward()  # type: ignore[no-untyped-call]
     assert logps_BT.grad is not None
     return {
         "advantages": experience.advantages_N[lengths_B.cumsum(0) - 1],

@@ -25,7 +25,7 @@ NAMES = {
 """Our names of the trainer's metrics."""
 
 
-class PaceSteps(TrainerCallback):
+class PaceSteps(TrainerCallback):  # type: ignore[misc]
     """Reports what the trainer logs of a step, which is the last that it does of it."""
 
     def __init__(self, pacer: Pacer) -> None:

@@ -62,7 +62,7 @@ class Script:
 
     def whiten(self, values: Tensor, mask: Tensor, **kwargs: Any) -> Tensor:
         """Stand before `masked_whiten`: note what comes in, and out."""
-        whitened = _masked_whiten(values, mask, **kwargs)
+        whitened: Tensor = _masked_whiten(values, mask, **kwargs)
         self.found["advantages"], self.found["whitened"] = values, whitened
         return whitened
 
@@ -75,7 +75,7 @@ def _with_last(values: Tensor) -> Tensor:
     return torch.cat([values, values[:, :1]], dim=1)
 
 
-class KeepMetrics(TrainerCallback):
+class KeepMetrics(TrainerCallback):  # type: ignore[misc]
     """Keeps what the trainer logs."""
 
     def __init__(self, found: dict[str, Tensor]) -> None:
@@ -111,6 +111,8 @@ def main() -> None:
     ppo_trainer.get_reward = script.reward
     ppo_trainer.masked_whiten = script.whiten
     trainer.train()
+    assert script.logits.grad is not None
+    assert script.values.grad is not None
     found = {
         **script.found,
         "logits_gradient": script.logits.grad,

@@ -30,7 +30,7 @@ NAMES = {
 """Our names of the trainer's metrics."""
 
 
-class PaceRollouts(TrainerCallback):
+class PaceRollouts(TrainerCallback):  # type: ignore[misc]
     """Reports what the trainer logs of a rollout and its updates, once they are done."""
 
     def __init__(self, pacer: Pacer, tokens: list[int]) -> None:

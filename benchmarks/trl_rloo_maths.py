@@ -20,7 +20,7 @@ from trl import RLOOConfig, RLOOTrainer
 from trl_models import language_model
 
 
-class GivenTrainer(RLOOTrainer):
+class GivenTrainer(RLOOTrainer):  # type: ignore[misc]
     """Takes the tensors for what it would sample and compute."""
 
     given: dict[str, Tensor]

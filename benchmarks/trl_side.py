@@ -23,7 +23,7 @@ STAGES = {
 }
 
 
-class PaceSteps(TrainerCallback):
+class PaceSteps(TrainerCallback):  # type: ignore[misc]
     """Reports the loss of each optimizer step, whatever number of parts it was made of."""
 
     def __init__(self, pacer: Pacer) -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         """Hands on the loss of each part, already divided by the parts of a step."""
 
         def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            loss = super().training_step(*args, **kwargs)
+            loss: torch.Tensor = super().training_step(*args, **kwargs)
             paced.loss += float(loss)
             return loss
 

@@ -3,11 +3,11 @@
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 import numpy as np
 
+from alignflow.closing import Closing
 from alignflow.data_validation.blocks import Block
 from alignflow.data_validation.comparison import RowKeys, SeenRows
 from alignflow.data_validation.config import DataKind, RowLimits
@@ -18,6 +18,7 @@ from alignflow.data_validation.forms import draft_row
 from alignflow.data_validation.hash_table import HashTable
 from alignflow.data_validation.judging import BlockJudge, JudgedBlock, draft_block
 from alignflow.data_validation.masking import mask_draft
+from alignflow.data_validation.parts import PartExecutor, SubmittedParts
 from alignflow.data_validation.private_data import codes_under
 from alignflow.data_validation.readers import Tally, read_blocks
 from alignflow.data_validation.reasons import explain
@@ -104,7 +105,7 @@ class CheckedBlock:
         return Decision(self.block, index, self.kind, "accept", flags=tuple(flags))
 
 
-class RowChecker:
+class RowChecker(Closing):
     """Decides on rows of one set, in order; a refused row is no earlier row to a later one.
 
     A context manager: with it end the processes that it has started.
@@ -115,6 +116,7 @@ class RowChecker:
         training_prompts: Hashes of prompts that must not occur (`split_leak`).
         benchmark: Items that must not occur (`eval_contamination`).
         num_processes: How many judge rows where there are many; as many as cores if None.
+        executor: What judges rows instead, such as a cluster.
     """
 
     def __init__(
@@ -125,26 +127,27 @@ class RowChecker:
         training_prompts: HashTable | None = None,
         benchmark: BenchmarkTexts | None = None,
         num_processes: int | None = None,
+        executor: PartExecutor | None = None,
     ) -> None:
         self._kind, self._limits = kind, limits
-        self._workers = Workers(
-            BlockJudge(kind, limits, benchmark or BenchmarkTexts(())), num_processes
+        judge = BlockJudge(kind, limits, benchmark or BenchmarkTexts(()))
+        self._judging: Workers | SubmittedParts = (
+            SubmittedParts(judge, executor) if executor else Workers(judge, num_processes)
         )
         self._seen = SeenRows(kind)
         self._training_prompts = training_prompts or HashTable()
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """End the processes that judge rows."""
-        self._workers.__exit__(kind, error, traceback)
+        self._judging.close()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next source may be begun before an earlier one is at its end.
+
+        What becomes of its rows may be asked for only after that.
+        """
+        return isinstance(self._judging, SubmittedParts) and self._judging.has_room
 
     def check_file(self, file: NamedFile) -> Generator[CheckedBlock, None, None]:
         """Yield what becomes of the rows of a file, a block at a time, in order.
@@ -152,8 +155,13 @@ class RowChecker:
         Raises:
             DataError: The file is refused as a whole; `reason` holds the code.
         """
+        return self._tallied(file, self.check(read_blocks(file, self._limits)))
+
+    def _tallied(
+        self, file: NamedFile, blocks: Iterable[CheckedBlock]
+    ) -> Generator[CheckedBlock, None, None]:
         tally = Tally()
-        for checked in self.check(read_blocks(file, self._limits)):
+        for checked in blocks:
             num_records = len(checked.block) - len(checked.blank)
             tally.add(num_records, (failure.reason for failure in checked.failures.values()))
             yield checked
@@ -169,8 +177,13 @@ class RowChecker:
             reads_ahead: Whether blocks may be taken before what becomes of earlier ones is
                 yielded, so that several processes have something to do.
         """
+        return self._compared(self._judging.judged(blocks, reads_ahead=reads_ahead))
+
+    def _compared(
+        self, judged_blocks: Iterable[tuple[Block, JudgedBlock]]
+    ) -> Generator[CheckedBlock, None, None]:
         self._seen.start_file()
-        for block, judged in self._workers.judged(blocks, reads_ahead=reads_ahead):
+        for block, judged in judged_blocks:
             yield self._compare(block, judged)
 
     def _compare(self, block: Block, judged: JudgedBlock) -> CheckedBlock:

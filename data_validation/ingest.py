@@ -1,7 +1,7 @@
 """From sources to a dataset artifact: every row is decided on, the rest is written and judged."""
 
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +19,7 @@ from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.expectations import judge_set
 from alignflow.data_validation.hub import HubRows, is_hub_set
 from alignflow.data_validation.origin import Origin
+from alignflow.data_validation.parts import PartExecutor
 from alignflow.data_validation.quarantine import QUARANTINE_NAME, Quarantine, repairable
 from alignflow.data_validation.reasons import explain
 from alignflow.data_validation.schemas import MAX_ATTRIBUTE
@@ -26,7 +27,7 @@ from alignflow.data_validation.shards import StagedRows, as_row, canonical_recor
 from alignflow.data_validation.splitting import group_of, tree_group
 from alignflow.data_validation.statistics import SetStatistics
 from alignflow.data_validation.streams import NamedFile, read_to_end
-from alignflow.errors import DataError
+from alignflow.errors import AlignflowError, DataError
 from alignflow.sources import expand, fetch_file
 
 DATA_DOCS_NAME = "data_docs"
@@ -52,6 +53,7 @@ def ingest(
     benchmark_texts: Iterable[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     cache_dir: Path | None = None,
+    executor: PartExecutor | None = None,
 ) -> Card:
     """Read all sources and write a dataset artifact.
 
@@ -65,6 +67,7 @@ def ingest(
         benchmark_texts: Items of the benchmarks the model is judged on.
         on_progress: Called after each block of rows.
         cache_dir: Where downloads are kept; None keeps none.
+        executor: Where rows are judged, if not in processes of this machine.
 
     Raises:
         DataError: A source can't be read or is refused as a whole, no row is accepted, or a
@@ -75,11 +78,13 @@ def ingest(
         tempfile.TemporaryDirectory(prefix=".ingest-", dir=output) as work,
         Quarantine(output / QUARANTINE_NAME) as quarantine,
         StagedRows(Path(work) / "accepted.parquet", kind) as staged,
-        RowChecker(kind, config.limits, benchmark=BenchmarkTexts(benchmark_texts)) as checker,
+        RowChecker(
+            kind, config.limits, benchmark=BenchmarkTexts(benchmark_texts), executor=executor
+        ) as checker,
     ):
-        run = _Ingest(config, kind, checker, staged, quarantine)
+        run = _Ingest(config, kind, staged, quarantine)
         cache = cache_dir or Path(work) / "cache"
-        for reading in readings(config, kind, cache):
+        for reading in _begun(readings(config, kind, cache), checker):
             run.read(reading, on_progress)
             if run.is_full:
                 break
@@ -149,6 +154,38 @@ def _file_reading(uri: str, config: DatasetConfig, cache: Path) -> Reading:
     )
 
 
+class _BegunReading(NamedTuple):
+    """One source whose rows may be on their way already."""
+
+    reading: Reading
+    blocks: Generator[CheckedBlock, None, None]
+
+
+def _begun(sources: Iterator[Reading], checker: RowChecker) -> Iterator[_BegunReading]:
+    """Yield the sources in order, begun with while there is room for more to be checked at once.
+
+    Raises:
+        AlignflowError: A source can't be reached; told once those before it are done with.
+    """
+    begun: deque[_BegunReading] = deque()
+    failure: AlignflowError | None = None
+    is_last = False
+    while not is_last or begun:
+        while not is_last and (not begun or checker.has_room):
+            try:
+                reading = next(sources, None)
+            except AlignflowError as error:
+                reading, failure = None, error
+            if reading is None:
+                is_last = True
+            else:
+                begun.append(_BegunReading(reading, reading.check(checker)))
+        if begun:
+            yield begun.popleft()
+    if failure is not None:
+        raise failure
+
+
 class _Ingest:
     """What accumulates while sources are read."""
 
@@ -156,14 +193,12 @@ class _Ingest:
         self,
         config: DatasetConfig,
         kind: DataKind,
-        checker: RowChecker,
         staged: StagedRows,
         quarantine: Quarantine,
     ) -> None:
         self.statistics = SetStatistics()
         self._config = config
         self._kind = kind
-        self._checker = checker
         self._staged = staged
         self._quarantine = quarantine
         self._sources: list[Source] = []
@@ -175,10 +210,11 @@ class _Ingest:
         """Whether as many rows are accepted as are wanted."""
         return self.statistics.counts["accept"] == self._config.max_rows
 
-    def read(self, reading: Reading, on_progress: Callable[[Progress], None] | None) -> None:
+    def read(self, begun: "_BegunReading", on_progress: Callable[[Progress], None] | None) -> None:
         """Decide on the rows of one source, until the set is full."""
+        reading = begun.reading
         name = Path(reading.name).name
-        with closing(reading.check(self._checker)) as blocks:
+        with closing(begun.blocks) as blocks:
             for checked in blocks:
                 self._take(checked.decisions(), name)
                 if on_progress:

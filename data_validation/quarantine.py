@@ -4,12 +4,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
 
+from alignflow.closing import Closing
 from alignflow.config import Config
 from alignflow.data_validation.card import RefusedRow
 from alignflow.data_validation.masking import masked
@@ -48,7 +48,7 @@ class QuarantinedRow(Config):
         return digest_of(self.row) != self.digest
 
 
-class Quarantine:
+class Quarantine(Closing):
     """Writes refused rows and keeps the first ones of each reason as examples; a context manager.
 
     Attributes:
@@ -61,16 +61,7 @@ class Quarantine:
         self._num_refused: Counter[str] = Counter()
         self._file = path.open("wb")
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close the file."""
         self._file.close()
 

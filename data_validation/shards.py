@@ -3,8 +3,7 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from alignflow.closing import Closing
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.data_validation.config import DataKind
 from alignflow.data_validation.drafts import ASSISTANT, Draft, Turn
@@ -23,7 +23,7 @@ _SAID = ("messages", "prompt", "chosen", "rejected", "response")
 """Columns of a row that hold what is said."""
 
 
-class StagedRows:
+class StagedRows(Closing):
     """Accepted rows in one file, with the group of each in memory; a context manager.
 
     Attributes:
@@ -38,16 +38,7 @@ class StagedRows:
         self._dropped: NDArray[np.bool_] | None = None
         self.links = GroupLinks()
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close what is open."""
         self._writer.close()
 
@@ -102,7 +93,7 @@ class StagedRows:
                 at += batch.num_rows
 
 
-class _ShardWriter:
+class _ShardWriter(Closing):
     """Writes batches into `part-00000.parquet`, `part-00001.parquet`, …; a context manager."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
@@ -114,16 +105,7 @@ class _ShardWriter:
         self._num_shards = 0
         self._rows_in_shard = 0
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Close what is open."""
         self._close_shard()
 

@@ -15,9 +15,9 @@ from contextlib import suppress
 from itertools import cycle
 from multiprocessing.connection import Connection
 from threading import Thread
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
+from alignflow.closing import Closing
 from alignflow.data_validation.blocks import Block
 from alignflow.data_validation.judging import BlockJudge, JudgedBlock
 from alignflow.errors import WorkerError
@@ -36,7 +36,7 @@ _ENVIRONMENT = {
 }
 
 
-class Workers:
+class Workers(Closing):
     """Judges blocks in as many processes as there are cores, or here where there are few rows.
 
     A context manager: no process outlives it.
@@ -51,18 +51,10 @@ class Workers:
         self._number = number or len(os.sched_getaffinity(0))
         self._workers: list[_Worker] = []
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """End the workers, whatever they are at."""
-        self._end()
+        while self._workers:
+            self._workers.pop().end()
 
     def judged(
         self, blocks: Iterable[Block], *, reads_ahead: bool = True
@@ -98,11 +90,7 @@ class Workers:
         finally:
             if pending:
                 # Nobody wants the rest, which would be taken for what comes next.
-                self._end()
-
-    def _end(self) -> None:
-        while self._workers:
-            self._workers.pop().end()
+                self.close()
 
     def _judged_here(self, blocks: Iterable[Block]) -> Iterator[tuple[Block, JudgedBlock]]:
         for block in blocks:

@@ -1,9 +1,10 @@
 """Answers to held-out prompts, for people to read and the reward model to score."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alignflow.data_validation.canonical import read_split
 from alignflow.errors import DataError
@@ -13,6 +14,8 @@ from alignflow.training.chat import ChatTokenizer, Message
 from alignflow.training.megatron.frozen import Progress
 from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.judges import AttributeModel, RewardModel
+
+_Judgement = TypeVar("_Judgement")
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,8 @@ def with_rewards(
     progress: Progress | None = None,
 ) -> list[SampleAnswer]:
     """Return the samples with the reward of each conversation that the template can hold."""
-    rows = [_row(chat, sample) for sample in samples]
-    held = [row for row in rows if row]
-    rewards = iter(reward.score_rows(held, max_tokens=max_tokens, progress=progress))
-    return [
-        replace(sample, reward=next(rewards) if row else None)
-        for sample, row in zip(samples, rows, strict=True)
-    ]
+    score = partial(reward.score_rows, max_tokens=max_tokens, progress=progress)
+    return _judged(chat, samples, score, lambda sample, value: replace(sample, reward=value))
 
 
 def with_ratings(
@@ -114,14 +112,27 @@ def with_ratings(
     progress: Progress | None = None,
 ) -> list[SampleAnswer]:
     """Return the samples with the ratings of each conversation that the template can hold."""
-    rows = [_row(chat, sample) for sample in samples]
-    held = [row for row in rows if row]
-    ratings: Iterator[list[float]] = iter(
-        attributes.rate(held, max_tokens=max_tokens, progress=progress)
-    )
+    rate = partial(attributes.rate, max_tokens=max_tokens, progress=progress)
     names = attributes.scale.names
+    return _judged(
+        chat,
+        samples,
+        rate,
+        lambda sample, values: replace(sample, ratings=dict(zip(names, values, strict=True))),
+    )
+
+
+def _judged(
+    chat: ChatTokenizer,
+    samples: Sequence[SampleAnswer],
+    judge: Callable[[list[list[int]]], Sequence[_Judgement]],
+    note: Callable[[SampleAnswer, _Judgement], SampleAnswer],
+) -> list[SampleAnswer]:
+    """Return the samples, with what a model says of those that the template can hold."""
+    rows = [_row(chat, sample) for sample in samples]
+    judgements = iter(judge([row for row in rows if row]))
     return [
-        replace(sample, ratings=dict(zip(names, next(ratings), strict=True)) if row else None)
+        note(sample, next(judgements)) if row else sample
         for sample, row in zip(samples, rows, strict=True)
     ]
 

@@ -84,6 +84,7 @@ def _foundation(recipe: Recipe) -> StageGraph:
         rating = {"attribute_model": ("sft", "attributes")}
     if STEERED_METHODS.intersection(recipe.methods):
         rating["annotated"] = ("attribute_model", "demonstrations", "attributes")
+        rating["annotated_audit"] = ("model", "annotated")
     if "steerlm2" in recipe.methods:
         rating["steerlm"] = ("sft", "annotated")
     audited = {stage.dataset: None for stage in audited_stages(recipe)}
@@ -104,11 +105,7 @@ def _foundation(recipe: Recipe) -> StageGraph:
 
 
 def audited_stages(recipe: Recipe) -> list[AuditedStage]:
-    """Return the training stages whose rows can be audited before anything is trained.
-
-    Those of SteerLM learn from rows that an attribute model makes, in prompts that its training
-    decides on.
-    """
+    """Return the training stages whose rows can be audited before anything is trained."""
     stages = [
         AuditedStage(config=recipe.sft, dataset="demonstrations"),
         AuditedStage(config=recipe.reward_model, dataset="preferences"),
@@ -120,6 +117,18 @@ def audited_stages(recipe: Recipe) -> list[AuditedStage]:
         stages.append(AuditedStage(config=recipe.dpo, dataset=dataset))
     if "ppo" in recipe.methods:
         stages.append(AuditedStage(config=recipe.ppo, dataset="preferences"))
+    return stages
+
+
+def audited_steered_stages(recipe: Recipe) -> list[AuditedStage]:
+    """Return the training stages whose rows are audited once an attribute model has rated them."""
+    if not STEERED_METHODS.intersection(recipe.methods):
+        return []
+    stages = [AuditedStage(config=recipe.steerlm, dataset="annotated")]
+    if "steerlm2" in recipe.methods:
+        # Its prompts; a further round asks the same ones.
+        wanted = recipe.steerlm.wanted
+        stages.append(AuditedStage(config=recipe.steerlm2, dataset="annotated", wanted=wanted))
     return stages
 
 
@@ -178,7 +187,8 @@ def stages_to_compute(
         return forced, frozenset()
     anew = _with_descendants(graph, start)
     # A stage that is computed anew may have other limits, which the audit has to see.
-    return forced | anew, frozenset(graph) - anew - forced - {"token_audit"}
+    audits = {"token_audit", "annotated_audit"}
+    return forced | anew, frozenset(graph) - anew - forced - audits
 
 
 def _with_descendants(graph: StageGraph, start: str) -> frozenset[str]:

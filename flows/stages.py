@@ -9,9 +9,9 @@ from prefect.tasks import Task
 
 from alignflow.artifacts import Artifact
 from alignflow.flows.config import STEERED_METHODS, Method, Recipe
-from alignflow.flows.graph import audited_stages, training_stages
+from alignflow.flows.graph import audited_stages, audited_steered_stages, training_stages
 from alignflow.tasks.annotate import annotate_demonstrations
-from alignflow.tasks.audit import audit_tokens
+from alignflow.tasks.audit import AUDIT_STAGE, MADE_ROWS_AUDIT_STAGE, audit_tokens
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.evaluate import evaluate_model
 from alignflow.tasks.judges import JudgeName, provide_judge
@@ -41,13 +41,17 @@ class Foundation:
     attribute_model: Future | None = None
     annotated: Future | None = None
     """The demonstrations with ratings, where SteerLM learns from them."""
+    annotated_audit: Future | None = None
     steerlm: Future | None = None
     """The model that SteerLM 2.0 starts from."""
 
     @property
     def stages(self) -> list[Future]:
         """All of them."""
-        rating = (self.attributes, self.attribute_model, self.annotated, self.steerlm)
+        rating = (
+            *(self.attributes, self.attribute_model),
+            *(self.annotated, self.annotated_audit, self.steerlm),
+        )
         return [
             *(self.model, *self.benchmarks.values(), *self.judges.values()),
             *(self.demonstrations, self.preferences),
@@ -105,16 +109,18 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         "unpaired": unpaired,
         "attributes": attributes,
     }
+    audit_task = audit_tokens.with_options(retries=recipe.cluster.max_retries)
     audit = submit(
-        audit_tokens.with_options(retries=recipe.cluster.max_retries),
+        audit_task,
         pipeline,
+        AUDIT_STAGE,
         audited,
         model,
         {name: sets[name] for name in dict.fromkeys(stage.dataset for stage in audited)},
     )
     sft = submit(train, pipeline, "sft", recipe.sft, model, demonstrations, wait_for=[audit])
     reward_model = submit(train, pipeline, "reward_model", recipe.reward_model, sft, preferences)
-    attribute_model = annotated = steerlm = None
+    attribute_model = annotated = annotated_audit = steerlm = None
     if attributes is not None:
         attribute_model = submit(
             train, pipeline, "attribute_model", recipe.attribute_model, sft, attributes
@@ -129,8 +135,18 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
             demonstrations=demonstrations,
             rated=attributes,
         )
+        annotated_audit = submit(
+            audit_task,
+            pipeline,
+            MADE_ROWS_AUDIT_STAGE,
+            audited_steered_stages(recipe),
+            model,
+            {"annotated": annotated},
+        )
     if "steerlm2" in recipe.methods:
-        steerlm = submit(train, pipeline, "steerlm", recipe.steerlm, sft, annotated)
+        steerlm = submit(
+            train, pipeline, "steerlm", recipe.steerlm, sft, annotated, wait_for=[annotated_audit]
+        )
     return Foundation(
         model,
         benchmarks,
@@ -144,6 +160,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         attributes,
         attribute_model,
         annotated,
+        annotated_audit,
         steerlm,
     )
 
@@ -180,12 +197,13 @@ def align_model(
         ),
     }
     dataset, judges = of_method[method]
+    audits = [base.annotated_audit] if dataset is base.annotated else None
     train = train_stage.with_options(retries=recipe.cluster.max_retries)
 
     def trained(number: int, stage: str, model: Future | None) -> Future:
         # Another round asks other prompts and draws anew.
         of_round = config.replaced(seed=config.seed + number) if number else config
-        return submit(train, pipeline, stage, of_round, model, dataset, **judges)
+        return submit(train, pipeline, stage, of_round, model, dataset, **judges, wait_for=audits)
 
     *earlier, last = enumerate(training_stages(recipe, method, name or method))
     model = base.steerlm if method == "steerlm2" else base.sft

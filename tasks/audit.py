@@ -21,18 +21,22 @@ from alignflow.training.token_audit import (
 )
 
 AUDIT_STAGE = "token_audit"
+"""Name of the stage that looks at the sets of the recipe, and kind of what it makes."""
+MADE_ROWS_AUDIT_STAGE = "annotated_audit"
+"""Name of the stage that looks at the rows that the run makes itself."""
 
 # Raised by a commit that changes what the stage makes: `alignflow.artifacts.code_version`.
 _REVISION = 1
 
 
 @task(
-    task_run_name=AUDIT_STAGE,
+    task_run_name="{name}",
     tags=["dataset", "job"],
     **JOB_TASK,
 )
 def audit_tokens(
     pipeline: Pipeline,
+    name: str,
     stages: Sequence[AuditedStage],
     model: Artifact,
     datasets: Mapping[str, Artifact],
@@ -41,13 +45,20 @@ def audit_tokens(
 
     The bounds are no part of the stage's key: another bound judges the same counts anew.
 
+    Args:
+        pipeline: The run.
+        name: Name of this stage.
+        stages: Training stages with their sets.
+        model: Whose tokenizer and chat template make the rows.
+        datasets: The sets by name.
+
     Raises:
         DataError: A critical bound of `token_audit` isn't kept.
         JobError: The job failed.
     """
     config = pipeline.recipe.token_audit
     stage = Stage(
-        name=AUDIT_STAGE,
+        name=name,
         kind=AUDIT_STAGE,
         config={
             "max_records": config.max_records,
@@ -67,14 +78,14 @@ def audit_tokens(
 
     artifact = run_as_job(pipeline, stage, "alignflow.training.audit", job, on_cpu=True)
     audit = _read(pipeline, artifact)
-    _show_in_prefect(audit)
+    _show_in_prefect(name, audit)
     broken = judge_audit(audit, config, pipeline.recipe.data)
     for bound in broken:
         run_logger().warning("%s.", bound.sentence)
     if broken and broken[0].severity == "critical":
         raise DataError(
-            f"{broken[0].sentence}: no training is started; mend the rows, give the stage more "
-            "room, or change the bound.",
+            f"{broken[0].sentence}: no training on them is started; mend the rows, give the stage "
+            "more room, or change the bound.",
             reason="token_audit",
         )
     return artifact
@@ -82,21 +93,31 @@ def audit_tokens(
 
 def token_rows(pipeline: Pipeline) -> list[TokenRow]:
     """Return what the report shows of the audit."""
-    audit = _read(pipeline, pipeline.records[AUDIT_STAGE].artifact)
-    broken = judge_audit(audit, pipeline.recipe.token_audit, pipeline.recipe.data)
-    return [
-        TokenRow(
-            **tokens.model_dump(),
-            notes=[bound.sentence for bound in broken if bound.place == tokens.stage],
-        )
-        for tokens in audit.stages
-    ]
+    rows = []
+    for audit in _audits(pipeline):
+        broken = judge_audit(audit, pipeline.recipe.token_audit, pipeline.recipe.data)
+        rows += [
+            TokenRow(
+                **tokens.model_dump(),
+                notes=[bound.sentence for bound in broken if bound.place == tokens.stage],
+            )
+            for tokens in audit.stages
+        ]
+    return rows
 
 
 def leak_rows(pipeline: Pipeline) -> list[LeakRow]:
     """Return what the report shows of held-out prompts that are trained on."""
-    audit = _read(pipeline, pipeline.records[AUDIT_STAGE].artifact)
-    return [LeakRow(**leak.model_dump()) for leak in audit.leaks]
+    return [LeakRow(**leak.model_dump()) for audit in _audits(pipeline) for leak in audit.leaks]
+
+
+def _audits(pipeline: Pipeline) -> list[TokenAudit]:
+    """Return what the audits of this run found: of the recipe's sets, then of rows it made."""
+    return [
+        _read(pipeline, pipeline.records[stage].artifact)
+        for stage in (AUDIT_STAGE, MADE_ROWS_AUDIT_STAGE)
+        if stage in pipeline.records
+    ]
 
 
 def _read(pipeline: Pipeline, artifact: Artifact) -> TokenAudit:
@@ -104,9 +125,9 @@ def _read(pipeline: Pipeline, artifact: Artifact) -> TokenAudit:
     return TokenAudit.model_validate_json(content)
 
 
-def _show_in_prefect(audit: TokenAudit) -> None:
+def _show_in_prefect(name: str, audit: TokenAudit) -> None:
     create_table_artifact(
-        key="token-audit",
+        key=name.replace("_", "-"),
         description="Tokens of the training rows, and what the limits would cut",
         table=[
             {

@@ -14,6 +14,7 @@ from alignflow.jobs.slurm.config import SlurmConfig
 from alignflow.training.token_audit import TokenAuditConfig
 
 _APPROVAL_TIMEOUT_H = 168.0
+_PARTS_AHEAD = 16
 
 
 class ModelConfig(Config):
@@ -73,6 +74,32 @@ class ClusterConfig(Config):
         return num_processes // per_node, per_node
 
 
+class RowChecksConfig(Config):
+    """Where the rows of training sets are checked; it changes nothing in what is decided."""
+
+    runner: Literal["local", "dask", "ray"] = "local"
+    """local takes processes of this machine; dask and ray take a cluster, through Prefect's task
+    runners (`pip install alignflow[dask]`, `alignflow[ray]`)."""
+    address: str | None = None
+    """The cluster's scheduler, `tcp://HOST:8786` of Dask or `ray://HOST:10001` of Ray; None starts
+    a cluster on this machine for the time of the run."""
+    num_processes: PositiveInt | None = None
+    """Processes of a cluster that the run starts; None takes as many as there are cores."""
+    parts_ahead: PositiveInt = _PARTS_AHEAD
+    """Parts of a set, each of about 50,000 rows or 50 MB at most, that are sent before the first of
+    them is back. As many as the cluster has cores, and some more, keep it busy; this machine's
+    memory has to hold them."""
+
+    @model_validator(mode="after")
+    def _cluster_is_asked_for(self) -> Self:
+        is_default = self.parts_ahead == _PARTS_AHEAD
+        if self.runner == "local" and (self.address or self.num_processes or not is_default):
+            raise ValueError("address, num_processes and parts_ahead do nothing with runner: local")
+        if self.address and self.num_processes:
+            raise ValueError("num_processes is of a cluster that the run starts; leave it out")
+        return self
+
+
 class RegistryConfig(Config):
     """Where accepted models are registered."""
 
@@ -105,6 +132,7 @@ class RunConfig(Config):
     """URL of the artifact store, a folder or `s3://…`; None is `artifacts` in the workspace."""
     model: ModelConfig
     data: DataConfig
+    row_checks: RowChecksConfig = RowChecksConfig()
     token_audit: TokenAuditConfig = TokenAuditConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()

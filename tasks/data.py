@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,7 @@ def ingest_dataset(
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
         from alignflow.data_validation.ingest import ingest
 
+        checks = pipeline.row_checks
         # Not the scratch folder: after a refusal the quarantine file is what a person needs.
         folder = pipeline.workspace / "ingest" / f"{name}-{stage.key[:12]}"
         shutil.rmtree(folder, ignore_errors=True)
@@ -132,6 +134,9 @@ def ingest_dataset(
                 ],
                 on_progress=tell,
                 cache_dir=pipeline.cache,
+                executor=checks.executor(partial(pipeline.raise_if_stopped, name))
+                if checks
+                else None,
             )
         except DataError as error:
             if error.reason != "set_refused":

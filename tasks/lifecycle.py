@@ -28,6 +28,7 @@ from alignflow.tasks.liveness import marked_process
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.preflight import open_store
+from alignflow.tasks.row_checks import RowChecks
 from alignflow.tasks.tracking import Tracker, tracking_uri
 from alignflow.terminal import Display, current_display
 
@@ -92,6 +93,7 @@ def _make_pipeline(
         display=display,
         forced=forced,
         must_reuse=must_reuse,
+        row_checks=RowChecks.of(recipe.row_checks),
     )
 
 
@@ -118,6 +120,8 @@ def _running(pipeline: Pipeline) -> Iterator[None]:
         # Ctrl-C, would leave the jobs of the others behind.
         pipeline.stop.set()
         watcher.join()
+        if pipeline.row_checks is not None:
+            pipeline.row_checks.close()
         run.end(status)
 
 

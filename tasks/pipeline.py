@@ -18,6 +18,7 @@ from alignflow.errors import ConfigError, RunStoppedError
 from alignflow.jobs.base import Launcher
 from alignflow.tasks.config import RunConfig
 from alignflow.tasks.logs import run_logger
+from alignflow.tasks.row_checks import RowChecks
 from alignflow.tasks.specs import job_folder
 from alignflow.tasks.tracking import StageRun, Tracker
 from alignflow.terminal import Display
@@ -62,6 +63,7 @@ class Pipeline:
         must_reuse: Stages that may not be computed, because the caller starts after them.
         stop: Set when the run ends: waiters cancel their jobs and leave.
         records: How each finished stage came to its artifact.
+        row_checks: The cluster that checks rows, if not this machine.
         drifts: How far training sets moved from their last accepted versions, by name.
     """
 
@@ -78,6 +80,7 @@ class Pipeline:
         display: Display,
         forced: frozenset[str] = frozenset(),
         must_reuse: frozenset[str] = frozenset(),
+        row_checks: RowChecks | None = None,
     ) -> None:
         self.recipe = recipe
         # Two runs that start within one second have one name.
@@ -90,6 +93,7 @@ class Pipeline:
         self.display = display
         self.forced = forced
         self.must_reuse = must_reuse
+        self.row_checks = row_checks
         self.stop = threading.Event()
         self.records: dict[str, StageRecord] = {}
         self.drifts: dict[str, ExpectationResult] = {}

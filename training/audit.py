@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignflow.data_validation.canonical import num_rows, read_tables
+from alignflow.data_validation.config import AttributeName
 from alignflow.data_validation.leaks import count_leaks
-from alignflow.errors import ConfigError
+from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder, write_atomically
 from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import raise_if_stop_requested, read_config, run_job
@@ -30,6 +31,8 @@ from alignflow.training.token_audit import (
 if TYPE_CHECKING:  # importing torch takes seconds, which a bad config needn't wait for
     from alignflow.training.chat import ChatTokenizer
     from alignflow.training.data import TokenizedRecord
+    from alignflow.training.stage_rows import StageRows
+    from alignflow.training.steering import Steering
 
 _BATCH_RECORDS = 512
 _MAX_STRIDE_READ = 16
@@ -41,7 +44,7 @@ def main(folder: RunFolder, spec: JobSpec) -> JobResult:
     """Run the job.
 
     Raises:
-        ConfigError: The config is no TokenAuditJob, or a stage's rows hang on more than a dataset.
+        ConfigError: The config is no TokenAuditJob.
         DataError: Tokenizer, chat template or a dataset can't be used.
     """
     job = read_config(folder, spec, TokenAuditJob)
@@ -76,16 +79,12 @@ def audit_stage(
         max_records: Most records to look at, evenly spread over the split.
 
     Raises:
-        ConfigError: The stage's rows hang on more than its dataset.
         DataError: The dataset can't be used.
     """
     from alignflow.training.data import check_columns, tokenize_records
-    from alignflow.training.stage_rows import stage_rows
 
     config = stage.config
-    if isinstance(config, SteerLM2Config):
-        raise ConfigError("the rows of steerlm2 hang on its model: they can't be audited before.")
-    kind, limit = stage_rows(config, dataset)
+    kind, limit = _rows_of(stage, dataset)
     num_records = num_rows(dataset, "train")
     counts = _Counts(limit, chat.end_of_turn_token)
     for records, columns in _spread(dataset, stride=max(-(-num_records // max_records), 1)):
@@ -108,6 +107,31 @@ def audit_stage(
         num_missing_end=counts.num_missing_end,
         refused=dict(counts.refused.most_common()),
     )
+
+
+def _rows_of(stage: AuditedStage, dataset: Path) -> "StageRows":
+    """Return which rows a stage would make; SteerLM 2.0 of prompts, whose answers it samples."""
+    from alignflow.training.data import steered_prompts
+    from alignflow.training.stage_rows import StageRows, stage_rows
+
+    if not isinstance(stage.config, SteerLM2Config):
+        return stage_rows(stage.config, dataset)
+    asked_for = _steering(dataset, stage.wanted or {})
+    return StageRows(steered_prompts(asked_for.wanted), stage.config.max_prompt_tokens)
+
+
+def _steering(dataset: Path, wanted: Mapping[AttributeName, int]) -> "Steering":
+    """Return what SteerLM will be asked for; rows that its training leaves out count too."""
+    from alignflow.training.data import RATED, check_columns
+    from alignflow.training.steering import Steering
+
+    labels = []
+    for records, columns in _spread(dataset, stride=1):
+        check_columns(dataset, RATED, columns)
+        labels.append(np.array([label for record in records for label in RATED.labels(record)]))
+    if not labels:
+        raise DataError(f"{dataset}: no row is left to train on.")
+    return Steering.of_labels(np.concatenate(labels), wanted)
 
 
 def _spread(dataset: Path, *, stride: int) -> Iterator[tuple[list[Mapping[str, Any]], list[str]]]:

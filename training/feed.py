@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from alignflow.training.batch import PackedBatch
 from alignflow.training.packing import Items, split_into_microbatches, split_over_ranks
 from alignflow.training.rows import TokenRows
+
+if TYPE_CHECKING:  # importing megatron takes seconds
+    from alignflow.training.megatron.run import Run
 
 BatchT = TypeVar("BatchT", bound=PackedBatch)
 
@@ -22,6 +25,24 @@ class Feed(Generic[BatchT]):
     rank: int
     """Data-parallel rank."""
     num_ranks: int
+
+    @classmethod
+    def of_run(
+        cls,
+        run: "Run",
+        rows: TokenRows,
+        make_batch: Callable[[TokenRows, Items], BatchT],
+        *,
+        max_tokens: int,
+    ) -> "Feed[BatchT]":
+        """Return the share of a run's rank; without shared prefixes where it takes none."""
+        return cls(
+            rows if run.shares_prefixes else rows.unshared(),
+            make_batch,
+            max_tokens=max_tokens,
+            rank=run.data_parallel_rank,
+            num_ranks=run.data_parallel_size,
+        )
 
     def parts(self, items: Items) -> list[Items]:
         """Return the items of each microbatch of this rank; at least one, be it empty."""

@@ -5,31 +5,29 @@ follows from the step, and the rest of the state is what Megatron saves and a `P
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic
 
 from torch import Tensor
 
 from alignflow.data_validation.canonical import Split
 from alignflow.errors import ConfigError
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.worker import JobStoppedError
 from alignflow.training.checkpoints import Checkpoints, model_digest
-from alignflow.training.collectives import wait_for_all
 from alignflow.training.config import StageConfig
 from alignflow.training.errors import DivergedError, RewardHackingError
 from alignflow.training.feed import BatchT, Feed
-from alignflow.training.forward import mean_loss, stop_if_asked
+from alignflow.training.forward import mean_loss
 from alignflow.training.losses import SummedLoss
 from alignflow.training.packing import DataOrder, Items
+from alignflow.training.steps import Metrics, Progress, StepLoop
 from alignflow.training.watch import Validation, best_step, num_without_gain
 
 if TYPE_CHECKING:  # importing megatron takes seconds
     from alignflow.training.megatron.run import Run
-
-Metrics = dict[str, float]
 
 _OF_THE_OPTIMIZER = ("grad_norm", "learning_rate")
 
@@ -49,39 +47,7 @@ class Objective(Generic[BatchT]):
     what the loss needs to know of the whole batch under the present model."""
 
 
-@dataclass
-class Progress:
-    """How far a run is; saved with a checkpoint."""
-
-    step: int = 0
-    """Updates that were applied."""
-    num_tokens: int = 0
-    """Tokens of these updates, prompts included."""
-    first: Metrics = field(default_factory=dict)
-    """Metrics of the first step, and held-out metrics before it."""
-    last: Metrics = field(default_factory=dict)
-    """The newest value of each metric."""
-    validations: list[Validation] = field(default_factory=list)
-    """All so far, by which the best step is told, and when to stop early."""
-
-    @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Self:
-        """Return the progress that `asdict` made a mapping of."""
-        validations = [Validation(**validation) for validation in saved["validations"]]
-        return cls(**{**saved, "validations": validations})
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """What a checkpoint is told from the next one by: steps and validations so far."""
-        return self.step, len(self.validations)
-
-    @property
-    def is_validated(self) -> bool:
-        """Whether the model as it is now was measured."""
-        return bool(self.validations) and self.validations[-1].step == self.step
-
-
-class Trainer(Generic[BatchT]):
+class Trainer(StepLoop[Progress], Generic[BatchT]):
     """Trains a run over a data order."""
 
     def __init__(
@@ -96,28 +62,19 @@ class Trainer(Generic[BatchT]):
         held_out: Feed[BatchT],
         validation_batches: Sequence[Items],
     ) -> None:
-        self._run = run
-        self._folder = folder
-        self._config = config
-        self._objective = objective
-        self._order = order
-        self._train = train
-        self._held_out = held_out
-        self._validation_batches = validation_batches
-        self._checkpoints = Checkpoints(
+        checkpoints = Checkpoints(
             folder.checkpoints,
             model_digest=model_digest(run.model_dir),
             data_digest=f"{train.rows.summary.digest} {held_out.rows.summary.digest}",
             config=config.identity(),
             keep=config.keep_checkpoints,
         )
-        self._progress = Progress()
-        self._saved_position = self._progress.position
-
-    @property
-    def tokens_processed(self) -> int:
-        """Tokens that the applied updates saw, those of earlier attempts and epochs included."""
-        return self._progress.num_tokens
+        super().__init__(run, folder, config, checkpoints, order, Progress())
+        self._config = config
+        self._objective = objective
+        self._train = train
+        self._held_out = held_out
+        self._validation_batches = validation_batches
 
     def train(self) -> Metrics:
         """Train from the newest checkpoint, or from the start, to the last step.
@@ -136,14 +93,8 @@ class Trainer(Generic[BatchT]):
             RewardHackingError: The objective's rewards grew while held-out accuracy fell.
         """
         self._check_held_out()
-        self._resume()
         try:
-            self._run_steps()
-        except JobStoppedError:
-            if self._is_unsaved():
-                self._save()
-            done = f"after step {self._progress.step} of {self._order.num_steps}"
-            raise JobStoppedError(f"The job was told to stop and did, {done}.") from None
+            self._run_to_the_end()
         except DivergedError as error:
             # The model of this very step may be the one that went wrong.
             good = self._last_good(self._progress.step - 1)
@@ -155,42 +106,19 @@ class Trainer(Generic[BatchT]):
             ) from None
         if self._config.restore_best:
             self._restore_best()
-        first = {f"{name}_first": value for name, value in self._progress.first.items()}
-        return self._named(self._progress.last | first)
+        return self._results()
 
-    def _run_steps(self) -> None:
-        progress = self._progress
-        while True:
-            # Before the checkpoint of this step, which so holds what was measured after it.
-            if self._is_validation_due():
-                self._validate()
-            if self._is_over():
-                return
-            if self._is_checkpoint_due():
-                self._save()
-            progress.last |= self._step()
-            progress.step += 1
-            stop_if_asked()
-
-    def _is_validation_due(self) -> bool:
-        step, every = self._progress.step, self._config.validate_every_steps
-        is_due = step in (0, self._order.num_steps) or (every is not None and step % every == 0)
-        return is_due and bool(self._validation_batches) and not self._progress.is_validated
+    @property
+    def _has_held_out(self) -> bool:
+        return bool(self._validation_batches)
 
     def _is_over(self) -> bool:
-        progress, patience = self._progress, self._config.early_stop_patience
-        is_stale = patience is not None and num_without_gain(progress.validations) >= patience
-        return is_stale or progress.step >= self._order.num_steps
+        patience = self._config.early_stop_patience
+        is_stale = patience is not None and num_without_gain(self._progress.validations) >= patience
+        return is_stale or super()._is_over()
 
-    def _is_checkpoint_due(self) -> bool:
-        step = self._progress.step
-        is_best = self._config.restore_best and best_step(self._progress.validations) == step
-        is_due = is_best or step % self._config.checkpoint_every_steps == 0
-        return is_due and self._is_unsaved()
-
-    def _is_unsaved(self) -> bool:
-        """Whether a step or a validation came after the newest checkpoint."""
-        return self._progress.step > 0 and self._saved_position != self._progress.position
+    def _best_step(self) -> int | None:
+        return best_step(self._progress.validations) if self._config.restore_best else None
 
     def _step(self) -> Metrics:
         """Apply one update, log and judge it."""
@@ -231,22 +159,8 @@ class Trainer(Generic[BatchT]):
                 f"Step {progress.step}: The held-out loss is {metrics['loss']:.4g}, past max_loss "
                 f"{self._config.max_loss:g}; lower learning_rate."
             )
-        progress.validations.append(Validation(progress.step, metrics))
-        if progress.step == 0:
-            progress.first |= held_out
-        else:
-            progress.last |= held_out
+        self._note_validation(metrics, held_out)
         self._objective.check_validations(progress.validations)
-
-    def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:
-        if self._run.is_main:
-            head = {"step": step, "num_steps": self._order.num_steps, "phase": phase}
-            self._folder.append_metrics(
-                {**head, "time": time.time(), **extra, **self._named(metrics)}
-            )
-
-    def _named(self, metrics: Mapping[str, float]) -> Metrics:
-        return {f"{self._config.stage}/{name}": value for name, value in metrics.items()}
 
     def _check_held_out(self) -> None:
         for name in ("early_stop_patience", "restore_best"):
@@ -256,18 +170,18 @@ class Trainer(Generic[BatchT]):
                     "raise held_out_share, or leave it out."
                 )
 
-    def _resume(self) -> None:
-        path = self._checkpoints.newest()
-        if path is not None:
-            self._progress = Progress.of(self._run.load_checkpoint(path))
-            self._saved_position = self._progress.position
+    def _write(self, path: Path, progress: dict[str, Any]) -> None:
+        self._run.save_checkpoint(path, progress)
+
+    def _read(self, path: Path) -> Progress:
+        return Progress.of(self._run.load_checkpoint(path))
 
     def _restore_best(self) -> None:
         """Go back to the model of the lowest held-out loss, if that isn't the last one."""
         best, num_tokens = best_step(self._progress.validations), self._progress.num_tokens
         if best is not None and best != self._progress.step:
-            saved = self._run.load_checkpoint(self._checkpoints.path(best))
-            self._progress = replace(Progress.of(saved), num_tokens=num_tokens)
+            saved = self._read(self._checkpoints.path(best))
+            self._progress = replace(saved, num_tokens=num_tokens)
         self._progress.last["best_step"] = self._progress.step
 
     def _last_good(self, step: int) -> str:
@@ -276,16 +190,3 @@ class Trainer(Generic[BatchT]):
         return (
             f"The last good checkpoint is {path}." if path else "No checkpoint is from before it."
         )
-
-    def _save(self) -> None:
-        step = self._progress.step
-        path = self._checkpoints.path(step)
-        if self._run.is_main:
-            self._checkpoints.begin(path)
-        wait_for_all()
-        self._run.save_checkpoint(path, asdict(self._progress))
-        wait_for_all()
-        if self._run.is_main:
-            best = best_step(self._progress.validations) if self._config.restore_best else None
-            self._checkpoints.finish(path, best_step=best)
-        self._saved_position = self._progress.position

@@ -6,19 +6,18 @@ actor, critic, their optimizers and the KL coefficient together, as they are bet
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.worker import JobStoppedError
-from alignflow.training import loop
 from alignflow.training.actor_critic import Critic, Models, policy_objective
 from alignflow.training.advantages import adapted_kl_coef
 from alignflow.training.checkpoints import Checkpoints
-from alignflow.training.collectives import wait_for_all
 from alignflow.training.config import PPOConfig
 from alignflow.training.errors import DivergedError, RewardHackingError
 from alignflow.training.experience import (
@@ -30,7 +29,6 @@ from alignflow.training.experience import (
     rewards,
 )
 from alignflow.training.feed import BatchT, Feed
-from alignflow.training.forward import stop_if_asked
 from alignflow.training.megatron.run import Run
 from alignflow.training.packing import DataOrder, Items, pack
 from alignflow.training.ranked_pairs import RankedPairs
@@ -44,22 +42,25 @@ from alignflow.training.rl_metrics import (
 )
 from alignflow.training.rollout import Prompts, Rollout, Sampler, minibatches, token_values
 from alignflow.training.rows import TokenRows
-from alignflow.training.watch import Validation, check_reward_hacking, most_accurate_step
+from alignflow.training.steps import Progress, StepLoop
+from alignflow.training.watch import check_reward_hacking, most_accurate_step
 
 # What the draws of a run are told apart by.
 _TRAINING, _VALIDATION, _SHUFFLING = range(3)
 
 
 @dataclass
-class Progress(loop.Progress):
+class PPOProgress(Progress):
     """How far a run is; a step is a rollout that was learnt from."""
 
     kl_coef: float = 0.0
     """Price of a nat in the next rollout."""
 
 
-class PPOTrainer:
+class PPOTrainer(StepLoop[PPOProgress]):
     """Trains an actor, and a critic where there is one, over rollouts."""
+
+    step_name = "rollout"
 
     def __init__(
         self,
@@ -74,23 +75,15 @@ class PPOTrainer:
         held_out: Prompts,
         pairs: RankedPairs | None = None,
     ) -> None:
+        progress = PPOProgress(kl_coef=config.kl_coef)
+        super().__init__(models.actor, folder, config, checkpoints, order, progress)
+        self._config = config
         self._models = models
         self._actor = models.actor
         self._sampler = sampler
-        self._folder = folder
-        self._config = config
-        self._checkpoints = checkpoints
-        self._order = order
         self._train = train
         self._held_out = held_out
         self._pairs = pairs
-        self._progress = Progress(kl_coef=config.kl_coef)
-        self._saved_position = self._progress.position
-
-    @property
-    def tokens_processed(self) -> int:
-        """Tokens that the applied updates saw, those of earlier attempts and epochs included."""
-        return self._progress.num_tokens
 
     def train(self) -> Metrics:
         """Train from the newest checkpoint, or from the start, to the last step.
@@ -109,15 +102,8 @@ class PPOTrainer:
             RatioMismatchError: An update doesn't begin from the policy that sampled.
             SamplerMismatchError: Sampling and training disagree about the responses.
         """
-        self._resume()
         try:
-            self._run_steps()
-        except JobStoppedError:
-            # It is heard between two steps, or before the updates of one: the weights are whole.
-            if self._is_unsaved():
-                self._save()
-            done = f"after rollout {self._progress.step} of {self._order.num_steps}"
-            raise JobStoppedError(f"The job was told to stop and did, {done}.") from None
+            self._run_to_the_end()
         except DivergedError as error:
             last = self._checkpoints.newest()
             kept = f"the last checkpoint is {last}" if last else "there is no checkpoint yet"
@@ -128,37 +114,15 @@ class PPOTrainer:
             raise RewardHackingError(
                 f"{error} The last good one is {good}.", since_step=since
             ) from None
-        first = {f"{name}_first": value for name, value in self._progress.first.items()}
-        return self._named(self._progress.last | first)
+        return self._results()
 
-    def _run_steps(self) -> None:
-        progress = self._progress
-        while True:
-            # Before the checkpoint of this step, which so holds what was measured after it.
-            if self._is_validation_due():
-                self._validate()
-            if progress.step == self._order.num_steps:
-                return
-            if self._is_checkpoint_due():
-                self._save()
-            progress.last |= self._step()
-            progress.step += 1
-            stop_if_asked()
+    @property
+    def _has_held_out(self) -> bool:
+        return len(self._held_out.items) > 0
 
-    def _is_validation_due(self) -> bool:
-        step, every = self._progress.step, self._config.validate_every_steps
-        is_due = step in (0, self._order.num_steps) or (every is not None and step % every == 0)
-        return is_due and len(self._held_out.items) > 0 and not self._progress.is_validated
-
-    def _is_checkpoint_due(self) -> bool:
-        step = self._progress.step
-        is_best = most_accurate_step(self._progress.validations) == step
-        is_due = is_best or step % self._config.checkpoint_every_steps == 0
-        return is_due and self._is_unsaved()
-
-    def _is_unsaved(self) -> bool:
-        """Whether a step or a validation came after the newest checkpoint."""
-        return self._progress.step > 0 and self._saved_position != self._progress.position
+    def _best_step(self) -> int | None:
+        # What a reward that is hacked later on is gone back from.
+        return most_accurate_step(self._progress.validations)
 
     def _step(self) -> Metrics:
         """Roll out, judge and learn once; log it."""
@@ -271,13 +235,7 @@ class PPOTrainer:
         self, run: Run, rows: TokenRows, make_batch: Callable[[TokenRows, Items], BatchT]
     ) -> Feed[BatchT]:
         """Return this rank's share of a rollout's batches."""
-        return Feed(
-            rows if run.shares_prefixes else rows.unshared(),
-            make_batch,
-            max_tokens=self._config.microbatch_tokens,
-            rank=run.data_parallel_rank,
-            num_ranks=run.data_parallel_size,
-        )
+        return Feed.of_run(run, rows, make_batch, max_tokens=self._config.microbatch_tokens)
 
     def _adapt_kl_coef(self, kl_nats: float, num_responses: int) -> None:
         adaptation = self._config.kl_adaptation
@@ -302,11 +260,7 @@ class PPOTrainer:
             found["accuracy"] = self._pairs.accuracy(self._actor)
         metrics = {f"held_out_{name}": value for name, value in found.items()}
         self._log("validate", progress.step, metrics)
-        progress.validations.append(Validation(progress.step, found))
-        if progress.step == 0:
-            progress.first |= metrics
-        else:
-            progress.last |= metrics
+        self._note_validation(found, metrics)
         check_reward_hacking(
             progress.validations,
             reward="reward",
@@ -314,39 +268,16 @@ class PPOTrainer:
             patience=self._config.accuracy_drop_validations,
         )
 
-    def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:
-        if self._actor.is_main:
-            head = {"step": step, "num_steps": self._order.num_steps, "phase": phase}
-            self._folder.append_metrics(
-                {**head, "time": time.time(), **extra, **self._named(metrics)}
-            )
-
-    def _named(self, metrics: Mapping[str, float]) -> Metrics:
-        return {f"{self._config.stage}/{name}": value for name, value in metrics.items()}
-
-    def _resume(self) -> None:
-        path = self._checkpoints.newest()
-        if path is None:
-            return
-        self._progress = Progress.of(self._actor.load_checkpoint(path / "actor"))
-        if self._models.critic is not None:
-            self._models.critic.run.load_checkpoint(path / "critic")
-        self._saved_position = self._progress.position
-
-    def _save(self) -> None:
-        path = self._checkpoints.path(self._progress.step)
-        if self._actor.is_main:
-            self._checkpoints.begin(path)
-        wait_for_all()
-        self._actor.save_checkpoint(path / "actor", asdict(self._progress))
+    def _write(self, path: Path, progress: dict[str, Any]) -> None:
+        self._actor.save_checkpoint(path / "actor", progress)
         if self._models.critic is not None:
             self._models.critic.run.save_checkpoint(path / "critic", {})
-        wait_for_all()
-        if self._actor.is_main:
-            # What a reward that is hacked later on is gone back from.
-            best = most_accurate_step(self._progress.validations)
-            self._checkpoints.finish(path, best_step=best)
-        self._saved_position = self._progress.position
+
+    def _read(self, path: Path) -> PPOProgress:
+        progress = PPOProgress.of(self._actor.load_checkpoint(path / "actor"))
+        if self._models.critic is not None:
+            self._models.critic.run.load_checkpoint(path / "critic")
+        return progress
 
 
 def _means(updates: Sequence[Metrics]) -> Metrics:

@@ -35,8 +35,8 @@ class StageRows(NamedTuple):
 DatasetStageConfig = (
     SFTConfig | RewardModelConfig | DPOConfig | PPOConfig | AttributeModelConfig | SteerLMConfig
 )
-"""Stages whose rows are determined by their config and dataset; those of SteerLM 2.0 hang on what
-its model is asked for."""
+"""Stages whose rows are determined by their config and dataset; the prompts of SteerLM 2.0 hang on
+what its model is asked for, too."""
 
 
 def stage_rows(config: DatasetStageConfig, dataset: Path) -> StageRows:

@@ -21,6 +21,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignflow.data_validation.canonical import ATTRIBUTES
 from alignflow.data_validation.config import AttributeName
@@ -78,9 +79,14 @@ class Steering:
     @classmethod
     def of_rows(cls, rows: TokenRows, wanted: Mapping[AttributeName, int]) -> Self:
         """Return wanted ratings of the attributes in the rows; of others, the commonest."""
+        return cls.of_labels(rows.labels_IL, wanted)
+
+    @classmethod
+    def of_labels(cls, labels_IL: NDArray[Any], wanted: Mapping[AttributeName, int]) -> Self:
+        """As `of_rows`, from the ratings of each row in the order of `ATTRIBUTES`."""
         ratings: dict[str, int] = {}
         for column, name in enumerate(ATTRIBUTES):
-            known = rows.labels_IL[:, column]
+            known = labels_IL[:, column]
             known = known[~np.isnan(known)]
             if len(known):
                 commonest = int(np.bincount(known.astype(np.int64)).argmax())

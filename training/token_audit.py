@@ -4,14 +4,20 @@ Here is what it is asked, what it finds and how that is judged; `alignflow.train
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from alignflow.config import Config
-from alignflow.data_validation.config import DataConfig, Severity, Share
+from alignflow.data_validation.config import (
+    AttributeName,
+    DataConfig,
+    Rating,
+    Severity,
+    Share,
+)
 from alignflow.data_validation.leaks import SplitLeak
-from alignflow.training.config import StageConfig
+from alignflow.training.config import StageConfig, SteerLM2Config
 
 AUDIT_FILE = "token_audit.json"
 """Name of the file in the artifact that holds a `TokenAudit`."""
@@ -60,7 +66,15 @@ class AuditedStage(Config):
 
     config: StageConfig
     dataset: str
-    """Name of the set in the recipe."""
+    """Name of the set in the recipe, or of the stage that makes it."""
+    wanted: dict[AttributeName, Rating] | None = None
+    """What SteerLM 2.0 asks for in its prompts, as the recipe has it for SteerLM."""
+
+    @model_validator(mode="after")
+    def _prompts_ask_for_something(self) -> Self:
+        if isinstance(self.config, SteerLM2Config) != (self.wanted is not None):
+            raise ValueError("wanted and the stage steerlm2 go together")
+        return self
 
 
 class TokenAuditJob(Config):
@@ -189,5 +203,6 @@ def row_fields(stage: AuditedStage) -> dict[str, Any]:
     """Return what the audit of a stage depends on besides model and set."""
     return {
         "dataset": stage.dataset,
+        **({} if stage.wanted is None else {"wanted": stage.wanted}),
         **stage.config.model_dump(mode="json", include=set(ROW_FIELDS)),
     }

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from part_threads import Threads
+from shards import configs_of, write_shards, written
 
+from alignflow.data_validation import blocks, parts
 from alignflow.data_validation.canonical import SCHEMAS, read_split, shards
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DatasetConfig, RowLimits, SetExpectations
@@ -417,3 +421,20 @@ def test_a_repaired_row_is_a_source_that_says_where_it_was_refused(tmp_path: Pat
     ]
     (mended,) = (row for row in rows if row["messages"][1]["content"] == "Nobody.")
     assert (mended["source"], mended["line"]) == ("a.jsonl", 21)
+
+
+def test_parts_judged_elsewhere_make_the_same_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every file is several parts, and every part several blocks.
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(parts, "PART_BLOCKS", 2)
+    write_shards(tmp_path / "in", num_rows=90)
+    configs = configs_of(tmp_path / "in", max_rows=50)
+    here = written(configs, tmp_path / "out")
+    assert [bool(each["error"]) for each in here] == [False, False, False, True, True]
+    shutil.rmtree(tmp_path / "out")
+
+    threads = Threads(parts_ahead=7)
+    assert written(configs, tmp_path / "out", threads) == here
+    assert threads.num_parts > 6 * 5

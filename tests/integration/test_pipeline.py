@@ -18,7 +18,12 @@ from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
@@ -33,6 +38,8 @@ from slurm_cluster import Cluster
 
 from alignflow.artifacts import ArtifactStore
 from alignflow.config import load_config
+from alignflow.data_validation import blocks, parts
+from alignflow.data_validation.config import DataKind
 from alignflow.errors import DataError, JobError, RunStoppedError, SafetyGateError
 from alignflow.flows.alignment import align
 from alignflow.flows.config import Recipe
@@ -42,9 +49,10 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
 from alignflow.lineage import trace
 from alignflow.tasks.approval import find_request, let_go_on
+from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.decisions import Author
 from alignflow.tasks.last_run import read_last_run, what_changed
-from alignflow.tasks.lifecycle import raise_first_failure
+from alignflow.tasks.lifecycle import open_pipeline, raise_first_failure
 from alignflow.tasks.report import Outcome
 from alignflow.tasks.tracking import Registry
 
@@ -312,6 +320,47 @@ def test_second_run_reuses_every_stage_and_the_version(first: Outcome, recipe_fi
     assert set(again.stages.values()) == {"reused"}
     assert again.model_version == first.model_version
     assert len(client(first).search_model_versions("name='tiny-assistant'")) == 1
+
+
+def test_a_dask_cluster_makes_the_same_sets(
+    prefect_server: None, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every set is several parts, and every part several blocks.
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 5)
+    monkeypatch.setattr(parts, "PART_BLOCKS", 2)
+    kinds: dict[str, DataKind] = {"demonstrations": "sft", "preferences": "preference"}
+
+    @flow
+    def ingest_all(recipe: Recipe, forced: frozenset[str]) -> dict[str, tuple[str, str]]:
+        names = list(recipe.evaluation.benchmarks)
+        with open_pipeline(recipe, stages=[], forced=forced, must_reuse=frozenset()) as pipeline:
+            benchmarks = {name: fetch_benchmark(pipeline, name) for name in names}
+            sets = {
+                name: ingest_dataset.submit(pipeline, name, kind, benchmarks)
+                for name, kind in kinds.items()
+            }
+            return {
+                name: (future.result().digest, pipeline.records[name].status)
+                for name, future in sets.items()
+            }
+
+    changes = [f"workspace={tmp_path}"]
+    here = ingest_all(load_config(Recipe, recipe_file, overrides=changes), frozenset())
+    changes.append("row_checks={runner: dask, num_processes: 2, parts_ahead: 3}")
+    on_dask = load_config(Recipe, recipe_file, overrides=changes)
+    state = ingest_all(on_dask, frozenset(kinds), return_state=True)
+    there = state.result()
+    assert {name: digest for name, (digest, _) in there.items()} == {
+        name: digest for name, (digest, _) in here.items()
+    }
+    assert {status for _, status in [*here.values(), *there.values()]} == {"computed"}
+    flow_run_id = state.state_details.flow_run_id
+    with get_client(sync_client=True) as prefect:
+        runs = prefect.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+        )
+    # Of 24 and 33 rows, ten to a part.
+    assert sum(run.name.startswith("check-rows") for run in runs) == 3 + 4
 
 
 def test_refused_model_is_not_registered(first: Outcome, recipe_file: Path) -> None:

@@ -37,6 +37,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
 from alignflow.training.attributes import AttributeScale
 from alignflow.training.chat import ChatTokenizer
+from alignflow.training.config import SteerLM2Config
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
 from alignflow.training.likelihood import rating_log_likelihood
 from alignflow.training.megatron import frozen, model, run
@@ -44,7 +45,7 @@ from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.megatron.model import PackedModel
 from alignflow.training.rows import TokenRows
-from alignflow.training.stages.steerlm2 import check_first_loss
+from alignflow.training.stages.steerlm2 import check_ended, check_first_loss
 from alignflow.training.steering import Steering
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
@@ -322,6 +323,18 @@ def test_a_policy_that_is_not_the_sampler_stops_the_job() -> None:
 def test_sampling_that_training_disagrees_with_stops_the_job(make_run: MakeRun) -> None:
     with pytest.raises(SamplerMismatchError, match="max_sampler_delta 1e-12"):
         run_here(make_run("job", max_sampler_delta=1e-12))
+
+
+def test_more_cut_responses_than_allowed_stop_the_job_before_it_learns(make_run: MakeRun) -> None:
+    job = make_run("cut", max_new_tokens=2, max_unended_share=0.1)
+    with pytest.raises(DataError, match=r"of the sampled responses are cut at max_new_tokens 2"):
+        run_here(job)
+    # They were not even rated.
+    assert not (job.path / "ratings.safetensors").exists()
+    has_ended = torch.tensor([[True, True], [True, False]])
+    check_ended(has_ended, SteerLM2Config(max_unended_share=0.25))
+    with pytest.raises(DataError, match=r"25\.0% of the sampled .* more than .* \(24\.0%\)"):
+        check_ended(has_ended, SteerLM2Config(max_unended_share=0.24))
 
 
 def test_a_model_that_is_asked_for_nothing_is_refused(

@@ -47,10 +47,10 @@ from alignflow.training.errors import (
     RewardHackingError,
     ScoreMismatchError,
 )
-from alignflow.training.loop import Metrics
 from alignflow.training.megatron.judges import AttributeModel
 from alignflow.training.megatron.run import build_run
 from alignflow.training.packing import pack
+from alignflow.training.steps import Metrics
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 

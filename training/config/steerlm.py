@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from alignflow.config import Config
-from alignflow.data_validation.config import AttributeName, Rating
+from alignflow.data_validation.config import AttributeName, Rating, Share
 from alignflow.training.config.sampling import SamplingConfig
 from alignflow.training.config.trainer import Precision, TrainerConfig
 
@@ -67,6 +67,9 @@ class SteerLM2Config(SamplingConfig):
     paper."""
     samples_per_prompt: Annotated[int, Field(ge=2)] = 10
     """Responses to each prompt, among which the weights are normalised; 10 in the paper."""
+    max_unended_share: Share = 1.0
+    """Largest share of the responses that may be cut at `max_new_tokens`. More end the job before
+    anything is learnt from them: a model learns from them not to stop."""
     concentration: PositiveFloat = 24.0
     """How closely ratings lie around what the attribute model predicts, as alpha + beta of a Beta
     distribution over the scale; 24 in the paper, where it fits HelpSteer2."""

@@ -30,6 +30,7 @@ SURVIVAL_FIELDS = frozenset(
         "max_kl_nats",
         "max_length_ratio",
         "max_sampler_delta",
+        "max_unended_share",
     }
 )
 """Fields that decide how a job survives and is computed, not what: no part of keys and

@@ -13,10 +13,11 @@ from alignflow.training.config import AttributeModelConfig, TrainingJob
 from alignflow.training.errors import ScoreMismatchError
 from alignflow.training.feed import Feed
 from alignflow.training.forward import row_values
-from alignflow.training.loop import Metrics, Objective, Trainer
+from alignflow.training.loop import Objective, Trainer
 from alignflow.training.losses import SummedLoss, attribute_loss
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.stages.data import StageData, load_stage_data
+from alignflow.training.steps import Metrics
 
 _TOLERANCE = 1e-5
 """How far the first loss may be from the variance of the ratings, as a share of it."""

@@ -74,13 +74,7 @@ class StageData:
         make_batch: Callable[[TokenRows, Items], BatchT],
     ) -> Feed[BatchT]:
         """Return this rank's share of a split's batches."""
-        return Feed(
-            rows if run.shares_prefixes else rows.unshared(),
-            make_batch,
-            max_tokens=self.config.microbatch_tokens,
-            rank=run.data_parallel_rank,
-            num_ranks=run.data_parallel_size,
-        )
+        return Feed.of_run(run, rows, make_batch, max_tokens=self.config.microbatch_tokens)
 
     def details(self, tokens_processed: int) -> dict[str, Any]:
         """Return what the report says about the data, and how many models were in memory.

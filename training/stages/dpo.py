@@ -11,7 +11,7 @@ from alignflow.jobs.spec import JobResult
 from alignflow.training.config import DPOConfig, Precision, TrainingJob
 from alignflow.training.errors import ReferenceMismatchError
 from alignflow.training.feed import BatchT, Feed
-from alignflow.training.loop import Metrics, Objective, Trainer
+from alignflow.training.loop import Objective, Trainer
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import pack
 from alignflow.training.pairs import pack_referenced_pairs
@@ -20,6 +20,7 @@ from alignflow.training.reference import ReferencePass, reference_logps
 from alignflow.training.responses import pack_referenced, pack_responses
 from alignflow.training.rows import TokenRows
 from alignflow.training.stages.data import StageData, load_mismatched, load_stage_data
+from alignflow.training.steps import Metrics
 from alignflow.training.watch import check_reward_hacking
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 1e-3}

@@ -14,13 +14,14 @@ from alignflow.training.config import Precision, RewardModelConfig, TrainingJob
 from alignflow.training.errors import DivergedError, ScoreMismatchError
 from alignflow.training.feed import Feed
 from alignflow.training.forward import row_values
-from alignflow.training.loop import Metrics, Objective, Trainer
+from alignflow.training.loop import Objective, Trainer
 from alignflow.training.losses import SummedLoss, reward_loss
 from alignflow.training.megatron.run import Run, build_run
 from alignflow.training.packing import pack
 from alignflow.training.pairs import PairBatch, pack_pairs
 from alignflow.training.reward_scale import REWARD_SCALE_FILE
 from alignflow.training.stages.data import StageData, load_stage_data
+from alignflow.training.steps import Metrics
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 5e-2}
 """How far the first loss may be from that of the same scores computed in another way."""

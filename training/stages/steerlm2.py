@@ -26,7 +26,7 @@ from alignflow.training.config import Precision, SteerLM2Config, TrainingJob
 from alignflow.training.data import steered_prompts
 from alignflow.training.errors import ReferenceMismatchError, SamplerMismatchError
 from alignflow.training.likelihood import rating_log_likelihood
-from alignflow.training.loop import Metrics, Objective, Trainer
+from alignflow.training.loop import Objective, Trainer
 from alignflow.training.megatron.architecture import check_positions
 from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.judges import AttributeModel
@@ -45,6 +45,7 @@ from alignflow.training.steered_responses import (
     sample_responses,
 )
 from alignflow.training.steering import Steering
+from alignflow.training.steps import Metrics
 from alignflow.training.weighed import pack_weighed, weighed_loss
 
 _TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "bf16": 1e-3}
@@ -80,7 +81,8 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
 
     Raises:
         ConfigError: A model is missing, or doesn't fit the others or the lengths.
-        DataError: The model isn't SteerLM's, or is asked for what the attribute model can't rate.
+        DataError: The model isn't SteerLM's, is asked for what the attribute model can't rate, or
+            doesn't end more of its responses than the recipe allows.
         SamplerMismatchError: Sampling and training disagree about the responses.
         ReferenceMismatchError: The policy isn't the sampler before the first update.
     """
@@ -93,6 +95,7 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
     )
     initialize(config.parallel, seed=config.seed)
     responses = _sample(models, config, prompts, folder)
+    check_ended(responses["train"].has_ended, config)
     targets = _judge(models, config, prompts, responses, steering, scale, folder)
     data = StageData(config, job.model, responses["train"].asked, responses["held_out"].asked)
     with build_run(
@@ -142,6 +145,22 @@ def run(config: SteerLM2Config, job: TrainingJob, folder: RunFolder) -> JobResul
     }
     named = {f"{config.stage}/{name}": value for name, value in found.items()}
     return JobResult(metrics=metrics | named, details=details)
+
+
+def check_ended(has_ended_PK: Tensor, config: SteerLM2Config) -> None:
+    """Stop before responses are learnt from of which more are cut than the recipe allows.
+
+    Raises:
+        DataError: They are.
+    """
+    num_cut, num_responses = int((~has_ended_PK).sum()), has_ended_PK.numel()
+    if num_cut > config.max_unended_share * num_responses:
+        raise DataError(
+            f"{num_cut / num_responses:.1%} of the sampled responses are cut at max_new_tokens "
+            f"{config.max_new_tokens}, more than max_unended_share "
+            f"({config.max_unended_share:.1%}): raise max_new_tokens or the bound.",
+            reason="unended_responses",
+        )
 
 
 def check_sampler(metrics: Metrics, config: SteerLM2Config) -> None:

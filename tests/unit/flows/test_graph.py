@@ -10,6 +10,7 @@ from alignflow.flows.config import Recipe
 from alignflow.flows.graph import (
     StageGraph,
     audited_stages,
+    audited_steered_stages,
     own_stages,
     stage_graph,
     stages_to_compute,
@@ -52,7 +53,7 @@ def test_limits_of_a_stage_that_a_run_starts_from_are_audited_anew(graph: StageG
     assert "token_audit" not in anew | must_reuse
 
 
-def test_what_jobs_make_of_the_rows_is_not_audited() -> None:
+def test_rows_that_a_run_makes_are_audited_once_they_are_made() -> None:
     recipe = load_config(Recipe, DEMO.with_name("demo-steerlm2.yaml"))
     audited = [(stage.config.stage, stage.dataset) for stage in audited_stages(recipe)]
     assert audited == [
@@ -60,6 +61,16 @@ def test_what_jobs_make_of_the_rows_is_not_audited() -> None:
         ("reward_model", "preferences"),
         ("attribute_model", "attributes"),
     ]
+    steered = [(stage.config.stage, stage.dataset) for stage in audited_steered_stages(recipe)]
+    assert steered == [("steerlm", "annotated"), ("steerlm2", "annotated")]
+    graph = stage_graph(recipe)
+    assert graph["annotated_audit"] == ("model", "annotated")
+    # Limits of a stage that a run starts from are looked at anew.
+    anew, must_reuse = stages_to_compute(graph, [], "steerlm")
+    assert "annotated_audit" not in anew | must_reuse
+    once = load_config(Recipe, DEMO.with_name("demo-steerlm.yaml"))
+    assert [stage.config.stage for stage in audited_steered_stages(once)] == ["steerlm"]
+    assert audited_steered_stages(load_config(Recipe, DEMO)) == []
 
 
 def test_steerlm_rates_the_demonstrations_before_it_learns_from_them() -> None:
@@ -71,7 +82,8 @@ def test_steerlm_rates_the_demonstrations_before_it_learns_from_them() -> None:
     assert graph["steerlm"] == ("sft", "annotated")
     assert "attribute_model" in graph["evaluate-base"]
     anew, _ = stages_to_compute(graph, [], "annotated")
-    assert anew == {"annotated", "steerlm", "evaluate-aligned", "gate", "register", "report"}
+    following = {"steerlm", "evaluate-aligned", "gate", "register", "report"}
+    assert anew == {"annotated", "annotated_audit", *following}
 
 
 def test_steerlm2_learns_from_the_answers_of_steerlm_round_by_round() -> None:

@@ -75,7 +75,10 @@ def test_a_round_of_steerlm2_starts_from_the_one_before_with_another_seed(
     base = laid(recipe)
     config, again = recipe.steerlm2, recipe.steerlm2.replaced(seed=recipe.steerlm2.seed + 1)
     further = (base.annotated, "attribute_model", "sft")
-    assert submitted["steerlm"] == (recipe.steerlm, "sft", base.annotated)
-    assert submitted["steerlm2-round-1"] == (config, "steerlm", *further)
-    assert submitted["steerlm2"] == (again, "steerlm2-round-1", *further)
+    audits = [base.annotated_audit]
+    assert submitted["steerlm"] == (recipe.steerlm, "sft", base.annotated, audits)
+    assert submitted["steerlm2-round-1"] == (config, "steerlm", *further, audits)
+    assert submitted["steerlm2"] == (again, "steerlm2-round-1", *further, audits)
+    assert submitted["annotated_audit"][1:] == ("model", {"annotated": base.annotated})
+    assert base.annotated_audit in base.stages
     assert base.steerlm in base.stages

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.data_validation.config import DataConfig, DatasetConfig
 from alignflow.data_validation.leaks import SplitLeak
-from alignflow.errors import ConfigError, DataError
+from alignflow.errors import DataError
 from alignflow.training import audit
 from alignflow.training.audit import audit_stage
 from alignflow.training.chat import ChatTokenizer
@@ -22,6 +22,7 @@ from alignflow.training.config import (
     SFTConfig,
     StageConfig,
     SteerLM2Config,
+    SteerLMConfig,
 )
 from alignflow.training.data import load_rows
 from alignflow.training.stage_rows import stage_rows
@@ -163,14 +164,64 @@ def test_an_empty_split_has_no_percentiles(tmp_path: Path, chatml_model: Path) -
     assert judge_audit(TokenAudit(stages=[found]), TokenAuditConfig(), DATA) == []
 
 
-def test_a_set_of_another_kind_and_rows_that_hang_on_a_model_are_refused(
+def rated(name: str, prompt: str, answer: str, **ratings: int) -> Record:
+    return {**demonstration(name, prompt, answer), "attributes": ratings}
+
+
+def test_rated_rows_are_audited_with_their_ratings_in_the_prompt(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [
+        rated("short", "Red?", "yes", quality=4, humor=0),
+        rated("long", "Red?", "yes " * 50, quality=3, humor=0),
+        rated("unrated", "Red?", "yes"),
+    ]
+    dataset = write_dataset(tmp_path / "set", "steerlm", records)
+    found = audited(SteerLMConfig(max_length=90), dataset, chatml_model)
+    lengths = [
+        length_of(chatml_model, f"Red?\n\nattributes: quality:{quality},humor:0", answer)
+        for quality, answer in ((4, "yes"), (3, "yes " * 50))
+    ]
+    assert found.num_tokens == sum(lengths)
+    assert found.num_response_cut == 1
+    assert found.refused == {"no_ratings": 1}
+
+
+def test_prompts_of_steerlm2_ask_for_what_its_model_will_be_asked_for(
+    tmp_path: Path, chatml_model: Path
+) -> None:
+    records = [
+        rated("one", "Red?", "yes", quality=1, humor=2),
+        rated("two", "Red?" * 30, "yes", quality=2, humor=2),
+    ]
+    dataset = write_dataset(tmp_path / "set", "steerlm", records)
+    config = SteerLM2Config(max_length=90, max_new_tokens=20)
+    stage = AuditedStage(config=config, dataset="set", wanted={"quality": 4, "toxicity": 0})
+    found = audit_stage(stage, dataset, ChatTokenizer.load(chatml_model), 100)
+    chat = ChatTokenizer.load(chatml_model)
+    # No row knows toxicity; of humor, the commonest rating is asked for.
+    prompts = ["Red?\n\nattributes: quality:4,humor:2", "Red?"]
+    long = ["Red?" * 30 + "\n\nattributes: quality:4,humor:2", "Red?" * 30]
+    rows = chat.tokenize(
+        [chat.render_prompt([{"role": "user", "content": text}]) for text in [*prompts, *long]]
+    )
+    assert found.limit == 70
+    assert found.num_tokens == sum(len(row.tokens_T) for row in rows)
+    assert found.refused == {"prompt_too_long": 1}
+    changed = stage.model_copy(update={"wanted": {"quality": 3}})
+    assert row_fields(changed) != row_fields(stage)
+
+
+def test_a_set_of_another_kind_and_prompts_that_ask_for_nothing_are_refused(
     tmp_path: Path, chatml_model: Path
 ) -> None:
     dataset = write_dataset(tmp_path / "set", "sft", [demonstration("one", "Red?", "yes")])
     with pytest.raises(DataError, match="no preference dataset"):
         audited(DPOConfig(), dataset, chatml_model)
-    with pytest.raises(ConfigError, match="steerlm2"):
-        audited(SteerLM2Config(), dataset, chatml_model)
+    with pytest.raises(ValidationError, match="wanted and the stage steerlm2 go together"):
+        AuditedStage(config=SteerLM2Config(), dataset="set")
+    with pytest.raises(ValidationError, match="wanted and the stage steerlm2 go together"):
+        AuditedStage(config=SteerLMConfig(), dataset="set", wanted={"quality": 4})
 
 
 def tokens(**counts: Any) -> StageTokens:

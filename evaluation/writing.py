@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +18,8 @@ from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.sampling import Sampling, uniforms
 from alignflow.training.steering import Steering
 from alignflow.training.tokenizer import load_tokenizer
+
+AnswerT = TypeVar("AnswerT")
 
 
 class Prompt(NamedTuple):
@@ -42,7 +44,7 @@ class Prompts:
     num_truncated: int
     """Requests that were longer than allowed, and lost their beginning."""
 
-    def in_order(self, answers: Sequence[str]) -> list[str]:
+    def in_order(self, answers: Sequence[AnswerT]) -> list[AnswerT]:
         """Return answers to the prompts in the order of the requests."""
         by_number = {
             prompt.number: answer for prompt, answer in zip(self.prompts, answers, strict=True)

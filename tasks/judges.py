@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 
 from alignflow.artifacts import Artifact
+from alignflow.artifacts.files import list_files
 from alignflow.errors import DataError
 from alignflow.evaluation.config import EvaluationConfig
 from alignflow.evaluation.judges.card import JudgeCard
@@ -74,12 +75,25 @@ def _train(pipeline: Pipeline, stage_name: str, config: TrainedJudge) -> Artifac
     fetched = fetch_training(config.training, pipeline.cache)
     stage = Stage(name=stage_name, kind=JUDGE_KIND, config=fetched.identity, revision=REVISION)
 
-    def compute(_run: StageRun, scratch: Path) -> StageOutput:
+    def compute(run: StageRun, scratch: Path) -> StageOutput:
+        details = {"sources": fetched.sources}
+        if fetched.job is not None:
+            output = run_job(
+                pipeline,
+                stage=stage.name,
+                key=stage.key,
+                module="alignflow.evaluation.judges.reading",
+                config=fetched.job.model_dump(mode="json"),
+                num_processes=1,
+                run=run,
+            )
+            made = output.folder / JUDGE_FOLDER
+            return replace(output, folder=made, details={**output.details, **details})
         # Imported here: scikit-learn takes a second that no other stage needs.
         from alignflow.evaluation.judges.train import train_judge
 
         card = train_judge(fetched.config, fetched.files, scratch)
-        return StageOutput(scratch, card.metrics, details={"sources": fetched.sources})
+        return StageOutput(scratch, card.metrics, details=details)
 
     return run_stage(pipeline, stage, compute)
 
@@ -140,16 +154,17 @@ def _take(pipeline: Pipeline, name: JudgeName, config: LocalJudge) -> Artifact:
     card = JudgeCard.load(folder)
     if card.task != task_name:
         raise DataError(f"{place}: {config.source} is a judge of {card.task}, not of {task_name}.")
-    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
-    identity = {path.name: file_sha256(path) for path in files}
+    names = [name for name in list_files(folder) if name != "manifest.json"]
+    identity = {name: file_sha256(folder / name) for name in names}
     stage = Stage(
         name=judge_stage(name), kind=JUDGE_KIND, config={"files": identity}, revision=REVISION
     )
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
-        for path in files:
-            shutil.copyfile(path, scratch / path.name)
-        sources = [{"uri": str(path), "sha256": identity[path.name]} for path in files]
+        for name in names:
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, scratch / name)
+        sources = [{"uri": str(folder / name), "sha256": identity[name]} for name in names]
         return StageOutput(scratch, card.metrics, details={"sources": sources})
 
     return run_stage(pipeline, stage, compute)

@@ -7,7 +7,12 @@ from pydantic import ValidationError
 
 from alignflow.config import Config
 from alignflow.errors import DataError
-from alignflow.evaluation.judges.config import DataFile, JudgeQuality, JudgeTask
+from alignflow.evaluation.judges.config import (
+    DataFile,
+    JudgeQuality,
+    JudgeTask,
+    LanguageModelUsed,
+)
 
 CARD_FILE = "card.json"
 CLASSIFIER_FILE = "classifier.json"
@@ -95,6 +100,10 @@ class JudgeCard(Config):
     auc_by_fold: list[float] | None = None
     transfer: Transfer | None = None
     """On test cases that it has seen nothing like; None where none were given."""
+    language_model: LanguageModelUsed | None = None
+    """Whose first layers the judge reads; None for one over n-grams, and from elsewhere."""
+    num_layers: int | None = None
+    """How many of them."""
     licence: str
     files: list[DataFile]
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from alignflow.config import Config
 from alignflow.errors import DataError
+from alignflow.evaluation.judges.calibration import Floats
 from alignflow.evaluation.judges.card import CLASSIFIER_FILE
-from alignflow.evaluation.judges.ngrams import Floats
 from alignflow.evaluation.judges.statement import Statement
 
 _BATCH = 64

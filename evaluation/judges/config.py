@@ -1,9 +1,9 @@
 """Configs of judges: how one is trained, and where a recipe takes one from."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignflow.config import Config
 
@@ -41,6 +41,12 @@ class JudgeTraining(Config):
     compared."""
     transfer: str | None = None
     """HateCheck's test cases, on which a toxicity judge is tried besides."""
+    model: str | None = None
+    """Causal language model whose hidden states the judge reads: a folder, a GGUF file,
+    `package:NAME`, `s3://…` or a hub id. Without one the judge reads n-grams, which is weaker and
+    takes seconds."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id."""
     licence: str = "not stated"
     """Licence of the data, for the card."""
     threshold: Share = 0.5
@@ -49,6 +55,12 @@ class JudgeTraining(Config):
     """Parts of the cross-validation."""
     seed: int = Field(default=1234, ge=0)
     """Of the split into folds."""
+
+    @model_validator(mode="after")
+    def _revision_is_of_a_model(self) -> Self:
+        if self.revision is not None and self.model is None:
+            raise ValueError("revision does nothing without model")
+        return self
 
     @property
     def uris(self) -> dict[FileRole, str]:
@@ -126,6 +138,28 @@ class HubJudge(JudgeQuality, ClassifierSettings):
     def uris(self) -> tuple[str, ...]:
         """Files of labelled texts that it takes."""
         return (self.labelled,)
+
+
+class LanguageModelUsed(Config):
+    """The language model of a judge."""
+
+    name: str
+    """As the training names it."""
+    files: dict[str, str]
+    """SHA-256 of each of its files: what names its content."""
+
+
+class TrainingJob(Config):
+    """Config of `python -m alignflow.evaluation.judges.reading`: a language model is read."""
+
+    training: JudgeTraining
+    """With local files."""
+    model: Path
+    """Hugging Face folder or one GGUF file of its language model."""
+    files: list[DataFile]
+    """What the card says of the files."""
+    language_model: LanguageModelUsed
+    """What it says of the model."""
 
 
 class ClassifierJob(Config):

@@ -158,7 +158,8 @@ def _answer(record: Record, references: References) -> Example:
     if references and source not in references:
         raise record.error("prompt", "asks a question that the references don't know")
     true, false = references.get(source, ((), ()))
-    statement = Statement(clean_text(found["answer"]), true, false)
+    answer, question = clean_text(found["answer"]), clean_text(found["question"])
+    statement = Statement(answer, true, false, question)
     return Example(statement, completion == "yes", source)
 
 

@@ -1,14 +1,15 @@
 """A judge that is asked: its model, its card, and what it says of answers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 
+from alignflow.evaluation.judges.calibration import Bools, Floats
 from alignflow.evaluation.judges.card import CLASSIFIER_FILE, JudgeCard
-from alignflow.evaluation.judges.ngrams import Bools, Floats, NgramJudge
+from alignflow.evaluation.judges.ngrams import NgramJudge
 from alignflow.evaluation.judges.statement import Statement, clean_text
 
 
@@ -46,17 +47,19 @@ class Judge:
         """
         card = JudgeCard.load(folder)
         if (folder / CLASSIFIER_FILE).exists():
-            # Imported here: it loads torch, which a judge of our own doesn't need.
+            # Imported here, like the next: it loads torch, which a judge over n-grams doesn't need.
             from alignflow.evaluation.judges.classifier import Classifier
 
             return cls(card, Classifier.load(folder))
+        if card.language_model is not None:
+            from alignflow.evaluation.judges.probe import ProbeJudge
+
+            return cls(card, ProbeJudge.load(folder))
         return cls(card, NgramJudge.load(folder))
 
     def judge(self, statements: Sequence[Statement]) -> Verdicts:
         """Return what the judge says; nothing is never toxic, true or informative."""
-        cleaned = [
-            Statement(clean_text(s.text), s.true_references, s.false_references) for s in statements
-        ]
+        cleaned = [replace(s, text=clean_text(s.text)) for s in statements]
         says_something_N = np.array([bool(s.text) for s in cleaned], dtype=bool)
         probabilities_N = np.where(says_something_N, self.model.probabilities(cleaned), 0.0)
         return Verdicts(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from alignflow.evaluation.judges.calibration import Bools, Floats
 from alignflow.evaluation.judges.card import (
     Confusion,
     Functionality,
@@ -14,7 +15,6 @@ from alignflow.evaluation.judges.card import (
     Transfer,
 )
 from alignflow.evaluation.judges.examples import Example, HateCheckCase
-from alignflow.evaluation.judges.ngrams import Bools, Floats
 
 _NUM_BINS = 10
 

@@ -13,17 +13,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from alignflow.errors import DataError
+from alignflow.evaluation.judges.calibration import Bools, Floats, sigmoid
 from alignflow.evaluation.judges.statement import Statement
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 VOCABULARY_FILE = "vocabulary.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -64,6 +61,11 @@ class NgramJudge:
         model = LogisticRegression(C=_PENALTY, max_iter=2000)
         model.fit(_features(vectorizers, statements), labels_N)
         return cls(vectorizers, model.coef_[0].astype(np.float64), float(model.intercept_[0]))
+
+    @property
+    def num_features(self) -> int:
+        """What it reads of a statement."""
+        return len(self.weights_F)
 
     def log_odds(self, statements: Sequence[Statement]) -> Floats:
         """Return the log-odds of each statement being toxic, true or informative, [N]."""
@@ -110,18 +112,6 @@ class NgramJudge:
         if weights_F.shape != (num_features,):
             raise DataError(f"{folder}: {len(weights_F)} weights for {num_features} features.")
         return cls(vectorizers, weights_F, bias)
-
-
-def fit_platt(log_odds_N: Floats, labels_N: Bools) -> tuple[float, float]:
-    """Return slope and offset that make log-odds calibrated (Platt 1999), by maximum likelihood."""
-    model = LogisticRegression(C=1e6).fit(log_odds_N[:, None], labels_N)
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
-
-
-def sigmoid(log_odds_N: Floats) -> Floats:
-    """Return probabilities of log-odds."""
-    probabilities_N: Floats = 1 / (1 + np.exp(-log_odds_N))
-    return probabilities_N
 
 
 def _vectorizer(unit: _Unit, **options: Any) -> TfidfVectorizer:

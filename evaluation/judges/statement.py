@@ -12,9 +12,11 @@ class Statement:
 
     text: str
     true_references: tuple[str, ...] = ()
-    """True answers to the question that the text answers."""
+    """True answers to the question."""
     false_references: tuple[str, ...] = ()
     """False ones."""
+    question: str | None = None
+    """What the text answers, if it answers something."""
 
 
 def clean_text(text: str) -> str:

@@ -30,22 +30,39 @@ _OWN = {
 }
 
 
+def asked_judges(name: str) -> tuple[JudgeTask, ...]:
+    """Return what judges a suite asks.
+
+    Raises:
+        ConfigError: There is no such suite.
+    """
+    return () if name.startswith(_HARNESS) else _class(name).asks
+
+
+def missing_judges(name: str, judges: Collection[JudgeTask]) -> list[JudgeTask]:
+    """Return what judges a suite lacks; without any, one that has other scores lacks none.
+
+    Raises:
+        ConfigError: There is no such suite.
+    """
+    asked = asked_judges(name)
+    if not judges and asked and _class(name).judged_scores:
+        return []
+    return [task for task in asked if task not in judges]
+
+
 def check_judges(name: str, judges: Collection[JudgeTask]) -> None:
     """Check that a suite has the judges that it asks, and no others.
 
     Raises:
         ConfigError: It hasn't, or there is no such suite.
     """
-    suite = None if name.startswith(_HARNESS) else _class(name)
-    asked = suite.asks if suite is not None else ()
+    asked = asked_judges(name)
     for task in judges:
         if task not in asked:
             raise ConfigError(f"judges.{task} does nothing in suite {name}.")
-    if suite is None or (suite.judged_scores and not judges):
-        return
-    for task in asked:
-        if task not in judges:
-            raise ConfigError(f"suite {name} needs a judge: give judges.{task}.")
+    for task in missing_judges(name, judges):
+        raise ConfigError(f"suite {name} needs a judge: give judges.{task}.")
 
 
 def score_names(name: str, *, are_judged: bool = False) -> tuple[str, ...]:

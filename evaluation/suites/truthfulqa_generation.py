@@ -102,7 +102,7 @@ class TruthfulQAGeneration(FileSuite[OpenQuestion]):
         from alignflow.evaluation.judges.judge import judge_answers
 
         answers = [
-            Statement(text, item.true, item.false)
+            Statement(text, item.true, item.false, item.question)
             for item, text in zip(self.items, texts, strict=True)
         ]
         judged = judge_answers(

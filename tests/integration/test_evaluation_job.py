@@ -35,6 +35,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
 from alignflow.jobs.wait import cancel_on_exit, wait_for
 from alignflow.training.chat import ChatTokenizer
+from alignflow.training.megatron.frozen import all_of
 from alignflow.training.megatron.judges import RewardModel
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
@@ -407,7 +408,11 @@ def test_empty_answer_has_no_reward(reward_model: Path) -> None:
     reward = RewardModel.load(reward_model, precision="fp32")
     prompt = [{"role": "user", "content": "why?"}]
     samples = [SampleAnswer(prompt, answer, 3) for answer in (" ", "so", "")]
-    judged = with_rewards(reward, ChatTokenizer.load(reward_model), samples, max_tokens=64)
+
+    def score(rows: list[list[int]]) -> list[float]:
+        return all_of(reward.row_passes(rows, max_tokens=64), None)
+
+    judged = with_rewards(samples, ChatTokenizer.load(reward_model), score)
     assert [sample.reward is None for sample in judged] == [True, False, True]
     assert sample_result(judged).scores == {"mean_reward": judged[1].reward, "mean_tokens": 3}
 
@@ -445,7 +450,10 @@ def test_two_processes_find_what_one_does_and_an_attempt_what_was_lost(
     assert_same_results(shared, finished)
     assert {path.name for path in (shared.path / "answers").iterdir()} == {
         f"{part}-{rank}.jsonl"
-        for part in ("truth", "toxicity", "open", "preference", "reward_model", "hhh")
+        for part in (
+            *("truth", "toxicity", "open", "preference", "samples"),
+            *("reward_model", "hhh", "samples.reward"),
+        )
         for rank in (0, 1)
     }
     # The folder as it is when the second process and its share of one part are lost.
@@ -456,11 +464,10 @@ def test_two_processes_find_what_one_does_and_an_attempt_what_was_lost(
     subprocess.run([sys.executable, "-m", spec.module, str(folder.path)], check=True)
     assert_same_results(folder, finished)
     rows = [row for row in read_jsonl(folder.metrics) if row["phase"] == "evaluate"]
-    # Two of four questions are asked again, and nothing else but the samples, whose rewards are
-    # told of under the last part.
+    # Two of four questions are asked again, and nothing else.
     assert next(row["done"] for row in rows if row["suite"] == "truth") == 2
     computed = [row["suite"] for row in rows if row["tokens_per_s"] > 0]
-    assert set(computed) <= {"truth", "samples", "hhh"}
+    assert set(computed) == {"truth"}
 
 
 def assert_same_results(folder: RunFolder, other: RunFolder) -> None:
@@ -470,6 +477,10 @@ def assert_same_results(folder: RunFolder, other: RunFolder) -> None:
     for path in (other.output / "items").iterdir():
         rows = read_jsonl(folder.output / "items" / path.name)
         assert [row["item"] for row in rows] == [row["item"] for row in read_jsonl(path)]
+    mine, others = (read_jsonl(f.output / "samples.jsonl") for f in (folder, other))
+    rewards = [sample.pop("reward") for sample in others]
+    assert [sample.pop("reward") for sample in mine] == pytest.approx(rewards, abs=1e-5)
+    assert mine == others
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval isn't installed")

@@ -19,8 +19,10 @@ from alignflow.data_validation.ingest import ingest
 from alignflow.errors import DataError
 from alignflow.evaluation.config import EvaluationJob
 from alignflow.evaluation.run import evaluate
+from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult
+from alignflow.jobs.wait import cancel_on_exit, wait_for
 from alignflow.jobs.worker import JobStoppedError, read_config
 from alignflow.training import annotate
 from alignflow.training.attributes import AttributeScale
@@ -391,6 +393,30 @@ def test_every_model_has_its_sample_answers_rated(judged: Judged) -> None:
         assert ("steerlm/quality_response" in scores["scores"]) == (name == "steerlm")
     rows = [row for row in read_jsonl(judged["steerlm"][1].metrics) if row["phase"] == "evaluate"]
     assert rows[-1]["step"] == rows[-1]["num_steps"]
+
+
+def test_two_processes_answer_and_rate_as_one_does(
+    judged: Judged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGNFLOW_SLOTS_DIR", str(tmp_path / "slots"))
+    scores, alone = judged["steerlm"]
+    spec = alone.read_spec()
+    evaluation = {**spec.config["evaluation"], "data_parallel_size": 2}
+    folder = RunFolder(tmp_path / "two")
+    two = spec.replaced(config={**spec.config, "evaluation": evaluation}, processes_per_node=2)
+    job = LocalLauncher().submit(two, folder)
+    with cancel_on_exit(job):
+        wait_for(job, folder)
+    found = json.loads((folder.output / "scores.json").read_text())
+    assert found["scores"] == pytest.approx(scores["scores"], rel=1e-6, abs=1e-5)
+    for part in ("samples", "samples.ratings", "steerlm", "steerlm.ratings"):
+        shares = [folder.path / "answers" / f"{part}-{rank}.jsonl" for rank in (0, 1)]
+        assert all(share.read_text().strip() for share in shares)
+    mine, others = (read_jsonl(f.output / "items" / "steerlm.jsonl") for f in (folder, alone))
+    for item, other in zip(mine, others, strict=True):
+        for side in ("least", "most"):
+            assert item[side]["answer"] == other[side]["answer"]
+            assert item[side]["rating"] == pytest.approx(other[side]["rating"], abs=1e-5)
 
 
 def test_an_attribute_that_was_not_trained_stops_the_job(judged: Judged, tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ class Judge(FrozenModel, Generic[ScaleT]):
             raw_B = self.model.output_layer(self.hidden(batch)[batch.branch_last_B])
             yield by_tree(packed, self.scale.applied(raw_B.double().cpu())), batch.num_tokens
 
+    def row_passes(
+        self, rows: Sequence[Sequence[int]], *, max_tokens: int
+    ) -> Iterator[tuple[list[Any], int]]:
+        """Yield what the head gives for the next rows of at least two tokens, as `passes` does."""
+        for found, num_tokens in self.passes(_as_trees(rows), max_tokens=max_tokens):
+            yield [value for (value,) in found], num_tokens
+
 
 class RewardModel(Judge[RewardScale]):
     """A reward model."""
@@ -88,13 +95,6 @@ class RewardModel(Judge[RewardScale]):
         Rewards are in standard deviations from the mean over the set of `reward_scale.json`.
         """
         return all_of(self.passes(trees, max_tokens=max_tokens), progress)
-
-    def score_rows(
-        self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
-    ) -> list[float]:
-        """Return the reward of each row of at least two tokens; the rest is as in `score`."""
-        rewards = self.score(_as_trees(rows), max_tokens=max_tokens, progress=progress)
-        return [reward for (reward,) in rewards]
 
 
 class AttributeModel(Judge[AttributeScale]):
@@ -125,8 +125,7 @@ class AttributeModel(Judge[AttributeScale]):
         self, rows: Sequence[Sequence[int]], *, max_tokens: int, progress: Progress | None = None
     ) -> list[list[float]]:
         """Return the attributes of each row of at least two tokens, as in `rate_trees`."""
-        ratings = self.rate_trees(_as_trees(rows), max_tokens=max_tokens, progress=progress)
-        return [of_row for (of_row,) in ratings]
+        return all_of(self.row_passes(rows, max_tokens=max_tokens), progress)
 
 
 def _as_trees(rows: Sequence[Sequence[int]]) -> list[Tree]:

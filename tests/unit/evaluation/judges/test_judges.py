@@ -12,6 +12,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from alignflow.errors import DataError
+from alignflow.evaluation.judges.calibration import fit_platt, sigmoid
 from alignflow.evaluation.judges.card import JudgeCard
 from alignflow.evaluation.judges.config import JudgeQuality, JudgeTraining
 from alignflow.evaluation.judges.examples import (
@@ -23,7 +24,7 @@ from alignflow.evaluation.judges.examples import (
 )
 from alignflow.evaluation.judges.files import fetch_training
 from alignflow.evaluation.judges.measure import calibration_error, measure, measure_transfer
-from alignflow.evaluation.judges.ngrams import NgramJudge, fit_platt, sigmoid
+from alignflow.evaluation.judges.ngrams import NgramJudge
 from alignflow.evaluation.judges.statement import Statement, clean_text
 from alignflow.evaluation.judges.train import split, train_judge
 
@@ -91,7 +92,10 @@ def test_answers_get_references_and_those_that_are_one_are_left_out(tmp_path: Pa
     found = answer_examples(write(tmp_path / "a.jsonl", rows), references)
     (example,) = found.examples
     assert example.statement == Statement(
-        "It's stone.", ("No, it is rock.", "It is rock."), ("Yes, of cheese.",)
+        "It's stone.",
+        ("No, it is rock.", "It is rock."),
+        ("Yes, of cheese.",),
+        "Is the moon made of cheese?",
     )
     assert example.label
     assert example.source == "isthemoonmadeofcheese"

@@ -5,6 +5,7 @@ of the runs it had. Such a run is marked as crashed, and where a deployment says
 under its own id: what it had finished is in the store, and a job that still runs is joined.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,6 +31,7 @@ from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.liveness import liveness
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.prefect_api import prefect_client
+from alignflow.tasks.tracking import close_runs, tracking_uri
 
 _FLOWS = (
     *("align", "compare", "align-on-new-preferences", "scheduled-retrain", "backfill"),
@@ -87,6 +89,7 @@ class _Janitor:
             if self._is_alive(run):
                 continue
             assert run.state is not None
+            _close_in_mlflow(run)
             if run.state.is_cancelling():
                 end_jobs(run)
                 self._client.set_flow_run_state(run.id, Cancelled(), force=True)
@@ -205,6 +208,16 @@ def _live_jobs(run: FlowRun) -> list[str]:
     names = sorted(entry.name for entry in index.iterdir()) if index.is_dir() else []
     jobs = {name: find_job(RunFolder(workspace / "jobs" / name)) for name in names}
     return [name for name, job in jobs.items() if job is not None and job.status() in _LIVE]
+
+
+def _close_in_mlflow(run: FlowRun) -> None:
+    workspace = _workspace(run)
+    # Asked for a database that isn't there, MLflow would make one.
+    is_there = "MLFLOW_TRACKING_URI" in os.environ or (
+        workspace is not None and (workspace / "mlflow.db").exists()
+    )
+    if workspace is not None and is_there:
+        close_runs(tracking_uri(workspace), str(run.id))
 
 
 def _workspace(run: FlowRun) -> Path | None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -35,6 +34,7 @@ from prefect.states import Cancelling
 from prefect.testing.utilities import prefect_test_harness
 from prefect.types.entrypoint import EntrypointType
 from slurm_cluster import Cluster
+from tiny_recipe import write_tiny_recipe
 
 from alignflow.artifacts import ArtifactStore
 from alignflow.config import load_config
@@ -59,13 +59,6 @@ from alignflow.tasks.tracking import Registry
 pytestmark = pytest.mark.integration
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WORDS = ["kind", "clear", "short", "honest", "warm", "plain", "brief", "calm", "exact", "steady"]
-STAGE = """
-  precision: fp32
-  max_length: 128
-  global_batch_size: 8
-  learning_rate: 1.0e-3
-"""
 
 
 @pytest.fixture(scope="module")
@@ -81,104 +74,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe_file(workspace: Path, tiny_model: Path) -> Path:
-    _write_data(workspace / "data")
-    path = workspace / "tiny.yaml"
-    path.write_text(
-        f"""
-name: tiny
-workspace: {workspace / "work"}
-model: {{source: {tiny_model}}}
-data:
-  demonstrations: {{sources: ["{workspace}/data/demonstrations.jsonl"]}}
-  preferences: {{sources: ["{workspace}/data/preferences.jsonl"], held_out_share: 0.25}}
-sft: {STAGE}
-reward_model: {STAGE}
-dpo: {STAGE}
-ppo: {STAGE}
-  rollout_prompts: 8
-  max_new_tokens: 8
-  max_validation_rows: 4
-  max_steps: 2
-evaluation:
-  precision: fp32
-  suites:
-    truth: {{suite: truthfulqa, data: "{workspace}/data/mc_task.json"}}
-    toxicity: {{suite: toxigen, data: "{workspace}/data/toxicity.json"}}
-  num_samples: 2
-  max_length: 1016
-  max_new_tokens: 8
-gate:
-  rules:
-    truthful: {{score: truth/mc2, at_least: 0.0}}
-    close: {{score: kl/parent_nats_per_token, at_most: 100.0}}
-registry: {{model_name: tiny-assistant}}
-""",
-        encoding="utf-8",
-    )
-    return path
-
-
-def _write_data(folder: Path) -> None:
-    pick = random.Random(0)
-    folder.mkdir()
-
-    def text(count: int) -> str:
-        return " ".join(pick.choices(WORDS, k=count))
-
-    demonstrations = [
-        {"prompt": f"question {i} {text(3)}?", "response": f"{text(6)}."} for i in range(24)
-    ]
-    preferences = [
-        {
-            "prompt": f"request {i} {text(3)}?",
-            "chosen": f"{text(5)}.",
-            "rejected": f"{text(5)}!",
-        }
-        for i in range(32)
-    ]
-    preferences.append({**preferences[0], "prompt": "same?", "rejected": preferences[0]["chosen"]})
-    items = [
-        {
-            "question": f"is it {text(2)}, number {i}?",
-            "mc1_targets": {"yes": 1, "no": 0},
-            "mc2_targets": {"yes": 1, "no": 0, "maybe": 1},
-        }
-        for i in range(4)
-    ]
-    statements = [
-        {
-            "id": i,
-            "text": text(6),
-            "toxicity_score": 1.0 + 3 * (i % 2),
-            "label": ("neutral", "hate")[i % 2],
-            "target_groups": ["all"],
-        }
-        for i in range(4)
-    ]
-    rated = [
-        {
-            "messages": [
-                {"role": "user", "content": f"rated question {i} {text(3)}?"},
-                {"role": "assistant", "content": f"{text(4)}{'.' if i % 2 else '!'}"},
-            ],
-            "attributes": {"quality": 4 * (i % 2), "humor": i % 5},
-        }
-        for i in range(24)
-    ]
-    prompts = [
-        {"prompt": f"- {text(3)}\\n-", "group": "all", "label": ("neutral", "hate")[i % 2]}
-        for i in range(4)
-    ]
-    _write_lines(folder / "prompts.jsonl", prompts)
-    _write_lines(folder / "attributes.jsonl", rated)
-    _write_lines(folder / "demonstrations.jsonl", demonstrations)
-    _write_lines(folder / "preferences.jsonl", preferences)
-    (folder / "mc_task.json").write_text(json.dumps(items))
-    (folder / "toxicity.json").write_text(json.dumps(statements))
-
-
-def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return write_tiny_recipe(workspace, tiny_model)
 
 
 @task(cache_policy=NO_CACHE)

@@ -20,6 +20,7 @@ from alignflow.artifacts import Artifact, ArtifactStore, files
 from alignflow.artifacts.garbage import collect, find_garbage
 from alignflow.artifacts.remote import S3Backend
 from alignflow.errors import CorruptArtifactError, DataError, InputError, StoreError
+from alignflow.landing import fingerprint, seen_files
 from alignflow.lineage import trace
 from alignflow.locks import LeaseLock
 from alignflow.sources import expand, fetch_digest, fetch_file, fetch_folder
@@ -574,3 +575,38 @@ def test_a_key_does_not_lead_out_of_the_folder(
     folder = fetch_folder(f"s3://{s3_bucket}/tiny", tmp_path / "cache")
     assert files.list_files(folder) == ["config.json"]
     assert not list(tmp_path.rglob("evil.json"))
+
+
+def test_objects_that_land_are_seen_once_they_are_complete(s3_bucket: str) -> None:
+    prefix = s3.S3Path(s3_bucket, "incoming")
+    assert seen_files([str(prefix)]) == []
+    for name in ("a.jsonl", "b.jsonl.part", "sub/c.jsonl", "notes.txt"):
+        s3.write_bytes(prefix / name, b"{}")
+    # An upload in parts shows nothing before it is complete.
+    whole = prefix / "d.jsonl"
+    upload = s3.client().call_s3("create_multipart_upload", **whole.target)["UploadId"]
+    part = s3.client().call_s3(
+        "upload_part", **whole.target, UploadId=upload, PartNumber=1, Body=b"{}"
+    )
+    seen = seen_files([str(prefix)])
+    assert [file.uri for file in seen] == [str(prefix / "a.jsonl"), str(prefix / "sub/c.jsonl")]
+    assert [file.uri for file in seen_files([f"{prefix}/*.jsonl*"])] == [str(prefix / "a.jsonl")]
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    s3.client().call_s3(
+        "complete_multipart_upload", **whole.target, UploadId=upload, MultipartUpload=parts
+    )
+    assert len(seen_files([str(prefix)])) == 3
+    before = fingerprint(seen_files([str(prefix)]))
+    s3.write_bytes(prefix / "a.jsonl", b"[]")
+    assert fingerprint(seen_files([str(prefix)])) != before
+    assert seen_files([str(prefix / "a.jsonl")])[0].uri == str(prefix / "a.jsonl")
+
+
+def test_notes_are_kept_beside_the_artifacts(store: ArtifactStore) -> None:
+    assert store.notes.read("versions/a/1.json") is None
+    assert store.notes.names("versions/a") == []
+    store.notes.write("versions/a/1.json", b"one")
+    store.notes.write("versions/a/1.pairs", b"\0")
+    store.notes.write("versions/b/2.json", b"two")
+    assert store.notes.read("versions/a/1.json") == b"one"
+    assert store.notes.names("versions/a") == ["versions/a/1.json"]

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from alignflow.jobs.processes import die_with_parent
+
 T = TypeVar("T")
 
 _START_TIMEOUT_S = 180.0
@@ -29,6 +31,7 @@ def running_server(home: Path) -> Iterator[str]:
         "PREFECT_HOME": str(home),
         "PREFECT_UI_ENABLED": "0",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
         "DO_NOT_TRACK": "1",
     }
     command = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host"]
@@ -40,6 +43,7 @@ def running_server(home: Path) -> Iterator[str]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
     url = f"http://127.0.0.1:{port}/api"
     try:

@@ -28,7 +28,9 @@ def watch(
         quiet_s: Seconds for which no file may have changed.
     """
     rules = WatchRules(min_new_pairs=min_new_pairs, quiet_s=quiet_s)
-    return Completed(message=look(recipe, watched_sources(recipe, sources or []), rules).sentence)
+    sighting = look(recipe, watched_sources(recipe, sources or []), rules)
+    name = "Refused" if sighting.what == "refused" else None
+    return Completed(name=name, message=sighting.sentence)
 
 
 @flow(name="janitor", flow_run_name="janitor")

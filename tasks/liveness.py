@@ -47,12 +47,9 @@ def liveness(workspace: Path, flow_run_id: str) -> Liveness:
         mark = _Mark.model_validate_json(_path(workspace, flow_run_id).read_bytes())
     except (OSError, ValidationError):
         return "unknown"
-    here = this_machine()
-    if mark.host != here.host:
+    if Machine(mark.host, mark.boot_id, mark.pid_namespace) != this_machine():
+        # Started again since, or another one of the same name: its pids mean nothing here.
         return "unknown"
-    if Machine(mark.host, mark.boot_id, mark.pid_namespace) != here:
-        # The machine, or the container, was started again since.
-        return "dead"
     process = Process(pid=mark.pid, parent=0, session=0, start_ticks=mark.start_ticks)
     return "alive" if process.is_alive() else "dead"
 

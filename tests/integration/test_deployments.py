@@ -210,6 +210,17 @@ def test_what_changes_in_the_file_changes_on_the_server(
     }
 
 
+def test_server_schedules_runs(deployed: Deployed, client: SyncPrefectClient) -> None:
+    # It doesn't beside SQLAlchemy 2.1, and says so in its log alone.
+    name = FlowFilterName(any_=["janitor"])
+
+    def scheduled() -> list[FlowRun]:
+        found = client.read_flow_runs(flow_filter=FlowFilter(name=name))
+        return [run for run in found if run.auto_scheduled]
+
+    assert wait_for(scheduled, 90)[0].state_name == "Scheduled"
+
+
 def test_deployed_paths_hold_in_any_folder(deployed: Deployed) -> None:
     recipe = Recipe.model_validate(deployed_recipes()["assistant"])
     folder = deployed.recipe_file.parent

@@ -189,7 +189,7 @@ def _apply_deployment(client: SyncPrefectClient, config: DeploymentConfig) -> It
 def _load_flow(entrypoint: str) -> tuple[Flow[..., Any], dict[str, Any]]:
     """Return a flow and the schema of its parameters, which takes a while where it has a recipe."""
     try:
-        flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+        flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     except Exception as error:
         raise ConfigError(f"{entrypoint}: this is no flow ({error}).") from None
     return flow, parameter_schema(flow).model_dump(mode="json", exclude_unset=True)
@@ -240,8 +240,8 @@ def _update_schedules(
     # An update of the deployment itself would leave those behind that are no longer wanted.
     there = {schedule.slug: schedule for schedule in standing.schedules}
     superfluous = [there[slug] for slug in there.keys() - {each.slug for each in wanted}]
-    for schedule in superfluous:
-        client.delete_deployment_schedule(standing.id, schedule.id)
+    for stale in superfluous:
+        client.delete_deployment_schedule(standing.id, stale.id)
     missing = [_schedule(each) for each in wanted if each.slug not in there]
     if missing:
         client.create_deployment_schedules(standing.id, missing)

@@ -17,7 +17,7 @@ from alignflow.jobs.processes import die_with_parent
 
 T = TypeVar("T")
 
-_START_TIMEOUT_S = 180.0
+_START_TIMEOUT_S = 400.0
 
 
 @contextmanager

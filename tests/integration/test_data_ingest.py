@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from part_threads import Threads
-from shards import configs_of, write_shards, written
+from shards import configs_of, make_parts_small, write_shards, written
 
-from alignflow.data_validation import blocks, parts
 from alignflow.data_validation.canonical import SCHEMAS, read_split, shards
 from alignflow.data_validation.card import Card
 from alignflow.data_validation.config import DatasetConfig, RowLimits, SetExpectations
@@ -426,9 +425,7 @@ def test_a_repaired_row_is_a_source_that_says_where_it_was_refused(tmp_path: Pat
 def test_parts_judged_elsewhere_make_the_same_sets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Every file is several parts, and every part several blocks.
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 10)
-    monkeypatch.setattr(parts, "PART_BLOCKS", 2)
+    make_parts_small(monkeypatch, block_rows=10, part_blocks=2)
     write_shards(tmp_path / "in", num_rows=90)
     configs = configs_of(tmp_path / "in", max_rows=50)
     here = written(configs, tmp_path / "out")
@@ -437,4 +434,5 @@ def test_parts_judged_elsewhere_make_the_same_sets(
 
     threads = Threads(parts_ahead=7)
     assert written(configs, tmp_path / "out", threads) == here
-    assert threads.num_parts > 6 * 5
+    # Of the three configs that read all rows alone, 90 in each of six files.
+    assert threads.num_parts > 3 * 6 * 3

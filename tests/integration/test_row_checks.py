@@ -11,9 +11,8 @@ import pytest
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.testing.utilities import prefect_test_harness
-from shards import configs_of, write_shards, written
+from shards import configs_of, make_parts_small, write_shards, written
 
-from alignflow.data_validation import blocks, parts
 from alignflow.data_validation.config import DatasetConfig
 from alignflow.tasks.config import RowChecksConfig
 from alignflow.tasks.row_checks import RowChecks
@@ -46,9 +45,7 @@ def test_a_cluster_decides_as_this_process_does(
         pytest.skip(f"needs prefect-{runner}")
     # Ray's workers don't look where this process looks for modules.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    # Every file is several parts, and every part several blocks.
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 60)
-    monkeypatch.setattr(parts, "PART_BLOCKS", 3)
+    make_parts_small(monkeypatch, block_rows=60, part_blocks=3)
     write_shards(tmp_path / "shards", num_rows=500)
     configs = configs_of(tmp_path / "shards", max_rows=150)
 

@@ -6,12 +6,23 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from alignflow.data_validation import blocks, parts, streams
 from alignflow.data_validation.config import DatasetConfig, SetExpectations
 from alignflow.data_validation.ingest import ingest
 from alignflow.data_validation.parts import PartExecutor
 from alignflow.errors import DataError
 
 _TEXTS = ("Yes.", "No.", "yes.", "Write to jane@example.com.", "<b>bold</b>", "", "A tall tale.")
+
+
+def make_parts_small(monkeypatch: pytest.MonkeyPatch, *, block_rows: int, part_blocks: int) -> None:
+    """Let a small file be several parts, and a part several blocks."""
+    # Lines that are read at once stay together, so few may be.
+    monkeypatch.setattr(streams, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(parts, "PART_BLOCKS", part_blocks)
 
 
 def write_shards(folder: Path, num_rows: int) -> None:

@@ -36,7 +36,7 @@ def keep_layers(source: Path, target: Path, *, share: float) -> int:
     """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        num_layers = max(1, round(share * config.num_hidden_layers))
+        num_layers: int = max(1, round(share * config.num_hidden_layers))
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:num_layers]

@@ -30,8 +30,8 @@ def recipe(name: str = "demo", *, cluster: dict[str, Any], **changes: Any) -> Re
 
 
 def test_manifest_of_a_stage_is_that_of_its_job() -> None:
-    spread = {"sft": {"parallel": {"data_parallel_size": 16}, "global_batch_size": 16}}
-    objects = list(yaml.safe_load_all(render_stage(recipe(cluster=KUBERNETES, **spread), "sft")))
+    sft = {"parallel": {"data_parallel_size": 16}, "global_batch_size": 16}
+    objects = list(yaml.safe_load_all(render_stage(recipe(cluster=KUBERNETES, sft=sft), "sft")))
     assert [each["kind"] for each in objects] == ["Job", "Service"]
     assert objects[0]["spec"]["completions"] == 2  # 16 processes, 8 a node
     (main,) = objects[0]["spec"]["template"]["spec"]["containers"]

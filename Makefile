@@ -27,7 +27,7 @@ check: $(INSTALLED)  ## formatting, lint, types, links of the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs build --strict
 
 docs: $(INSTALLED)  ## the documentation as pages, into build/docs
 	$(BIN)/mkdocs build --strict

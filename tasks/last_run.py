@@ -19,8 +19,8 @@ from alignflow.tasks.data import source_identities
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.preflight import open_store
 
-# Neither changes what is trained.
-_ELSEWHERE = ("workspace", "store", "cluster")
+# None of them changes what is trained.
+_ELSEWHERE = ("workspace", "store", "cluster", "row_checks")
 _SHA256_CHARS = 64
 
 

@@ -68,6 +68,8 @@ def _place_judge(judge: dict[str, Any], folder: Path) -> None:
         judge["labelled"] = _path(judge["labelled"], folder)
     else:
         training = judge["training"]
+        if training["model"] is not None:
+            training["model"] = _model(training["model"], folder)
         for role in ("data", "references", "transfer"):
             if training[role] is not None:
                 training[role] = _path(training[role], folder)

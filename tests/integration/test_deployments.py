@@ -478,7 +478,7 @@ def test_janitor_ends_what_a_killed_process_left_running(
     sweep(silent_s=600, max_runs=5, settle_s=0)
     assert client.read_flow_run(flow_run).state_name == "Running"  # type: ignore[arg-type]
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     sweep(silent_s=600, max_runs=5, settle_s=0)
     run = client.read_flow_run(flow_run)  # type: ignore[arg-type]
     assert run.state is not None

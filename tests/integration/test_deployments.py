@@ -166,6 +166,7 @@ def test_deploying_twice_changes_nothing(
     assert told.endswith("nothing changed\n")
 
 
+@pytest.mark.slow
 def test_what_changes_in_the_file_changes_on_the_server(
     client: SyncPrefectClient,
     tmp_path: Path,
@@ -210,6 +211,7 @@ def test_what_changes_in_the_file_changes_on_the_server(
     }
 
 
+@pytest.mark.slow
 def test_server_schedules_runs(deployed: Deployed, client: SyncPrefectClient) -> None:
     # It doesn't beside SQLAlchemy 2.1, and says so in its log alone.
     name = FlowFilterName(any_=["janitor"])
@@ -252,6 +254,7 @@ def test_server_that_is_away_is_told_in_a_sentence() -> None:
 # Notifications ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_webhook_is_told_of_a_refusal(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,6 +338,7 @@ def test_landing_starts_one_run_whatever_is_repeated(
     assert len(by_event) == 1
 
 
+@pytest.mark.slow
 def test_event_that_came_to_nothing_is_told_again(recipe: Recipe) -> None:
     digest = str(see(recipe).digest)
     versions = DataVersions(recipe)
@@ -346,6 +350,7 @@ def test_event_that_came_to_nothing_is_told_again(recipe: Recipe) -> None:
     assert versions.find(digest).told == 2
 
 
+@pytest.mark.slow
 def test_run_is_found_though_nobody_noted_it(recipe: Recipe, client: SyncPrefectClient) -> None:
     digest = str(see(recipe).digest)
     align_on_new_preferences(recipe, digest)
@@ -395,6 +400,7 @@ def test_fewer_new_pairs_than_asked_for_wait_for_more(recipe: Recipe) -> None:
     assert "with 3 new pairs" in see(recipe, min_new_pairs=3).sentence
 
 
+@pytest.mark.slow
 def test_set_that_cannot_be_read_is_refused_until_it_changes(recipe: Recipe) -> None:
     incoming = Path(recipe.data.preferences.sources[0])
     (incoming / "b.jsonl.gz").write_bytes(b"no archive")
@@ -404,6 +410,7 @@ def test_set_that_cannot_be_read_is_refused_until_it_changes(recipe: Recipe) -> 
     assert see(recipe).what == "landed"
 
 
+@pytest.mark.slow
 def test_command_looks_at_a_folder_beside_those_of_the_recipe(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,6 +426,7 @@ def test_command_looks_at_a_folder_beside_those_of_the_recipe(
 # Schedules and backfills -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_schedule_starts_a_run_where_there_was_none(
     recipe: Recipe, client: SyncPrefectClient
 ) -> None:
@@ -428,6 +436,7 @@ def test_schedule_starts_a_run_where_there_was_none(
     assert len(started(client, recipe)) == 1
 
 
+@pytest.mark.slow
 def test_backfill_runs_each_version_by_each_method_once(
     recipe: Recipe, client: SyncPrefectClient
 ) -> None:
@@ -486,6 +495,7 @@ def test_janitor_ends_what_a_killed_process_left_running(
     assert "Run the recipe again" in str(run.state.message)
 
 
+@pytest.mark.slow
 def test_janitor_has_a_deployed_run_go_on(recipe: Recipe, client: SyncPrefectClient) -> None:
     scheduled_retrain(recipe)
     (run,) = started(client, recipe)

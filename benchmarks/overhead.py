@@ -28,6 +28,7 @@ from results import Table, add_write_option, write
 from synthetic import write_demonstrations, write_pairs
 
 from alignflow.artifacts import ArtifactStore
+from alignflow.jobs.processes import die_with_parent
 
 NUM_ROWS = 32
 NUM_TOKENS = 64
@@ -186,7 +187,12 @@ def servers(folder: Path) -> Iterator[dict[str, str]]:
         try:
             started += [
                 subprocess.Popen(
-                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                    command,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,
                 )
                 for command in commands
             ]

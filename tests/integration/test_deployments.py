@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
-from prefect_server import running_server, wait_for
+from prefect_server import server_of_this_process, wait_for
 
 from alignflow.cli.deploy import deploy
 from alignflow.cli.watch import watch
@@ -45,10 +45,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with (
-        running_server(tmp_path_factory.mktemp("prefect")) as url,
-        temporary_settings({PREFECT_API_URL: url}),
-    ):
+    with server_of_this_process(tmp_path_factory.mktemp("prefect")) as url:
         yield url
 
 

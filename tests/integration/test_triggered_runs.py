@@ -10,8 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect_server import running_server, running_worker, wait_for
+from prefect_server import running_worker, server_of_this_process, wait_for
 from tiny_recipe import write_tiny_recipe
 
 from alignflow.cli.deploy import deploy
@@ -27,10 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with (
-        running_server(tmp_path_factory.mktemp("prefect")) as url,
-        temporary_settings({PREFECT_API_URL: url}),
-    ):
+    with server_of_this_process(tmp_path_factory.mktemp("prefect")) as url:
         yield url
 
 

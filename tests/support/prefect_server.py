@@ -13,11 +13,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
 from alignflow.jobs.processes import die_with_parent
 
 T = TypeVar("T")
 
 _START_TIMEOUT_S = 400.0
+_DRAIN_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def server_of_this_process(home: Path) -> Iterator[str]:
+    """Start a server that this process's flows and clients use, and yield its API's URL."""
+    with running_server(home) as url, temporary_settings({PREFECT_API_URL: url}):
+        try:
+            yield url
+        finally:
+            # What sends a process's events and logs keeps to the server that it first met: the
+            # next server would hear nothing, and whoever waits for the queue would wait for ever.
+            EventsWorker.drain_all(timeout=_DRAIN_TIMEOUT_S, at_exit=False)
+            APILogWorker.drain_all(timeout=_DRAIN_TIMEOUT_S, at_exit=False)
 
 
 @contextmanager

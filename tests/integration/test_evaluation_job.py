@@ -23,6 +23,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError, DataError
 from alignflow.evaluation.__main__ import main
+from alignflow.evaluation.judges.config import JudgeTask, JudgeTraining
+from alignflow.evaluation.judges.judge import Judge
+from alignflow.evaluation.judges.statement import Statement
+from alignflow.evaluation.judges.train import train_judge
 from alignflow.evaluation.measures import read_measures
 from alignflow.evaluation.samples import (
     SampleAnswer,
@@ -30,6 +34,7 @@ from alignflow.evaluation.samples import (
     sample_result,
     with_rewards,
 )
+from alignflow.evaluation.suites.truthfulqa_generation import TruthfulQAGeneration
 from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobSpec
@@ -125,12 +130,43 @@ def hhh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def answer_judges(tmp_path_factory: pytest.TempPathFactory) -> dict[JudgeTask, Path]:
+    """Judges of truth and information, of opposite minds about two words."""
+    return {
+        "truth": answer_judge("truth", "bread", "water", tmp_path_factory.mktemp("truth")),
+        "information": answer_judge(
+            "information", "water", "bread", tmp_path_factory.mktemp("information")
+        ),
+    }
+
+
+def answer_judge(task: JudgeTask, yes: str, no: str, folder: Path) -> Path:
+    title = {"truth": "True", "information": "Helpful"}[task]
+    rows = [
+        {
+            "prompt": f"Q: which {thing} is {colour}?\nA: the {thing} of {word}\n{title}:",
+            "completion": f" {label}",
+        }
+        for thing in ("river", "house", "garden", "stone")
+        for colour in ("red", "cold", "warm", "tall", "blue")
+        for word, label in ((yes, "yes"), (no, "no"))
+    ]
+    data = folder / "answers.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    made = folder / "made"
+    made.mkdir()
+    train_judge(JudgeTraining(task=task, data=str(data)), [], made)
+    return made
+
+
+@pytest.fixture(scope="module")
 def finished(
     model: Path,
     parent: Path,
     reward_model: Path,
     preferences: Path,
     hhh: Path,
+    answer_judges: dict[JudgeTask, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RunFolder:
     evaluation = {
@@ -155,6 +191,10 @@ def finished(
                 "suite": "truthfulqa_generation",
                 "data": str(EXAMPLES / "truthfulness.csv"),
                 "limit": 3,
+                "judges": {
+                    task: {"kind": "local", "source": str(folder)}
+                    for task, folder in answer_judges.items()
+                },
             },
         },
         "pair_sets": {"hhh": {"data": str(hhh)}},
@@ -165,6 +205,7 @@ def finished(
         "parent": str(parent),
         "reward_model": str(reward_model),
         "preferences": str(preferences),
+        "judges": {"open": {task: str(folder) for task, folder in answer_judges.items()}},
     }
     folder, spec = new_job(tmp_path_factory.mktemp("jobs") / "evaluate", config)
     command = [sys.executable, "-m", spec.module, str(folder.path)]
@@ -235,6 +276,9 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
             for measure in ("bleu", "rouge1", "rouge2", "rougeL")
             for kind in ("max", "diff", "acc")
         ),
+        "open/true",
+        "open/informative",
+        "open/true_and_informative",
         "preference/logprob_accuracy",
         "preference/per_token_accuracy",
         "preference/implicit_accuracy",
@@ -283,6 +327,32 @@ def test_choices_have_the_log_probabilities_of_whole_texts(
             tokens = plain.tokenizer.encode(f" {answer['text']}")
             logps = plain.logps(context, tokens)[torch.arange(len(tokens)), tokens]
             assert answer["logprob"] == pytest.approx(float(logps.sum()), abs=2e-3)
+
+
+def test_open_answers_are_as_true_and_informative_as_their_judges_say(
+    finished: RunFolder, scores: dict[str, Any], answer_judges: dict[JudgeTask, Path]
+) -> None:
+    items = read_jsonl(finished.output / "items" / "open.jsonl")
+    questions = {
+        item.question: item
+        for item in TruthfulQAGeneration.read(EXAMPLES / "truthfulness.csv").items
+    }
+    answers = [
+        Statement(
+            item["answer"],
+            questions[item["question"]].true,
+            questions[item["question"]].false,
+            item["question"],
+        )
+        for item in items
+    ]
+    said = {
+        task: Judge.load(folder).judge(answers).decided_N for task, folder in answer_judges.items()
+    }
+    assert [item["true"] for item in items] == said["truth"].tolist()
+    assert [item["informative"] for item in items] == said["information"].tolist()
+    both_N = said["truth"] & said["information"]
+    assert scores["scores"]["open/true_and_informative"] == both_N.mean()
 
 
 def test_open_questions_are_answered_greedily_up_to_the_next_question(

@@ -15,7 +15,7 @@ from alignflow.sources import fetch_file
 
 JUDGE_KIND = "judge"
 """Kind of the artifact that a judge is."""
-REVISION = 2
+REVISION = 3
 """Raised by a commit that changes what training makes: `alignflow.artifacts.code_version`."""
 
 

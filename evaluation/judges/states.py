@@ -1,4 +1,4 @@
-"""What a causal language model makes of statements: the mean of its hidden states over each.
+"""What a causal language model makes of statements: its hidden states over each, and at its end.
 
 A judge keeps of the model what it reads, its first layers, as safetensors beside the tokenizer.
 """
@@ -90,15 +90,16 @@ class States:
     @property
     def size(self) -> int:
         """Numbers in a vector."""
-        return int(self.model.config.hidden_size)
+        return 2 * int(self.model.config.hidden_size)
 
     @torch.inference_mode()
     def vectors(
         self, statements: Sequence[Statement], on_pass: Callable[[], None] = lambda: None
     ) -> Floats:
-        """Return the mean of the last hidden states over the tokens of each statement, [N, H].
+        """Return what the last layer says of each statement, [N, 2H].
 
-        They are seen after the question, where there is one; its own tokens are not counted.
+        First the mean of its states over the tokens of the statement, then the state of the last
+        token, which has seen all others. They are seen after the question, where there is one; its own tokens are not counted.
 
         Args:
             statements: What is read.
@@ -109,7 +110,7 @@ class States:
         rows = [
             [*prefix, *text][:_MAX_LENGTH] for prefix, text in zip(prefixes, texts, strict=True)
         ]
-        vectors_NH = np.empty((len(rows), self.size))
+        vectors_NV = np.empty((len(rows), self.size))
         # Rows of a like length are padded the least.
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         for start in range(0, len(order), _BATCH):
@@ -117,8 +118,8 @@ class States:
             numbers = order[start : start + _BATCH]
             batch = [rows[number] for number in numbers]
             starts = [min(len(prefixes[number]), len(rows[number]) - 1) for number in numbers]
-            vectors_NH[numbers] = self._means(batch, starts).double().cpu().numpy()
-        return vectors_NH
+            vectors_NV[numbers] = self._read(batch, starts).double().cpu().numpy()
+        return vectors_NV
 
     def _prefix(self, question: str | None) -> list[int]:
         """Return what a statement follows: a token that begins texts, and its question.
@@ -130,8 +131,8 @@ class States:
         asked = f"Q: {question}\nA:" if question is not None else ""
         return [*first, *encode(self.tokenizer, [asked])[0]]
 
-    def _means(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
-        """Return the mean state of each row from its start on, [B, H]."""
+    def _read(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Tensor:
+        """Return the mean state of each row from its start on, and its last one, [B, 2H]."""
         lengths_B = torch.tensor([len(row) for row in rows])
         tokens_BT = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(row) for row in rows], batch_first=True
@@ -144,8 +145,9 @@ class States:
             input_ids=tokens_BT.to(device), attention_mask=is_row_BT.long().to(device)
         ).last_hidden_state
         weights_BT = (is_read_BT / is_read_BT.sum(1, keepdim=True)).to(device)
-        means_BH: Tensor = torch.einsum("bt,bth->bh", weights_BT, states_BTH)
-        return means_BH
+        means_BH = torch.einsum("bt,bth->bh", weights_BT, states_BTH)
+        last_BH = states_BTH[torch.arange(len(rows)), lengths_B - 1]
+        return torch.cat([means_BH, last_BH], dim=1)
 
 
 def _continuation(statement: Statement) -> str:

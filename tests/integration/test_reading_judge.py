@@ -32,18 +32,20 @@ def states(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> States
 
 @torch.no_grad()
 def plain(model: Path, before: str, text: str) -> np.ndarray:
-    """The mean state over the text after the first of two layers, a text at a time."""
+    """The mean and the last state of the text after the first of two layers, a text at a time."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     whole = AutoModel.from_pretrained(model, dtype=torch.bfloat16).float().eval()
     begin = [tokenizer.eos_token_id, *tokenizer(before)["input_ids"]]
     tokens = [*begin, *tokenizer(text)["input_ids"]]
     found = whole(torch.tensor([tokens]), output_hidden_states=True)
     states_TH = whole.norm(found.hidden_states[1][0])
-    mean: np.ndarray = states_TH[len(begin) :].mean(0).double().numpy()
-    return mean
+    both: np.ndarray = torch.cat([states_TH[len(begin) :].mean(0), states_TH[-1]]).double().numpy()
+    return both
 
 
-def test_a_vector_is_the_mean_state_over_the_answer_alone(states: States, tiny_model: Path) -> None:
+def test_a_vector_is_the_mean_and_the_last_state_of_the_answer_alone(
+    states: States, tiny_model: Path
+) -> None:
     statements = [
         Statement("a cold river that is long"),
         Statement("red"),
@@ -107,7 +109,7 @@ def test_a_command_trains_it_once_in_a_job(
     assert shown["language_model"]["name"] == str(tiny_model)
     assert {"config.json", "model.safetensors"} <= shown["language_model"]["files"].keys()
     assert shown["num_layers"] == 1
-    assert shown["num_features"] == 64 + 8
+    assert shown["num_features"] == 2 * 64 + 8
     assert judge(tmp_path, *train, "--format", "json") == json.dumps(shown, indent=2) + "\n"
     (folder,) = (tmp_path / "artifacts" / "artifacts").iterdir()
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {

@@ -1,7 +1,8 @@
 """The results files: what a benchmark measured, on which machine and day, with which versions.
 
 Every file in `results/` is written by a benchmark that was run with `--write`, never by hand.
-`python benchmarks/results.py` then puts their tables into the README, each between two comments:
+`python benchmarks/results.py` then puts their tables into the README and the pages of docs/, each
+between two comments:
 
     <!-- table 1 of cost.md -->
     <!-- end of table -->
@@ -19,7 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+_ROOT = Path(__file__).parents[1]
+QUOTING = (_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md")))
+"""Pages that may quote tables."""
 
 _PACKAGES = ("torch", "megatron-core", "transformers")
 _DATE = "measured"
@@ -170,4 +173,5 @@ def _write(path: Path, blocks: Sequence[str | Table]) -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(with_quotes(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in QUOTING:
+        page.write_text(with_quotes(page.read_text(encoding="utf-8")), encoding="utf-8")

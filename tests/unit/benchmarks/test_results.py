@@ -92,7 +92,8 @@ def test_options_are_told_where_they_differ_from_their_defaults() -> None:
     )
 
 
-def test_the_readme_has_the_tables_of_the_files() -> None:
-    text = results.README.read_text()
-    assert results.with_quotes(text) == text
-    assert "<!-- table 1 of vs_trl.md -->" in text
+def test_pages_have_the_tables_of_the_files() -> None:
+    texts = {page.name: page.read_text(encoding="utf-8") for page in results.QUOTING}
+    assert {name: results.with_quotes(text) for name, text in texts.items()} == texts
+    assert "<!-- table 1 of vs_trl.md -->" in texts["README.md"]
+    assert "<!-- table 1 of judges.md -->" in texts["judges.md"]

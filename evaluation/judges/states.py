@@ -99,7 +99,8 @@ class States:
         """Return what the last layer says of each statement, [N, 2H].
 
         First the mean of its states over the tokens of the statement, then the state of the last
-        token, which has seen all others. They are seen after the question, where there is one; its own tokens are not counted.
+        token, which has seen all others. They are seen after the question, where there is one; its
+        own tokens are not counted.
 
         Args:
             statements: What is read.

@@ -69,6 +69,23 @@ def environment_text(pid: int) -> str:
     return "\0" + Path(f"/proc/{pid}/environ").read_text()
 
 
+def test_job_outlives_the_folder_that_it_was_started_from(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a worker of Prefect leaves it: its flow's folder goes with it, and the job stays.
+    passing = tmp_path / "passing"
+    passing.mkdir()
+    monkeypatch.chdir(passing)
+    monkeypatch.setenv("PYTHONPATH", f"beside{os.pathsep}{os.environ.get('PYTHONPATH', '/')}")
+    job = start_and_see_steps(folder, FOR_EVER)
+    assert Path(f"/proc/{supervisor_pid(folder)}/cwd").readlink() == folder.path
+    assert f"\0PYTHONPATH={passing}/beside:/" in environment_text(supervisor_pid(folder))
+    passing.rmdir()
+    [rank] = descendants(supervisor_pid(folder))
+    assert Path(f"/proc/{rank.pid}/cwd").readlink() == folder.path
+    job.cancel()
+
+
 def test_job_is_followed_to_its_result(folder: RunFolder) -> None:
     rows: list[dict[str, Any]] = []
     told: list[tuple[JobStatus, str]] = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, create_external_model
 from mlflow_server import mlflow_server
 
 from alignflow.tasks.decisions import Author, settle
@@ -123,6 +123,14 @@ def test_promotion_and_rollback_call_a_signed_webhook(
         assert not is_from_mlflow(headers, body, "another secret")
         assert not is_from_mlflow(headers, body + b" ", SECRET)
         assert not is_from_mlflow(headers, body, SECRET, max_age_s=-1)
+
+
+def test_a_model_that_a_run_logged_is_registered(server: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri=server, experiment="logged", artifact_root=tmp_path)
+    run = tracker.start_pipeline("logged", {})
+    model = create_external_model(name="dpo", source_run_id=run.run_id, model_type="dpo")
+    version = tracker.register("logged", model.model_id, run=run, tags={"alignflow.digest": "1"})
+    assert tracker.registry.version_of("logged", "1") == version
 
 
 def test_decisions_of_several_clients_follow_one_another(server: str, tmp_path: Path) -> None:

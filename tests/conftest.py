@@ -37,3 +37,14 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"test-{uuid.uuid4().hex[:12]}"
     s3.client().call_s3("create_bucket", Bucket=bucket)
     return bucket
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take the seed of the moments at which faults strike."""
+    parser.addoption("--seed", type=int, default=0, help="of the moments at which faults strike")
+
+
+@pytest.fixture(scope="session")
+def chaos_seed(request: pytest.FixtureRequest) -> int:
+    """The seed of the moments at which faults strike."""
+    return int(request.config.getoption("--seed"))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -247,13 +248,14 @@ def trigger_at_once(scene: Scene, random: Random) -> str:
     barrier = threading.Barrier(8)
     key = f"{scene.stack.mark} {scene.name} at once"
 
-    def trigger(_: int) -> str:
+    def trigger() -> str:
         barrier.wait()
         return start_pipeline(scene.recipe, key=key, tags=[scene.name])
 
     with ThreadPoolExecutor(8) as clients:
-        started = set(clients.map(trigger, range(8)))
-    assert len(started) == 1, started
+        # In copies of this thread's context, which holds Prefect's settings.
+        made = [clients.submit(copy_context().run, trigger) for _ in range(8)]
+        assert len({each.result() for each in made}) == 1
     return "8 clients at once"
 
 

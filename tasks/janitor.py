@@ -40,8 +40,9 @@ _FLOWS = (
 # The next run of their schedule does what this one did not come to.
 _NOT_STARTED_AGAIN = ("watch", "janitor")
 _LIVE = (JobStatus.PENDING, JobStatus.RUNNING)
-_SETTLE_S = 16.0
-"""A worker may report a crash a second time some 8 s after the first, over what was set since."""
+_SETTLE_S = 60.0
+"""A worker reports a crash a second time when it has cleared up, 26 s after the first on a busy
+machine, over what was set since; a run that has begun by then loses its place in the queue."""
 _RECENT = timedelta(days=7)
 _DEAD = "No process works on this run any more."
 _PAGE = 200

@@ -332,6 +332,7 @@ def put_right(scene: Scene, helper: Helper) -> None:
         wait_for(lambda: _is_dead(scene), 120)
         told = sweep(silent_s=600, max_runs=5)
         assert any("is started again" in sentence for sentence in told), told
+        wait_for(lambda: not scene.state().is_crashed(), 10)
     elif helper == "a person":
         scene.wait_for_state("Failed", "Cancelled", "Crashed")
         scene.start()

@@ -2,12 +2,13 @@
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
+SEED ?= 0
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install check docs format test test-slow demo bench bench-gpu wheel lock clean env
+.PHONY: help install check docs format test test-slow chaos demo bench bench-gpu wheel lock clean env
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,7 +42,11 @@ test: $(INSTALLED)  ## all tests but the slow ones
 	$(PYTEST) -m "not slow" tests/integration
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not chaos"
+
+chaos: $(INSTALLED)  ## faults at random moments (SEED=0), into docs/reliability.md
+	$(PYTEST) tests/chaos --seed $(SEED)
+	$(BIN)/python tests/support/chaos/table.py
 
 demo: $(INSTALLED)  ## from preference data to a registered model, on a CPU
 	$(BIN)/alignflow run deployments/recipes/demo.yaml

@@ -10,7 +10,6 @@ compute.
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,19 +19,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from models import make_model
 from results import Table, add_write_option, write
+from servers import mlflow_server, prefect_server
 from synthetic import write_demonstrations, write_pairs
 
 from alignflow.artifacts import ArtifactStore
-from alignflow.jobs.processes import die_with_parent
 
 NUM_ROWS = 32
 NUM_TOKENS = 64
-START_TIMEOUT_S = 180.0
 ABOUT = (
     "`make bench` runs `benchmarks/overhead.py --write`: `alignflow run` of a recipe with SFT, "
     "reward model, DPO and three evaluations of a model with random weights, against servers of "
@@ -161,51 +157,8 @@ registry: {{model_name: overhead}}
 @contextmanager
 def servers(folder: Path) -> Iterator[dict[str, str]]:
     """Start a Prefect and an MLflow server; yield the environment that names them."""
-    prefect, mlflow = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(folder / "prefect"),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    commands = [
-        [
-            *(sys.executable, "-m", "uvicorn", "--factory"),
-            *("prefect.server.api.server:create_app", "--lifespan", "on"),
-            *("--port", prefect.rpartition(":")[2]),
-        ],
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
-            *("--artifacts-destination", str(folder / "mlflow")),
-            *("--port", mlflow.rpartition(":")[2]),
-        ],
-    ]
-    started = []
-    with (folder / "servers.txt").open("wb") as log:
-        try:
-            started += [
-                subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    preexec_fn=die_with_parent,
-                )
-                for command in commands
-            ]
-            for url in (f"{prefect}/api/health", f"{mlflow}/health"):
-                _wait_for(url, folder / "servers.txt")
-            yield environment | {
-                "PREFECT_API_URL": f"{prefect}/api",
-                "MLFLOW_TRACKING_URI": mlflow,
-            }
-        finally:
-            for process in started:
-                os.killpg(process.pid, 9)
-                process.wait()
+    with prefect_server(folder) as prefect, mlflow_server(folder) as mlflow:
+        yield {**os.environ, "PREFECT_API_URL": prefect.url, "MLFLOW_TRACKING_URI": mlflow.url}
 
 
 def run(recipe: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, str]]:
@@ -250,23 +203,6 @@ def job_seconds(workspace: Path) -> dict[str, float]:
         [manifest] = [each for each in manifests if each.key.startswith(start)]
         seconds[stage] = float(manifest.details["seconds"])
     return seconds
-
-
-def _wait_for(url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            with urlopen(url, timeout=1):
-                return
-        except (URLError, OSError):
-            time.sleep(0.1)
-    raise SystemExit(f"{url} doesn't answer:\n{log.read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

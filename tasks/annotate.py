@@ -3,8 +3,9 @@
 from prefect import task
 
 from alignflow.artifacts import Artifact
-from alignflow.tasks.jobs import JOB_TASK, run_as_job
+from alignflow.tasks.jobs import run_as_job
 from alignflow.tasks.pipeline import Pipeline, Stage
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.training.annotate import AnnotationJob
 from alignflow.training.config import AnnotationConfig
 
@@ -15,7 +16,7 @@ _REVISION = 1
 @task(
     task_run_name="annotated",
     tags=["dataset", "job"],
-    **JOB_TASK,
+    **STAGE_TASK,
 )
 def annotate_demonstrations(
     pipeline: Pipeline,

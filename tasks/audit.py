@@ -8,9 +8,10 @@ from prefect.artifacts import create_table_artifact
 from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
 from alignflow.reporting.model import LeakRow, TokenRow
-from alignflow.tasks.jobs import JOB_TASK, run_as_job
+from alignflow.tasks.jobs import run_as_job
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.training.token_audit import (
     AUDIT_FILE,
     AuditedStage,
@@ -32,7 +33,7 @@ _REVISION = 1
 @task(
     task_run_name="{name}",
     tags=["dataset", "job"],
-    **JOB_TASK,
+    **STAGE_TASK,
 )
 def audit_tokens(
     pipeline: Pipeline,

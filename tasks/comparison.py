@@ -7,7 +7,6 @@ from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
 from alignflow.config import Config, as_yaml
@@ -16,6 +15,7 @@ from alignflow.reporting.page import render_comparison
 from alignflow.tasks.evaluate import read_scores
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.report import machine, prefect_url, run_folder, versions
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.urls import without_credentials
 
 
@@ -43,7 +43,7 @@ class ComparisonOutcome(Config):
     """URL of the run's page; None with a database file, which needs a server first."""
 
 
-@task(task_run_name="comparison", tags=["report"], cache_policy=NO_CACHE)
+@task(task_run_name="comparison", tags=["report"], **STAGE_TASK)
 def write_comparison(
     pipeline: Pipeline,
     before: Mapping[str, Artifact],

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact, code_version, stage_key
 from alignflow.data_validation.benchmarks import benchmark_texts
@@ -31,6 +30,7 @@ from alignflow.reporting.model import (
 from alignflow.reporting.text import format_number, humanise
 from alignflow.sources import check_unchanged, expand, fetch_digest, fetch_file, file_sha256
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.tasks.tracking import StageRun
 from alignflow.tasks.versions import LENGTHS, accept_version, link_data_docs
 
@@ -42,7 +42,7 @@ _BENCHMARK_REVISION = 1
 _DATASET_REVISION = 2
 
 
-@task(task_run_name="benchmark-{name}", tags=["benchmark"], cache_policy=NO_CACHE)
+@task(task_run_name="benchmark-{name}", tags=["benchmark"], **STAGE_TASK)
 def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
     """Return the data file of a suite or a set of pairs as an artifact.
 
@@ -80,7 +80,7 @@ def only_file(folder: Path) -> Path:
     return file
 
 
-@task(task_run_name="{name}", tags=["dataset"], cache_policy=NO_CACHE)
+@task(task_run_name="{name}", tags=["dataset"], **STAGE_TASK)
 def ingest_dataset(
     pipeline: Pipeline, name: str, kind: DataKind, benchmarks: Mapping[str, Artifact]
 ) -> Artifact:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact, ArtifactStore
 from alignflow.errors import AlignflowError, ConfigError
@@ -18,10 +17,11 @@ from alignflow.evaluation.measures import read_measures
 from alignflow.evaluation.win_rate import duels, win_rates
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
-from alignflow.tasks.jobs import JOB_TASK, run_as_job
+from alignflow.tasks.jobs import run_as_job
 from alignflow.tasks.judges import JudgeName, asked_of_judges, judge_stage, suite_of_stage
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.tasks.tracking import RegisteredVersion, StageRun
 from alignflow.tasks.train import fingerprints_of
 
@@ -33,7 +33,7 @@ _GATE_REVISION = 3
 @task(
     task_run_name="evaluate-{name}",
     tags=["evaluation", "job"],
-    **JOB_TASK,
+    **STAGE_TASK,
 )
 def evaluate_model(
     pipeline: Pipeline,
@@ -120,7 +120,7 @@ def _folders(
     return folders
 
 
-@task(task_run_name="gate", tags=["verdict"], cache_policy=NO_CACHE)
+@task(task_run_name="gate", tags=["verdict"], **STAGE_TASK)
 def judge_model(
     pipeline: Pipeline,
     evaluations: Mapping[str, Artifact],

@@ -30,7 +30,7 @@ from alignflow.jobs.spec import JobStatus
 from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.liveness import liveness
 from alignflow.tasks.logs import run_logger
-from alignflow.tasks.prefect_api import prefect_client
+from alignflow.tasks.prefect_api import end_task_runs, prefect_client
 from alignflow.tasks.tracking import close_runs, tracking_uri
 
 _FLOWS = (
@@ -40,9 +40,11 @@ _FLOWS = (
 # The next run of their schedule does what this one did not come to.
 _NOT_STARTED_AGAIN = ("watch", "janitor")
 _LIVE = (JobStatus.PENDING, JobStatus.RUNNING)
-_SETTLE_S = 16.0
-"""A worker may report a crash a second time some 8 s after the first, over what was set since."""
+_SETTLE_S = 60.0
+"""A worker reports a crash a second time when it has cleared up, 26 s after the first on a busy
+machine, over what was set since; a run that has begun by then loses its place in the queue."""
 _RECENT = timedelta(days=7)
+_DEAD = "No process works on this run any more."
 _PAGE = 200
 
 
@@ -92,10 +94,12 @@ class _Janitor:
             _close_in_mlflow(run)
             if run.state.is_cancelling():
                 end_jobs(run)
+                end_task_runs(self._client, run.id, Cancelled())
                 self._client.set_flow_run_state(run.id, Cancelled(), force=True)
                 yield f"{run.name} was being cancelled by nobody: cancelled"
                 continue
-            message = "No process works on this run any more."
+            end_task_runs(self._client, run.id, Crashed(message=_DEAD))
+            message = _DEAD
             if run.deployment_id is None:
                 message += " Run the recipe again: it goes on where this one was."
             self._client.set_flow_run_state(run.id, Crashed(message=message))

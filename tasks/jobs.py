@@ -4,11 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
-
-from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task
+from typing import Any
 
 from alignflow.artifacts import Artifact
 from alignflow.config import Config
@@ -24,28 +20,6 @@ from alignflow.tasks.specs import job_spec
 from alignflow.tasks.tracking import StageRun
 
 _MAX_CURVE_POINTS = 500
-
-
-def job_was_lost(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a retry may help: after preemption or node loss, never after bad input."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, JobError) and error.failure.kind.is_retryable
-
-
-class _TaskOptions(TypedDict):
-    cache_policy: CachePolicy
-    retries: int
-    retry_delay_seconds: list[float]
-    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
-
-
-JOB_TASK: _TaskOptions = {
-    "cache_policy": NO_CACHE,  # the artifact store decides what is reused
-    "retries": 2,  # a recipe may say otherwise
-    "retry_delay_seconds": [10, 60],
-    "retry_condition_fn": job_was_lost,
-}
-"""Options of every task that waits for a job."""
 
 
 def run_as_job(

@@ -26,8 +26,9 @@ from alignflow.evaluation.judges.config import (
 from alignflow.evaluation.judges.files import JUDGE_KIND, REVISION, fetch_training
 from alignflow.model_source import check_copy, resolve_model
 from alignflow.sources import fetch_file, file_sha256
-from alignflow.tasks.jobs import JOB_TASK, run_job
+from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.tasks.tracking import StageRun
 
 JudgeName = tuple[str, JudgeTask]
@@ -54,7 +55,7 @@ def asked_of_judges(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-@task(task_run_name="judge-{name[0]}-{name[1]}", tags=["judge"], **JOB_TASK)
+@task(task_run_name="judge-{name[0]}-{name[1]}", tags=["judge"], **STAGE_TASK)
 def provide_judge(pipeline: Pipeline, name: JudgeName) -> Artifact:
     """Return a judge that the recipe names, as an artifact.
 

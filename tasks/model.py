@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
@@ -21,13 +20,14 @@ from alignflow.model_source import (
 from alignflow.tasks.config import ModelConfig
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.tasks.tracking import StageRun
 
 # Raised by a commit that changes what the stage makes: `alignflow.artifacts.code_version`.
 _REVISION = 1
 
 
-@task(task_run_name="model", tags=["model", "job"], cache_policy=NO_CACHE)
+@task(task_run_name="model", tags=["model", "job"], **STAGE_TASK)
 def import_model(pipeline: Pipeline) -> Artifact:
     """Return the base model as a Hugging Face folder in the store.
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from alignflow.artifacts import Artifact
 from alignflow.evaluation.gate import Verdict
 from alignflow.tasks.decisions import CANDIDATE, CHAMPION
 from alignflow.tasks.evaluate import read_scores
 from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.tasks.tracking import RegisteredVersion
 
 
@@ -20,7 +20,7 @@ def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
     return pipeline.tracker.registry.get(pipeline.recipe.registry.model_name, CHAMPION)
 
 
-@task(task_run_name="register", tags=["registry"], cache_policy=NO_CACHE)
+@task(task_run_name="register", tags=["registry"], **STAGE_TASK)
 def register_model(
     pipeline: Pipeline,
     model: Artifact,

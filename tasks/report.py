@@ -12,7 +12,6 @@ from typing import Literal
 import psutil
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 
 from alignflow import __version__
@@ -50,6 +49,7 @@ from alignflow.tasks.evaluated import evaluated_models
 from alignflow.tasks.items import distributions_of, samples_of, worst_items
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.tasks.scores import score_rows, win_rate_rows
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
@@ -96,7 +96,7 @@ class Outcome(Config):
     """URL of the run's page; None with a database file, which needs a server first."""
 
 
-@task(task_run_name="report", tags=["report"], cache_policy=NO_CACHE)
+@task(task_run_name="report", tags=["report"], **STAGE_TASK)
 def write_report(
     pipeline: Pipeline,
     artifacts: PipelineArtifacts,

@@ -7,8 +7,9 @@ from prefect import task
 
 from alignflow.artifacts import Artifact
 from alignflow.fingerprints import Fingerprints, check_same, folder_fingerprints
-from alignflow.tasks.jobs import JOB_TASK, run_job
+from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
+from alignflow.tasks.retries import STAGE_TASK
 from alignflow.tasks.tracking import StageRun
 from alignflow.training.config import StageConfig, TrainingJob
 
@@ -27,7 +28,7 @@ _REVISIONS = {
 @task(
     task_run_name="{name}",
     tags=["training", "job"],
-    **JOB_TASK,
+    **STAGE_TASK,
 )
 def train_stage(
     pipeline: Pipeline,

@@ -40,7 +40,8 @@ class Checkpoints:
 
     The marker holds what the run was made of: digests of its initial model and of its data, and its
     config. A checkpoint of another run is refused: going on from it would give a model that no
-    config describes.
+    config describes. It also holds the SHA-256 of each file, by which damage is told: Megatron
+    would load flipped bits as weights.
     """
 
     def __init__(
@@ -72,8 +73,7 @@ class Checkpoints:
             complete = [path for path in complete if path <= self.path(until_step)]
         if not complete:
             return None
-        identity = json.loads((complete[-1] / _MARKER).read_text(encoding="utf-8"))
-        self._check(complete[-1], identity)
+        self._check(complete[-1], _read_marker(complete[-1]))
         return complete[-1]
 
     def path(self, step: int) -> Path:
@@ -85,14 +85,22 @@ class Checkpoints:
         _remove(path)
         path.mkdir(parents=True)
 
-    def finish(self, path: Path, *, best_step: int | None = None) -> None:
+    def discard(self, path: Path) -> None:
+        """Have a damaged checkpoint count no more; its files stay until it is written anew."""
+        (path / _MARKER).unlink()
+
+    def finish(
+        self, path: Path, digests: Mapping[str, str], *, best_step: int | None = None
+    ) -> None:
         """Make the checkpoint count, then remove those that are no longer kept.
 
         Args:
             path: The checkpoint, its files written.
+            digests: SHA-256 of each of them.
             best_step: The step whose checkpoint stays, however old it is.
         """
-        write_atomically(path / _MARKER, json.dumps(self._identity, indent=2) + "\n")
+        marker = {**self._identity, "files": dict(digests)}
+        write_atomically(path / _MARKER, json.dumps(marker, indent=2) + "\n")
         for old in self._complete()[: -self._keep]:
             if best_step is None or old != self.path(best_step):
                 _remove(old)
@@ -114,6 +122,23 @@ class Checkpoints:
                 f"{path}: this checkpoint was made with {name} {before.get(name)!r}, "
                 f"the job now has {now[name]!r}; {hint}."
             )
+
+
+def recorded_digests(path: Path) -> dict[str, str]:
+    """Return the SHA-256 that each file of a complete checkpoint was written with.
+
+    Raises:
+        DataError: It isn't complete.
+    """
+    if not (path / _MARKER).is_file():
+        raise DataError(f"{path}: not a whole checkpoint; name one that was finished.")
+    digests: dict[str, str] = _read_marker(path)["files"]
+    return digests
+
+
+def _read_marker(path: Path) -> dict[str, Any]:
+    marker: dict[str, Any] = json.loads((path / _MARKER).read_text(encoding="utf-8"))
+    return marker
 
 
 def _remove(path: Path) -> None:

@@ -8,6 +8,7 @@ from alignflow.errors import DataError
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobResult, JobSpec
 from alignflow.jobs.worker import read_config, run_job
+from alignflow.training.checkpoints import recorded_digests
 from alignflow.training.config import (
     AttributeModelConfig,
     PPOConfig,
@@ -31,17 +32,17 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     """Load the checkpoint under the layout it was trained in and write the model.
 
     Raises:
-        DataError: The folder isn't a whole checkpoint.
+        DataError: The folder isn't a whole checkpoint, or is damaged.
     """
     config = read_config(folder, spec, CheckpointExport)
     trained = RunFolder(config.run_folder)
     checkpoint = trained.checkpoints / config.checkpoint
-    if not (checkpoint / "complete").is_file():
-        raise DataError(f"{checkpoint}: not a whole checkpoint; name one that was finished.")
+    digests = recorded_digests(checkpoint)
     job = read_config(trained, trained.read_spec(), TrainingJob)
     from alignflow.training.attributes import AttributeScale
     from alignflow.training.megatron.model import Head
     from alignflow.training.megatron.run import build_run
+    from alignflow.training.shared_hashing import find_damage
     from alignflow.training.steering import STEERING_FILE
 
     head: Head = "reward" if isinstance(job.stage, RewardModelConfig) else "lm"
@@ -54,6 +55,8 @@ def export(folder: RunFolder, spec: JobSpec) -> JobResult:
     with build_run(
         job.stage, job.model, head=head, num_steps=1, num_attributes=num_attributes
     ) as run:
+        if damage := find_damage(checkpoint, digests):
+            raise DataError(f"{checkpoint} is damaged: {damage}; export an earlier one.")
         progress = run.load_checkpoint(weights)
         run.export(folder.output)
         if scale and run.is_main:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Generic
 from torch import Tensor
 
 from alignflow.data_validation.canonical import Split
-from alignflow.errors import ConfigError
+from alignflow.errors import ConfigError, DataError
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.training.checkpoints import Checkpoints, model_digest
+from alignflow.training.checkpoints import Checkpoints, model_digest, recorded_digests
 from alignflow.training.config import StageConfig
 from alignflow.training.errors import DivergedError, RewardHackingError
 from alignflow.training.feed import BatchT, Feed
 from alignflow.training.forward import mean_loss
 from alignflow.training.losses import SummedLoss
 from alignflow.training.packing import DataOrder, Items
+from alignflow.training.shared_hashing import find_damage
 from alignflow.training.steps import Metrics, Progress, StepLoop
 from alignflow.training.watch import Validation, best_step, num_without_gain
 
@@ -180,7 +181,10 @@ class Trainer(StepLoop[Progress], Generic[BatchT]):
         """Go back to the model of the lowest held-out loss, if that isn't the last one."""
         best, num_tokens = best_step(self._progress.validations), self._progress.num_tokens
         if best is not None and best != self._progress.step:
-            saved = self._read(self._checkpoints.path(best))
+            path = self._checkpoints.path(best)
+            if damage := find_damage(path, recorded_digests(path)):
+                raise DataError(f"The best checkpoint, {path}, is damaged: {damage}.")
+            saved = self._read(path)
             self._progress = replace(saved, num_tokens=num_tokens)
         self._progress.last["best_step"] = self._progress.step
 

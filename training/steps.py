@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.worker import JobStoppedError
-from alignflow.training.checkpoints import Checkpoints
+from alignflow.training.checkpoints import Checkpoints, recorded_digests
 from alignflow.training.collectives import wait_for_all
 from alignflow.training.config import StageConfig
 from alignflow.training.forward import stop_if_asked
 from alignflow.training.packing import DataOrder
+from alignflow.training.shared_hashing import find_damage, hash_together
 from alignflow.training.watch import Validation
 
 if TYPE_CHECKING:  # importing megatron takes seconds
@@ -128,7 +129,7 @@ class StepLoop(ABC, Generic[ProgressT]):
         Raises:
             JobStoppedError: The job was told to stop; a checkpoint holds what was done.
         """
-        path = self._checkpoints.newest()
+        path = self._newest_sound()
         if path is not None:
             self._progress = self._read(path)
             self._saved_position = self._progress.position
@@ -140,6 +141,18 @@ class StepLoop(ABC, Generic[ProgressT]):
                 self._save()
             done = f"after {self.step_name} {self._progress.step} of {self._order.num_steps}"
             raise JobStoppedError(f"The job was told to stop and did, {done}.") from None
+
+    def _newest_sound(self) -> Path | None:
+        """Return the newest checkpoint whose files are as they were written; none other counts."""
+        while (path := self._checkpoints.newest()) is not None:
+            damage = find_damage(path, recorded_digests(path))
+            if damage is None:
+                return path
+            if self._run.is_main:
+                print(f"{path} is damaged: {damage}. The one before it is taken.")
+                self._checkpoints.discard(path)
+            wait_for_all()
+        return None
 
     def _results(self) -> Metrics:
         """Return each metric's last value by `stage/quantity`, and as `…_first` its first one."""
@@ -184,8 +197,9 @@ class StepLoop(ABC, Generic[ProgressT]):
         wait_for_all()
         self._write(path, asdict(self._progress))
         wait_for_all()
+        digests = hash_together(path)
         if self._run.is_main:
-            self._checkpoints.finish(path, best_step=self._best_step())
+            self._checkpoints.finish(path, digests, best_step=self._best_step())
         self._saved_position = self._progress.position
 
     def _log(self, phase: str, step: int, metrics: Metrics, **extra: float) -> None:

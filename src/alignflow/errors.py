@@ -5,6 +5,7 @@ AlignflowError
 │   ├── ConfigError       a recipe, an override, an environment variable
 │   ├── DataError         a data file, a model folder, a benchmark file
 │   └── StoreError        an artifact store that can't be read or written as configured
+│       └── StoreAwayError  one that doesn't answer now, and may later
 ├── CorruptArtifactError  an artifact whose files disagree with its manifest; exit code 1
 ├── RunStoppedError       the run was cancelled while a stage waited; exit code 1
 ├── WorkerError           a process that checks rows has ended too early; exit code 1
@@ -52,6 +53,10 @@ class DataError(InputError):
 
 class StoreError(InputError):
     """The artifact store can't be read or written as configured."""
+
+
+class StoreAwayError(StoreError):
+    """The artifact store doesn't answer; it may when it is asked again."""
 
 
 class CorruptArtifactError(AlignflowError, RuntimeError):

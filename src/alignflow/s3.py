@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from alignflow.errors import AlignflowError, ConfigError, InputError
+from alignflow.errors import AlignflowError, ConfigError, InputError, StoreAwayError, StoreError
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _REASONS: Mapping[str, str] = {
@@ -320,10 +320,15 @@ def _pages(path: S3Path, **options: str) -> Iterator[dict[str, Any]]:
 
 def error_code(error: BaseException | None) -> str | None:
     """Return the S3 error code behind an exception, or None where S3 didn't answer."""
+    answer = _answer(error)
+    return None if answer is None else str(answer.get("Error", {}).get("Code"))
+
+
+def _answer(error: BaseException | None) -> dict[str, Any] | None:
     while error is not None:
         answer = getattr(error, "response", None)
         if isinstance(answer, dict):
-            return str(answer.get("Error", {}).get("Code"))
+            return answer
         error = error.__cause__
     return None
 
@@ -347,6 +352,8 @@ def translated(error_class: type[InputError], action: str, path: S3Path) -> Iter
         reason = _reason(error, path)
         if reason is None:
             raise
+        if error_class is StoreError and _may_pass(error):
+            error_class = StoreAwayError
         raise error_class(f"can't {action} {path}: {reason}.") from None
 
 
@@ -373,6 +380,16 @@ def _reason(error: Exception, path: S3Path) -> str | None:
     if isinstance(error, ValueError) and "Invalid endpoint" in str(error):
         return "AWS_ENDPOINT_URL is not a URL like https://host:port"
     return None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the server was not there, or had trouble of its own."""
+    from botocore import exceptions as boto
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    answer = _answer(error) or {}
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return status >= 500 or isinstance(error, (boto.ConnectionError, *S3_RETRYABLE_ERRORS))
 
 
 def _code_of_listing(path: S3Path) -> str | None:

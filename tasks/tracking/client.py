@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A server that is away must not hold a stage, nor a cancellation, for the client's many minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+# A server that is started again is waited for: 2, 4, 8, 16 and 32 s, as Prefect's client does. One
+# that stays away must not hold a stage, nor a cancellation, for the client's many minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow

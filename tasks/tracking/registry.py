@@ -64,20 +64,33 @@ class Registry:
         return None
 
     def add(
-        self, name: str, source: str, *, run_id: str, tags: Mapping[str, str]
+        self,
+        name: str,
+        source: str,
+        *,
+        run_id: str,
+        tags: Mapping[str, str],
+        model_id: str | None = None,
     ) -> RegisteredVersion:
         """Create a version of a model, and the model where there is none of its name.
 
         Args:
             name: Of the model.
-            source: `models:/ID` of what MLflow logged.
+            source: `models:/ID` of what MLflow logged, or a URL.
             run_id: The run that registers it.
             tags: Of the version.
+            model_id: The ID in the source, if one stands there: a server, unlike a database file,
+                refuses the one without the other.
         """
         if self._find_model(name) is None:
             self._create_model(name)
         version = self._write(
-            self._client.create_model_version, name, source=source, run_id=run_id, tags=dict(tags)
+            self._client.create_model_version,
+            name,
+            source=source,
+            run_id=run_id,
+            tags=dict(tags),
+            model_id=model_id,
         )
         return _registered(version)
 

@@ -253,7 +253,8 @@ class Tracker:
         self, name: str, model_id: str, *, run: StageRun, tags: Mapping[str, str]
     ) -> RegisteredVersion:
         """Create a version of the registered model."""
-        return self.registry.add(name, f"models:/{model_id}", run_id=run.run_id, tags=tags)
+        source = f"models:/{model_id}"
+        return self.registry.add(name, source, run_id=run.run_id, tags=tags, model_id=model_id)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

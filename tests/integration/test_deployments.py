@@ -18,12 +18,13 @@ from uuid import uuid4
 
 import pytest
 import yaml
+from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Running
+from prefect.states import Crashed, Running
 from prefect_server import server_of_this_process, wait_for
 
 from alignflow.cli.deploy import deploy
@@ -38,6 +39,8 @@ from alignflow.tasks.events import emit
 from alignflow.tasks.janitor import sweep
 from alignflow.tasks.liveness import marked_process
 from alignflow.tasks.starting import watched_sources
+from alignflow.tasks.tracking import Tracker, tracking_uri
+from alignflow.tasks.train import train_stage
 from alignflow.tasks.watching import TRIGGERED, Sighting, WatchRules, look
 
 pytestmark = pytest.mark.integration
@@ -508,5 +511,27 @@ def test_janitor_has_a_deployed_run_go_on(recipe: Recipe, client: SyncPrefectCli
     told = sweep(silent_s=0, max_runs=1, settle_s=0)
     assert any(each.startswith(f"{run.name} crashed") and "not started" in each for each in told)
     state = client.read_flow_run(run.id).state
+    assert state is not None
+    assert state.is_crashed()
+
+
+@pytest.mark.slow
+def test_janitor_closes_what_a_crash_that_a_worker_reported_left_open(
+    recipe: Recipe, client: SyncPrefectClient
+) -> None:
+    scheduled_retrain(recipe)
+    (run,) = started(client, recipe)
+    uri = tracking_uri(Path(recipe.workspace))
+    tracker = Tracker(uri=uri, experiment="dead", artifact_root=Path(recipe.workspace))
+    parent = tracker.start_pipeline("dead", {"prefect.flow_run_id": str(run.id)})
+    stage = tracker.start_stage("dpo", {})
+    task_run = client.create_task_run(
+        train_stage, run.id, dynamic_key="0", name="dpo", state=Running()
+    )
+    client.set_flow_run_state(run.id, Crashed(), force=True)
+    assert f"{run.name} is started again" in sweep(silent_s=600, max_runs=5, settle_s=0)
+    for each in (parent, stage):
+        assert MlflowClient(uri).get_run(each.run_id).info.status == "KILLED"
+    state = client.read_task_run(task_run.id).state
     assert state is not None
     assert state.is_crashed()

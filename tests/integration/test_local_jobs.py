@@ -69,6 +69,23 @@ def environment_text(pid: int) -> str:
     return "\0" + Path(f"/proc/{pid}/environ").read_text()
 
 
+def test_job_outlives_the_folder_that_it_was_started_from(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a worker of Prefect leaves it: its flow's folder goes with it, and the job stays.
+    passing = tmp_path / "passing"
+    passing.mkdir()
+    monkeypatch.chdir(passing)
+    monkeypatch.setenv("PYTHONPATH", f"beside{os.pathsep}{os.environ.get('PYTHONPATH', '/')}")
+    job = start_and_see_steps(folder, FOR_EVER)
+    assert Path(f"/proc/{supervisor_pid(folder)}/cwd").readlink() == folder.path
+    assert f"\0PYTHONPATH={passing}/beside:/" in environment_text(supervisor_pid(folder))
+    passing.rmdir()
+    [rank] = descendants(supervisor_pid(folder))
+    assert Path(f"/proc/{rank.pid}/cwd").readlink() == folder.path
+    job.cancel()
+
+
 def test_job_is_followed_to_its_result(folder: RunFolder) -> None:
     rows: list[dict[str, Any]] = []
     told: list[tuple[JobStatus, str]] = []
@@ -244,11 +261,26 @@ def test_job_without_a_sign_of_life_is_lost(folder: RunFolder) -> None:
     job = start_and_see_steps(folder, FOR_EVER)
     for worker in descendants(supervisor_pid(folder)):
         worker.send(signal.SIGSTOP)
+    # Its last sign was given by a clock that was ahead.
+    os.utime(folder.path / "heartbeat", (time.time() + 7200,) * 2)
     with pytest.raises(JobError) as caught:
         wait_for(job, folder, poll_s=0.1, heartbeat_timeout_s=1.5)
     assert caught.value.failure.kind is FailureKind.NODE_LOST
     assert is_all_gone(folder)
     assert job.status() is JobStatus.FAILED
+
+
+def test_a_clock_that_is_set_makes_no_job_a_lost_one(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = start_and_see_steps(folder, {"num_steps": 60})
+    now = time.time
+
+    def set_clock(rows: list[dict[str, Any]]) -> None:
+        monkeypatch.setattr(time, "time", lambda: now() + 7200)
+
+    result = wait_for(job, folder, on_metrics=set_clock, poll_s=0.05)
+    assert result.metrics == {"count": 60.0}
 
 
 def test_killed_rank_is_named_and_no_rank_outlives_torchrun(folder: RunFolder) -> None:

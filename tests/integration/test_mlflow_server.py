@@ -2,15 +2,9 @@
 
 import base64
 import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
@@ -20,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
+from mlflow import MlflowClient, create_external_model
+from mlflow_server import mlflow_server
 
 from alignflow.tasks.decisions import Author, settle
 from alignflow.tasks.promotion import promote, roll_back
@@ -34,49 +29,13 @@ DOCS = Path(__file__).parents[2] / "docs" / "promotion.md"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     settings = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
     }
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-                *("--host", "127.0.0.1", "--port", str(port)),
-                *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-                *("--artifacts-destination", str(folder / "artifacts")),
-            ],
-            env={**os.environ, **settings},
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_healthy(url, process, folder / "log.txt")
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=1):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail(f"mlflow did not start:\n{log.read_text()[-2000:]}")
+    with mlflow_server(tmp_path_factory.mktemp("server"), settings).running() as server:
+        yield server.health_url.removesuffix("/health")
 
 
 class Receiver:
@@ -164,6 +123,14 @@ def test_promotion_and_rollback_call_a_signed_webhook(
         assert not is_from_mlflow(headers, body, "another secret")
         assert not is_from_mlflow(headers, body + b" ", SECRET)
         assert not is_from_mlflow(headers, body, SECRET, max_age_s=-1)
+
+
+def test_a_model_that_a_run_logged_is_registered(server: str, tmp_path: Path) -> None:
+    tracker = Tracker(uri=server, experiment="logged", artifact_root=tmp_path)
+    run = tracker.start_pipeline("logged", {})
+    model = create_external_model(name="dpo", source_run_id=run.run_id, model_type="dpo")
+    version = tracker.register("logged", model.model_id, run=run, tags={"alignflow.digest": "1"})
+    assert tracker.registry.version_of("logged", "1") == version
 
 
 def test_decisions_of_several_clients_follow_one_another(server: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from job_runs import lines
 from mlflow import MlflowClient
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -33,6 +35,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 from prefect.testing.utilities import prefect_test_harness
 from prefect.types.entrypoint import EntrypointType
+from prefect_server import wait_for
 from shards import make_parts_small
 from slurm_cluster import Cluster
 from tiny_recipe import write_tiny_recipe
@@ -45,12 +48,14 @@ from alignflow.flows.alignment import align
 from alignflow.flows.config import Recipe
 from alignflow.flows.triggered import scheduled_retrain
 from alignflow.jobs.local import LocalLauncher
+from alignflow.jobs.processes import read_process
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
 from alignflow.lineage import trace
 from alignflow.tasks.approval import find_request, let_go_on
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.decisions import Author
+from alignflow.tasks.janitor import sweep
 from alignflow.tasks.last_run import read_last_run, what_changed
 from alignflow.tasks.lifecycle import open_pipeline, raise_first_failure
 from alignflow.tasks.report import Outcome
@@ -470,6 +475,38 @@ def test_suspended_run_goes_on_by_the_answer_in_its_form(first: Outcome, recipe_
     # It was told to train by DPO anew, and did so once.
     assert {stage for stage, status in before.items() if status == "computed"} == {"dpo"}
     assert set(after.values()) == {"reused"}
+
+
+def test_a_run_whose_flow_and_job_were_killed_goes_on(first: Outcome, recipe_file: Path) -> None:
+    changes = ["dpo.learning_rate=6e-3", "dpo.num_epochs=30", "dpo.checkpoint_every_steps=5"]
+    recipe = load_config(Recipe, recipe_file, overrides=changes)
+    jobs = Path(recipe.workspace) / "jobs"
+    known = set(jobs.iterdir())
+    flow_run = deployed(recipe)
+    command = [str(Path(sys.executable).with_name("prefect")), "flow-run", "execute"]
+    runner = threading.Thread(
+        target=in_another_process, args=([*command, str(flow_run.id)], recipe), daemon=True
+    )
+    runner.start()
+    path = wait_for(lambda: next(iter(set(jobs.glob("dpo-*")) - known), None), 60)
+    wait_for(lambda: len(lines(RunFolder(path), "train")) > 12, 60)
+    mark = Path(recipe.workspace) / "flow-runs" / f"{flow_run.id}.json"
+    for at in (mark, path / "handle.json"):
+        process = read_process(json.loads(at.read_bytes())["pid"])
+        assert process is not None
+        process.send(signal.SIGKILL)
+    runner.join(60)
+    told = sweep(silent_s=600, max_runs=5, settle_s=0)
+    assert any("is started again" in sentence for sentence in told), told
+    state = execute(flow_run.id, recipe)
+    assert state.is_completed(), state.message
+    # Once more from the checkpoint, and not from the start.
+    assert json.loads((path / "handle.json").read_text())["attempt"] == 2
+    steps = [line["step"] for line in lines(RunFolder(path), "train")]
+    assert 0 < len(steps) - len(set(steps)) <= 5
+    before, after = stage_statuses(first, flow_run.id)
+    assert {stage for stage, status in before.items() if status == "computed"} == set()
+    assert after["dpo"] == "computed"
 
 
 @pytest.mark.slow

@@ -445,6 +445,25 @@ def test_a_job_killed_again_and_again_comes_to_the_same_end(
     assert_equal_runs(killed, run_here(killed), undisturbed, expected)
 
 
+def test_a_damaged_checkpoint_is_passed_over(make_run: MakeRun) -> None:
+    damaged, undisturbed = (
+        make_run(name, "dpo", checkpoint_every_steps=1) for name in ("damaged", "undisturbed")
+    )
+    expected = run_here(undisturbed)
+    run_here(damaged)
+    before, newest = sorted(damaged.checkpoints.glob("step-*"))
+    weights = max(newest.iterdir(), key=size_of)
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(bytes(content))
+    result = run_here(damaged)
+    taken = [line["step"] for line in lines(damaged, "train")]
+    # The last two steps again, not one alone from what is damaged, nor all of them.
+    assert taken[-2:] == taken[-4:-2]
+    assert taken[-2] == int(before.name.removeprefix("step-")) + 1
+    assert_equal_runs(damaged, result, undisturbed, expected)
+
+
 def unfinished(folder: RunFolder) -> set[tuple[str, int]]:
     """Checkpoints that were begun and don't count, by name and the time of the last change."""
     return {

@@ -2,12 +2,9 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +13,38 @@ from typing import TypeVar
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
-
-from alignflow.jobs.processes import die_with_parent
+from server_process import ServerProcess, free_port
 
 T = TypeVar("T")
 
-_START_TIMEOUT_S = 400.0
 _DRAIN_TIMEOUT_S = 60.0
+
+
+def prefect_server(home: Path) -> ServerProcess:
+    """Return a server on a free port, with what it keeps in a folder."""
+    port = free_port()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    quiet = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+    }
+    command = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host"]
+    return ServerProcess(
+        [sys.executable, "-m", *command, "127.0.0.1", "--port", str(port), "--lifespan", "on"],
+        health_url=f"http://127.0.0.1:{port}/api/health",
+        folder=home,
+        environment={**kept, **quiet},
+    )
+
+
+@contextmanager
+def running_server(home: Path) -> Iterator[str]:
+    """Start a server on a free port and yield its API's URL."""
+    with prefect_server(home).running() as server:
+        yield server.health_url.removesuffix("/health")
 
 
 @contextmanager
@@ -36,40 +58,6 @@ def server_of_this_process(home: Path) -> Iterator[str]:
             # next server would hear nothing, and whoever waits for the queue would wait for ever.
             EventsWorker.drain_all(timeout=_DRAIN_TIMEOUT_S, at_exit=False)
             APILogWorker.drain_all(timeout=_DRAIN_TIMEOUT_S, at_exit=False)
-
-
-@contextmanager
-def running_server(home: Path) -> Iterator[str]:
-    """Start a server on a free port and yield its API's URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    quiet = {
-        "PREFECT_HOME": str(home),
-        "PREFECT_UI_ENABLED": "0",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-        "DO_NOT_TRACK": "1",
-    }
-    command = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host"]
-    with (home / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command, "127.0.0.1", "--port", str(port), "--lifespan", "on"],
-            env={**kept, **quiet},
-            cwd=home,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        _wait_until_healthy(url, process, home / "server.log")
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @contextmanager
@@ -101,14 +89,3 @@ def wait_for(look: Callable[[], T | None], timeout_s: float) -> T:
             return found
         time.sleep(0.2)
     raise AssertionError(f"nothing was found in {timeout_s:.0f} s")
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise AssertionError(f"Prefect did not start:\n{log.read_text()[-2000:]}")

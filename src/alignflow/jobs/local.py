@@ -20,7 +20,7 @@ from alignflow.jobs.processes import (
     this_machine,
 )
 from alignflow.jobs.run_folder import RunFolder
-from alignflow.jobs.slots import gpu_slots
+from alignflow.jobs.slots import SLOTS_VARIABLE, gpu_slots
 from alignflow.jobs.spec import FailureKind, JobFailure, JobSpec, JobStatus
 from alignflow.jobs.submission import submission
 
@@ -204,13 +204,16 @@ def _start_supervisor(folder: RunFolder, lock: int) -> None:
     """Start the supervisor of a new attempt; returns when its handle is on disk.
 
     The supervisor inherits the lock of the submission and lets go of it after that, so that not
-    even the death of this process lets a second one in between.
+    even the death of this process lets a second one in between. It works in the run folder, which
+    lasts as long as the job: a worker of Prefect removes its flow's folder when it ends, and the
+    MKL of a torch that is loaded in a folder that is gone ends the process.
     """
     with folder.launcher_log.open("ab") as log:
         command = [sys.executable, "-m", "alignflow.jobs.supervisor", str(folder.path)]
         started = subprocess.run(
             command,
-            env={**os.environ, JOB_VARIABLE: str(folder.path)},
+            cwd=folder.path,
+            env={**os.environ, **_absolute_paths(), JOB_VARIABLE: str(folder.path)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -223,6 +226,16 @@ def _start_supervisor(folder: RunFolder, lock: int) -> None:
         tail = folder.log_tail(folder.launcher_log)
         message = f"The job could not be started; {folder.launcher_log} says why."
         raise JobError(make_failure(FailureKind.ERROR, message, tail))
+
+
+def _absolute_paths() -> dict[str, str]:
+    """Return the variables that name folders, as they are meant in this process's own folder."""
+    named = {name: os.environ.get(name, "") for name in ("PYTHONPATH", SLOTS_VARIABLE)}
+    return {
+        name: os.pathsep.join(os.path.abspath(path) for path in value.split(os.pathsep))
+        for name, value in named.items()
+        if value
+    }
 
 
 def _kill_leftovers(folder: RunFolder) -> None:

@@ -21,6 +21,9 @@ from typing import Literal
 from alignflow.errors import ConfigError
 from alignflow.jobs.processes import kill_all, processes_under, read_process
 
+SLOTS_VARIABLE = "ALIGNFLOW_SLOTS_DIR"
+"""Environment variable that names the folder of the slots."""
+
 _POLL_S = 0.25
 
 
@@ -180,14 +183,14 @@ def _slots_folder(environ: Mapping[str, str] = os.environ) -> Path:
     Neither `$TMPDIR` nor `$XDG_RUNTIME_DIR`: those differ between two logins of one user, and the
     latter is removed at logout while a job goes on.
     """
-    folder = Path(environ.get("ALIGNFLOW_SLOTS_DIR") or f"/tmp/alignflow-slots-{os.getuid()}")
+    folder = Path(environ.get(SLOTS_VARIABLE) or f"/tmp/alignflow-slots-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
         raise ConfigError(
             f"{folder}: can't be used for the slots of jobs ({error.strerror}); "
-            "name another folder in ALIGNFLOW_SLOTS_DIR."
+            f"name another folder in {SLOTS_VARIABLE}."
         ) from None
     if (
         not stat.S_ISDIR(status.st_mode)
@@ -196,7 +199,7 @@ def _slots_folder(environ: Mapping[str, str] = os.environ) -> Path:
     ):
         raise ConfigError(
             f"{folder}: others may write here, so it can't hold the slots of jobs; "
-            "remove it, or name another folder in ALIGNFLOW_SLOTS_DIR."
+            f"remove it, or name another folder in {SLOTS_VARIABLE}."
         )
     return folder
 

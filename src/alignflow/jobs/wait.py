@@ -42,7 +42,8 @@ def wait_for(
     stop = stop or threading.Event()
     reader = folder.metric_reader()
     seen: tuple[JobStatus, str] | None = None
-    silent_since = time.time()
+    # By this process's own clock: the machine's may be set, and a suspended one slept like the job.
+    heard_at, heard = time.monotonic(), folder.last_beat()
     while True:
         status, note = job.status(), job.note()
         if on_status and (status, note) != seen:
@@ -55,10 +56,10 @@ def wait_for(
             return result
         if failure := job.failure():
             raise _job_error(failure, folder)
-        silent_since = max(silent_since, folder.last_beat() or 0.0)
-        if status is JobStatus.PENDING:
-            silent_since = time.time()
-        if time.time() - silent_since > heartbeat_timeout_s:
+        beat = folder.last_beat()
+        if status is JobStatus.PENDING or beat != heard:
+            heard_at, heard = time.monotonic(), beat
+        if time.monotonic() - heard_at > heartbeat_timeout_s:
             raise _job_error(_give_up(job, folder, heartbeat_timeout_s), folder)
         if stop.is_set():
             job.cancel()

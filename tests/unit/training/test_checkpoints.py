@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from alignflow.errors import ConfigError, DataError
-from alignflow.training.checkpoints import Checkpoints, model_digest
+from alignflow.training.checkpoints import Checkpoints, model_digest, recorded_digests
 
 
 def checkpoints(
@@ -22,7 +22,7 @@ def save(subject: Checkpoints, step: int) -> None:
     path = subject.path(step)
     subject.begin(path)
     (path / "weights").write_text(str(step))
-    subject.finish(path)
+    subject.finish(path, {"weights": "0"})
 
 
 def test_the_newest_complete_one_counts(tmp_path: Path) -> None:
@@ -32,6 +32,17 @@ def test_the_newest_complete_one_counts(tmp_path: Path) -> None:
         save(subject, step)
     subject.begin(subject.path(11))  # killed before it was finished
     assert subject.newest() == tmp_path / "step-00000010"
+
+
+def test_a_damaged_one_counts_no_more(tmp_path: Path) -> None:
+    subject = checkpoints(tmp_path)
+    for step in (10, 20):
+        save(subject, step)
+    subject.discard(subject.path(20))
+    assert subject.newest() == tmp_path / "step-00000010"
+    assert recorded_digests(tmp_path / "step-00000010") == {"weights": "0"}
+    with pytest.raises(DataError, match="not a whole checkpoint"):
+        recorded_digests(subject.path(20))
 
 
 def test_only_the_latest_are_kept(tmp_path: Path) -> None:
@@ -46,7 +57,7 @@ def test_the_best_is_kept_besides_the_latest(tmp_path: Path) -> None:
     for step, best in ((10, 10), (20, 10), (30, 10), (40, 40)):
         path = subject.path(step)
         subject.begin(path)
-        subject.finish(path, best_step=best)
+        subject.finish(path, {}, best_step=best)
         kept = sorted(path.name for path in tmp_path.iterdir())
         assert kept == sorted({f"step-{best:08d}", f"step-{step:08d}"})
 

@@ -1,0 +1,39 @@
+"""Every fault, at a random moment: the pipeline comes to the end of an undisturbed one."""
+
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+from chaos.faults import FAULTS, Fault, put_right
+from chaos.prepared import Prepared
+from chaos.stack import Stack
+from chaos.table import OUTCOMES, Outcome
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.chaos]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", [pytest.param(each, id=each.slug) for each in FAULTS])
+def test_the_end_is_that_of_an_undisturbed_run(
+    fault: Fault, stack: Stack, prepared: Prepared, chaos_seed: int, tmp_path: Path
+) -> None:
+    stack.heal()
+    undisturbed = prepared.end(stack, fault.num_ranks, tmp_path / "undisturbed")
+    with prepared.scene(stack, fault, tmp_path / "work") as scene:
+        if not fault.starts_itself:
+            scene.start()
+        moment = fault.strike(scene, Random(f"{chaos_seed} {fault.slug}"))
+        struck_at = time.monotonic()
+        put_right(scene, fault.helper)
+        seconds = time.monotonic() - struck_at
+        assert scene.end() == undisturbed
+        assert scene.attempts() == fault.attempts
+        for stage, steps in scene.repeated_steps().items():
+            assert fault.attempts.get(stage, 1) > 1, f"{stage} took {steps} steps twice"
+            assert steps <= fault.most_repeated
+        if scene.expect_in_log is not None:
+            log, words = scene.expect_in_log
+            assert words in log.read_text(encoding="utf-8")
+        assert scene.left_behind() == {}
+    Outcome.of(fault, moment, chaos_seed, seconds).write(OUTCOMES)

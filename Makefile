@@ -64,7 +64,7 @@ wheel: $(INSTALLED)  ## build the wheel
 
 lock: pyproject.toml requirements/lock-overrides.txt  ## resolve the locked packages anew
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra demo --extra lm-eval --extra kubernetes --extra dask \
-		--group dev --python-version 3.11 \
+		--extra stack --group dev --python-version 3.11 \
 		--override requirements/lock-overrides.txt --custom-compile-command "make lock" \
 		--output-file requirements/requirements.lock
 

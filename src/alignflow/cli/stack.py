@@ -1,5 +1,6 @@
 """`alignflow up`, `down`, `status`, `env`: the servers of this machine."""
 
+import contextlib
 import json
 import shlex
 from pathlib import Path
@@ -78,7 +79,13 @@ def env(workspace: Workspace = DEFAULT_WORKSPACE) -> None:
 def _stack(workspace: Path) -> "Stack":
     from alignflow.stack.lifecycle import Stack
 
-    return Stack(workspace, lambda line: print(line, flush=True))
+    return Stack(workspace, _say)
+
+
+def _say(line: str) -> None:
+    # Who reads may be gone; what is being started, or stopped again, goes on all the same.
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 def _print(states: "list[ServiceState]") -> None:

@@ -85,51 +85,70 @@ class ObjectStore:
         self._config.write_text(json.dumps(identities(self.credentials), indent=2))
 
     def make_buckets(self) -> None:
-        """Make the buckets that aren't there, and wait until an object can be written and read.
-
-        It answers on its port before it can store anything.
+        """Make the buckets that aren't there, and wait until objects can be stored in them.
 
         Raises:
-            StackError: It can't for too long.
+            StackError: They can't for too long.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        client = self._admin()
-        deadline = time.monotonic() + _SETTLE_S
-        while True:
-            try:
-                for bucket in (BUCKET, MLFLOW_BUCKET):
-                    _make_bucket(client, bucket)
-                    client.put_object(Bucket=bucket, Key=_PROBE, Body=b"here")
-                    client.get_object(Bucket=bucket, Key=_PROBE)["Body"].read()
-                    client.delete_object(Bucket=bucket, Key=_PROBE)
-                return
-            except (BotoCoreError, ClientError) as error:
-                if time.monotonic() > deadline:
-                    raise StackError(f"SeaweedFS can't store an object ({error}).") from None
-                time.sleep(0.2)
+        make_buckets(
+            f"http://{HOST}:{self.port}",
+            self.credentials["S3_ADMIN_ACCESS_KEY_ID"],
+            self.credentials["S3_ADMIN_SECRET_ACCESS_KEY"],
+        )
 
     @property
     def _config(self) -> Path:
         return self.folder / "s3.json"
 
-    def _admin(self) -> Any:
-        from botocore.config import Config
-        from botocore.session import Session
 
-        return Session().create_client(
-            "s3",
-            region_name=REGION,
-            endpoint_url=f"http://{HOST}:{self.port}",
-            aws_access_key_id=self.credentials["S3_ADMIN_ACCESS_KEY_ID"],
-            aws_secret_access_key=self.credentials["S3_ADMIN_SECRET_ACCESS_KEY"],
-            config=Config(
-                s3={"addressing_style": "path"},
-                connect_timeout=3,
-                read_timeout=20,
-                retries={"total_max_attempts": 1},
-            ),
-        )
+def make_buckets(endpoint: str, key_id: str, secret: str) -> None:
+    """Make the buckets that aren't there, and wait until an object can be written and read.
+
+    SeaweedFS answers on its port before it can store anything.
+
+    Args:
+        endpoint: Address of the server.
+        key_id: Of the admin.
+        secret: Of the admin.
+
+    Raises:
+        StackError: It can't for too long.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    client = _client(endpoint, key_id, secret)
+    deadline = time.monotonic() + _SETTLE_S
+    while True:
+        try:
+            for bucket in (BUCKET, MLFLOW_BUCKET):
+                _make_bucket(client, bucket)
+                client.put_object(Bucket=bucket, Key=_PROBE, Body=b"here")
+                client.get_object(Bucket=bucket, Key=_PROBE)["Body"].read()
+                client.delete_object(Bucket=bucket, Key=_PROBE)
+            return
+        except (BotoCoreError, ClientError) as error:
+            if time.monotonic() > deadline:
+                raise StackError(f"SeaweedFS can't store an object ({error}).") from None
+            time.sleep(0.2)
+
+
+def _client(endpoint: str, key_id: str, secret: str) -> Any:
+    from botocore.config import Config
+    from botocore.session import Session
+
+    return Session().create_client(
+        "s3",
+        region_name=REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
+        config=Config(
+            s3={"addressing_style": "path"},
+            connect_timeout=3,
+            read_timeout=20,
+            retries={"total_max_attempts": 1},
+        ),
+    )
 
 
 def _make_bucket(client: Any, name: str) -> None:
@@ -143,3 +162,11 @@ def _make_bucket(client: Any, name: str) -> None:
             "BucketAlreadyExists",
         ):
             raise
+
+
+if __name__ == "__main__":  # the step of docker-compose.yml that makes the buckets
+    make_buckets(
+        os.environ["AWS_ENDPOINT_URL"],
+        os.environ["AWS_ACCESS_KEY_ID"],
+        os.environ["AWS_SECRET_ACCESS_KEY"],
+    )

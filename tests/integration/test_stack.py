@@ -20,6 +20,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from alignflow.errors import ConfigError
 from alignflow.jobs.processes import all_processes
 from alignflow.stack.credentials import read_credentials
 from alignflow.stack.postgres import programs
@@ -27,6 +28,7 @@ from alignflow.stack.postgres import programs
 pytestmark = pytest.mark.integration
 
 COMMAND = [sys.executable, "-c", "from alignflow.cli import main; main()"]
+SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 PREFECT_COUNT = "/flows/count"
 MLFLOW_EXPERIMENTS = "/api/2.0/mlflow/experiments/search"
 
@@ -169,6 +171,9 @@ def test_clients_of_alignflow_get_in(
     with temporary_settings(settings), prefect_client() as client:
         # The worker has made it.
         assert client.read_work_pool("alignflow").type == "process"
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "another")
+    with pytest.raises(ConfigError, match="it asks for a password; set MLFLOW_TRACKING_USERNAME"):
+        Tracker(uri=uri, experiment="clients", artifact_root=tmp_path)
 
 
 def test_secrets_are_in_no_command_line_and_no_log(stack: Commands) -> None:
@@ -242,24 +247,53 @@ def test_server_that_does_not_start_is_named_with_the_end_of_its_log(tmp_path: P
 
 
 @pytest.mark.slow
-def test_data_is_there_after_down_and_up(tmp_path: Path) -> None:
-    commands = Commands(tmp_path / "work", prefect_and_mlflow_ports())
+def test_data_is_there_after_down_and_up_elsewhere(tmp_path: Path) -> None:
+    before = Commands(tmp_path / "work", prefect_and_mlflow_ports())
+    after = Commands(tmp_path / "backup", [])
     try:
-        commands.up()
-        make_experiment(commands, "kept")
-        commands.run("down")
-        commands.run("up")
-        assert experiment_status(commands, "kept") == 200
-        assert experiment_status(commands, "never made") == 404
-        assert {state["state"] for state in commands.states().values()} == {"healthy"}
+        before.up()
+        make_experiment(before, "kept")
+        before.run("down")
+        before.workspace.rename(after.workspace)
+        after.run("up")
+        assert experiment_status(after, "kept") == 200
+        assert experiment_status(after, "never made") == 404
+        assert {state["state"] for state in after.states().values()} == {"healthy"}
+        let_ada_read(after.environment())
     finally:
-        commands.run("down")
+        for commands in (before, after):
+            commands.run("down")
+
+
+def let_ada_read(environment: dict[str, str]) -> None:
+    """Make an account as docs/security.md says, and see that it can read and not promote."""
+    model = {"name": "assistant"}
+    ask(environment, "registered-models/create", mlflow_login(environment), model)
+    source = {"name": "assistant", "source": "s3://models/1"}
+    ask(environment, "model-versions/create", mlflow_login(environment), source)
+    (code,) = re.findall(r"```python\n(.*?create_user.*?)```", SECURITY.read_text(), re.DOTALL)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "PASSWORD_OF_ADA": "a password of hers"},
+        check=True,
+    )
+    ada = "ada:a password of hers"
+    alias = {"name": "assistant", "alias": "champion", "version": "1"}
+    latest = "registered-models/get-latest-versions"
+    assert ask(environment, latest, ada, model) == 200
+    assert ask(environment, "registered-models/alias", ada, alias) == 403
+    assert ask(environment, "registered-models/alias", mlflow_login(environment), alias) == 200
+
+
+def ask(environment: dict[str, str], path: str, login: str, data: dict[str, Any]) -> int:
+    url = f"{environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/{path}"
+    return status_of(url, login, data)
 
 
 def make_experiment(commands: Commands, name: str) -> None:
     environment = commands.environment()
-    url = f"{environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/create"
-    assert status_of(url, mlflow_login(environment), {"name": name}) == 200
+    login = mlflow_login(environment)
+    assert ask(environment, "experiments/create", login, {"name": name}) == 200
 
 
 def experiment_status(commands: Commands, name: str) -> int:

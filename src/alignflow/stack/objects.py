@@ -20,7 +20,7 @@ _PROBE = ".alignflow-stack"
 
 def identities(credentials: Mapping[str, str]) -> dict[str, Any]:
     """Return who may do what: each account only what it is for."""
-    use = ("Read", "Write", "List", "Tagging")
+    use = ("Read", "Write", "List")
     return {
         "identities": [
             _identity(credentials, "admin", "S3_ADMIN_", ["Admin", *use]),

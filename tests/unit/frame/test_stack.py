@@ -82,7 +82,7 @@ def test_each_account_of_the_object_store_may_what_it_is_for() -> None:
         each["name"]: each["actions"] for each in identities(new_credentials())["identities"]
     }
     assert "Admin" in accounts["admin"]
-    assert accounts["mlflow"] == ["Read:mlflow", "Write:mlflow", "List:mlflow", "Tagging:mlflow"]
+    assert accounts["mlflow"] == ["Read:mlflow", "Write:mlflow", "List:mlflow"]
     assert all(action.endswith(":alignflow") for action in accounts["alignflow"])
 
 

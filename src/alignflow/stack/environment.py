@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 
 from alignflow.stack.config import HOST, StackConfig
+from alignflow.stack.credentials import USER
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -110,8 +111,6 @@ def clients(credentials: Mapping[str, str], config: StackConfig) -> dict[str, st
 
 def postgres_url(credentials: Mapping[str, str], driver: str, address: str, database: str) -> str:
     """Return the URL of a database, password and all."""
-    from alignflow.stack.credentials import USER
-
     password = credentials["POSTGRES_PASSWORD"]
     return f"postgresql+{driver}://{USER}:{password}@{address}/{database}"
 

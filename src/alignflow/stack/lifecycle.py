@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alignflow.artifacts.files import os_errors_as
 from alignflow.errors import ConfigError, StackError
 from alignflow.locks import FileLock
 from alignflow.stack import environment
@@ -116,9 +117,10 @@ class Stack:
         return self._folder / "stack.json"
 
     def _make_folder(self) -> None:
-        # PostgreSQL may run as another user, who has to get through.
-        self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        (self._folder / "log").mkdir(mode=0o700, exist_ok=True)
+        with os_errors_as(ConfigError, f"write to the workspace {self._workspace}"):
+            # PostgreSQL may run as another user, who has to get through.
+            self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            (self._folder / "log").mkdir(mode=0o700, exist_ok=True)
 
     def _config(self, options: dict[str, Any]) -> StackConfig:
         before = read_config(self._config_file)
@@ -190,11 +192,10 @@ class Stack:
                 self._start(service)
         for service in layer:
             self._wait(service, timeout_s)
-            if service in started:
-                service.settle()
-                self._tell(f"{service.title} answers: {service.address}")
-            else:
-                self._tell(f"{service.title} runs already: {service.address}")
+            # Again for what runs already: an earlier start may have been killed before it.
+            service.settle()
+            what = "answers" if service in started else "runs already"
+            self._tell(f"{service.title} {what}: {service.address}")
 
     def _start(self, service: Service) -> None:
         service.prepare()

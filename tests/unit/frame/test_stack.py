@@ -188,6 +188,12 @@ def test_stack_on_sqlite_does_not_become_one_on_postgres(tmp_path: Path) -> None
         Stack(tmp_path, lambda _: None).up({"full": True}, timeout_s=1)
 
 
+def test_workspace_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="can't write to the workspace"):
+        Stack(tmp_path / "file", lambda _: None).up({}, timeout_s=1)
+
+
 def test_stack_that_was_never_started_has_nothing_to_stop(tmp_path: Path) -> None:
     told: list[str] = []
     Stack(tmp_path, told.append).down()

@@ -24,11 +24,14 @@ $(INSTALLED): requirements/requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-check: $(INSTALLED)  ## formatting, lint, types, links of the documentation
+check: $(INSTALLED)  ## formatting, lint, types, links of the documentation, Dockerfiles, compose file
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict
+	$(BIN)/hadolint deployments/docker/Dockerfile*
+	@mkdir -p build && $(BIN)/python src/alignflow/stack/credentials.py build/compose.env
+	$(BIN)/docker-compose --env-file build/compose.env config --quiet
 
 docs: $(INSTALLED)  ## the documentation as pages, into build/docs
 	$(BIN)/mkdocs build --strict
@@ -69,9 +72,13 @@ wheel: $(INSTALLED)  ## build the wheel
 
 lock: pyproject.toml requirements/lock-overrides.txt  ## resolve the locked packages anew
 	$(BIN)/uv pip compile pyproject.toml --quiet --extra demo --extra lm-eval --extra kubernetes --extra dask \
-		--group dev --python-version 3.11 \
+		--extra stack --group dev --python-version 3.11 \
 		--override requirements/lock-overrides.txt --custom-compile-command "make lock" \
 		--output-file requirements/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra demo --extra kubernetes --extra stack \
+		--python-version 3.11 --override requirements/lock-overrides.txt \
+		--constraint requirements/requirements.lock --no-annotate --custom-compile-command "make lock" \
+		--output-file requirements/images.lock
 
 clean:  ## remove what runs left behind: models, runs, caches
 	rm -rf .alignflow dist build
@@ -79,4 +86,4 @@ clean:  ## remove what runs left behind: models, runs, caches
 env: .env  ## write .env with random passwords for docker compose
 
 .env:
-	umask 077; echo "POSTGRES_PASSWORD=$$($(PYTHON) -c 'import secrets; print(secrets.token_hex(24))')" > .env
+	$(PYTHON) src/alignflow/stack/credentials.py .env

@@ -66,5 +66,5 @@ def _check_servers() -> None:
         if reason is not None:
             raise ConfigError(
                 f"{server.variable}: {server.name} doesn't answer at {server.url} ({reason}); "
-                f"start it ({server.command}), or unset the variable."
+                "start it (alignflow up), or unset the variable."
             )

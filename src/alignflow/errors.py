@@ -11,6 +11,7 @@ AlignflowError
 ├── WorkerError           a process that checks rows has ended too early; exit code 1
 ├── RegistryError        the model registry failed, or changed at every try; exit code 1
 ├── PrefectError         the Prefect server refused a request; exit code 1
+├── StackError           a server of `alignflow up` did not start; exit code 1
 ├── JobError              a job that failed, with its kind; exit code 1 (2 where the input was bad)
 └── SafetyGateError       a verdict that refuses; exit code 3
 """
@@ -69,6 +70,10 @@ class RegistryError(AlignflowError, RuntimeError):
 
 class PrefectError(AlignflowError, RuntimeError):
     """The Prefect server answered, and refused a request."""
+
+
+class StackError(AlignflowError, RuntimeError):
+    """A server of this machine's stack did not start, or doesn't answer."""
 
 
 class RunStoppedError(AlignflowError, RuntimeError):

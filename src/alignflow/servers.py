@@ -20,21 +20,16 @@ class Server(NamedTuple):
     """Environment variable that names it."""
     url: str
     """Page that answers while it is well, without credentials."""
-    command: str
-    """Starts one."""
 
 
 def named_servers(environ: Mapping[str, str] = os.environ) -> list[Server]:
     """Return the servers that the environment names; without any, a run brings its own."""
     found = []
-    for name, variable, command in (
-        ("Prefect", "PREFECT_API_URL", "prefect server start"),
-        ("MLflow", "MLFLOW_TRACKING_URI", "mlflow server"),
-    ):
+    for name, variable in (("Prefect", "PREFECT_API_URL"), ("MLflow", "MLFLOW_TRACKING_URI")):
         url = environ.get(variable, "")
         if url.startswith(("http://", "https://")):
             health = f"{without_credentials(url).rstrip('/')}/health"
-            found.append(Server(name, variable, health, command))
+            found.append(Server(name, variable, health))
     return found
 
 

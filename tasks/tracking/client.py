@@ -84,6 +84,8 @@ def use_tracking_uri(uri: str) -> None:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error of MLflow's, without credentials."""
+    if "error code 401" in str(error):
+        return "it asks for a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     # MLflow names the URL that it asked, password and all.
     return without_credentials(str(error).strip().splitlines()[0])[:200]
 

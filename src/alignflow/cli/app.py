@@ -19,6 +19,7 @@ from alignflow.cli import (
     models,
     promotion,
     runs,
+    stack,
     watch,
 )
 from alignflow.errors import AlignflowError
@@ -73,6 +74,10 @@ app.command("decisions")(promotion.decisions)
 app.command("deploy")(deploy.deploy)
 app.command("watch")(watch.watch)
 app.command("gc")(gc.gc)
+app.command("up")(stack.up)
+app.command("down")(stack.down)
+app.command("status")(stack.status)
+app.command("env")(stack.env)
 app.add_typer(data.app, name="data")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(judges.app, name="judge")

@@ -119,7 +119,7 @@ def _servers() -> Iterator[Finding]:
     for server in servers:
         reason = why_silent(server)
         found = f"{server.url} answers" if reason is None else f"{server.url}: {reason}"
-        yield Finding(server.name, reason is None, found, f"start it: {server.command}")
+        yield Finding(server.name, reason is None, found, "start it: alignflow up")
     names = {server.name for server in servers}
     if "Prefect" not in names:
         yield Finding("Prefect", True, "no PREFECT_API_URL: a temporary server a run")

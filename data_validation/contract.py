@@ -1,32 +1,40 @@
 """Records against the schemas: why each one is refused, and which flags it carries."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import pandera.errors
 import pandera.polars as pa
 import polars as pl
 
 from alignflow.data_validation.config import DataKind, RowLimits
+from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.frames import attribute_frame, record_frame, text_frame
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS
 from alignflow.data_validation.private_data import PrivateCode, codes_under
 from alignflow.data_validation.reasons import BEFORE_DATASET, FLAGS, RANK
-from alignflow.data_validation.records import Records
+from alignflow.data_validation.records import Records, Shape
 from alignflow.data_validation.schemas import (
     attribute_schema,
     holds,
-    is_where,
     length_schema,
-    long_texts,
+    matches_where_it_counts,
     pattern_schema,
     record_schema,
-    suspicious_texts,
     text_schema,
+)
+from alignflow.data_validation.screening import (
+    doubtful_records,
+    doubtful_turns,
+    long_turns,
+    suspicious_turns,
 )
 
 _NULL_CHECK = "not_nullable"
 """pandera's name for a null where the column has none."""
+_SHAPES_REMEMBERED = 4096
 
 
 class Failure(NamedTuple):
@@ -51,28 +59,29 @@ class Judged(NamedTuple):
 
 
 class Contract:
-    """The schemas of one kind of rows: pandera checks every row of every frame.
+    """The schemas of one kind of rows: pandera checks every row that may fail one.
 
-    Most texts are short and match no pattern, which one look tells: the costly schemas are for the
-    others alone.
+    Most can't, which one look tells: the schemas are for the others alone.
     """
 
     def __init__(self, kind: DataKind, limits: RowLimits) -> None:
-        self._limits = limits
+        self._kind, self._limits = kind, limits
         self._texts = text_schema(limits)
         self._noted = codes_under(limits, "flag")
         self._lengths = length_schema(limits)
         self._patterns = pattern_schema(limits)
         self._records = record_schema(kind)
         self._attributes = attribute_schema()
+        self._passes = lru_cache(_SHAPES_REMEMBERED)(self._judge_shape)
 
     def judge(self, records: Records) -> Judged:
         """Return the first failure of each record that has one, and the flags of all."""
         if not len(records):
             return Judged({}, {})
-        texts, frame = text_frame(records), record_frame(records)
-        long = long_texts(texts, self._limits)
-        suspicious = suspicious_texts(texts)
+        texts = text_frame(records, doubtful_turns(records, self._limits, self._passes))
+        long = text_frame(records, long_turns(records, self._limits))
+        suspicious = text_frame(records, suspicious_turns(records))
+        frame = record_frame(records, doubtful_records(records, self._kind))
         failures: dict[int, Failure] = {}
         found = [
             *_failures(self._texts, texts, "part"),
@@ -85,6 +94,13 @@ class Contract:
             if row not in failures or RANK[failure.reason] < RANK[failures[row].reason]:
                 failures[row] = failure
         return Judged(failures, _flags(suspicious, frame, records, self._noted))
+
+    def _judge_shape(self, shape: Shape) -> bool:
+        """Return whether texts that are good by themselves are so in the places of a shape."""
+        parts = {name: [Turn(role, "text") for role in roles] for name, roles in shape.parts}
+        records = Records.of([Draft(None, parts)])
+        texts = text_frame(records, np.arange(len(records.contents)))
+        return not any(_failures(self._texts, texts, "part"))
 
 
 def _failures(
@@ -114,19 +130,12 @@ def _flags(
 ) -> dict[int, set[str]]:
     """Return the flags of the records that have some."""
     flags: dict[int, set[str]] = {}
-    matches = suspicious.select(
-        "row",
-        *(
-            (is_where(where) & pl.col("content").str.contains(pattern)).alias(code)
-            for code, where, pattern in FLAGGED_PATTERNS
-        ),
-        *(holds(code).alias(code) for code in noted),
-    )
-    ties = frame.select("row", score_tie=pl.col("score_chosen") == pl.col("score_rejected"))
-    for found in (matches, ties):
-        for code in found.columns[1:]:
-            for row in found.filter(pl.col(code))["row"].unique():
-                flags.setdefault(row, set()).add(code)
+    matches = [(each.code, suspicious, matches_where_it_counts(each)) for each in FLAGGED_PATTERNS]
+    matches += [(code, suspicious, holds(code)) for code in noted]
+    matches.append(("score_tie", frame, pl.col("score_chosen") == pl.col("score_rejected")))
+    for code, looked_at, is_flagged in matches:
+        for row in looked_at.filter(is_flagged)["row"].unique():
+            flags.setdefault(row, set()).add(code)
     for row in records.implicit_prompts:
         flags.setdefault(row, set()).add("implicit_prompt")
     return flags

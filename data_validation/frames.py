@@ -7,6 +7,7 @@ which each turn is one row, and what relates the texts of a record on a frame of
 import numpy as np
 import polars as pl
 
+from alignflow.data_validation.ascii_texts import Indices
 from alignflow.data_validation.drafts import ASSISTANT, SYSTEM, USER
 from alignflow.data_validation.records import Records
 
@@ -41,8 +42,8 @@ RECORD_COLUMNS = {
 ATTRIBUTE_COLUMNS = {"row": pl.UInt32, "name": pl.String, "value": pl.Float64}
 
 
-def text_frame(records: Records) -> pl.DataFrame:
-    """Return every turn of every part of every record."""
+def text_frame(records: Records, turns: Indices) -> pl.DataFrame:
+    """Return some turns of all parts of all records."""
     places = [
         (part, at, len(roles), roles[0], role)
         for shape in records.shapes
@@ -51,48 +52,38 @@ def text_frame(records: Records) -> pl.DataFrame:
     ]
     sizes = np.array([len(shape.roles) for shape in records.shapes])
     first_place = (np.cumsum(sizes) - sizes)[records.shape_of]
-    place_of = np.arange(len(records.contents)) + np.repeat(
-        first_place - records.starts, records.num_turns
-    )
+    record_of = records.record_of[turns]
+    place_of = turns + (first_place - records.starts)[record_of]
     frame: pl.DataFrame = pl.DataFrame(places, schema=_PLACE_COLUMNS, orient="row")[place_of]
+    contents = [records.contents[turn] for turn in turns.tolist()]
     return frame.with_columns(
-        pl.Series("row", records.record_of, dtype=pl.UInt32),
-        pl.Series("content", records.contents, dtype=pl.String),
+        pl.Series("row", record_of, dtype=pl.UInt32),
+        pl.Series("content", contents, dtype=pl.String),
     ).select(*TEXT_COLUMNS)
 
 
-def record_frame(records: Records) -> pl.DataFrame:
-    """Return one row a record."""
-    indices = range(len(records))
-    fewest = np.array([min(len(roles) for _, roles in shape.parts) for shape in records.shapes])
+def record_frame(records: Records, rows: Indices) -> pl.DataFrame:
+    """Return some records, one row each."""
+    indices = rows.tolist()
+    last_turns = {
+        name: [None if turn < 0 else records.trimmed[turn] for turn in turns[rows].tolist()]
+        for name, turns in records.last_turns.items()
+    }
+    scores = [records.scores[index] for index in indices]
     columns = {
-        "row": indices,
-        "id": records.ids,
-        "fewest_turns": fewest[records.shape_of],
+        "row": rows,
+        "id": [records.ids[index] for index in indices],
+        "fewest_turns": records.fewest_turns[rows],
         "num_attributes": [len(records.attributes.get(index, ())) for index in indices],
-        "question": _last_turns(records, [shape.num_prompt_turns - 1 for shape in records.shapes]),
-        "response": _last_turns(
-            records,
-            [shape.last_turn_of("chosen", "response", "messages") for shape in records.shapes],
-        ),
-        "rejected": _last_turns(
-            records, [shape.last_turn_of("rejected") for shape in records.shapes]
-        ),
-        "score_chosen": [chosen for chosen, _ in records.scores],
-        "score_rejected": [rejected for _, rejected in records.scores],
+        **last_turns,
+        "score_chosen": [chosen for chosen, _ in scores],
+        "score_rejected": [rejected for _, rejected in scores],
         "label": [records.labels.get(index) for index in indices],
         "has_lone_surrogate": [index in records.lone_surrogates for index in indices],
     }
     return pl.DataFrame(
         [pl.Series(name, columns[name], dtype=type_) for name, type_ in RECORD_COLUMNS.items()]
     )
-
-
-def _last_turns(records: Records, at: list[int]) -> list[str | None]:
-    """Return the trimmed text of one turn of each record, None where its shape says -1."""
-    offsets = np.array(at)[records.shape_of]
-    turns = np.where(offsets < 0, -1, records.starts + offsets)
-    return [None if turn < 0 else records.trimmed[turn] for turn in turns.tolist()]
 
 
 def attribute_frame(records: Records) -> pl.DataFrame:

@@ -5,8 +5,8 @@ numbers with check digits have to add up. Patterns are those of Rust's engine, s
 """
 
 import ipaddress
-import string
 from collections.abc import Callable
+from string import ascii_uppercase, digits
 from typing import Literal, NamedTuple, get_args
 
 import polars as pl
@@ -27,9 +27,9 @@ def codes_under(limits: RowLimits, policy: PrivatePolicy) -> tuple[PrivateCode, 
 
 def passes_luhn(number: str) -> bool:
     """Return whether the digits of a card number add up (ISO/IEC 7812-1, annex B)."""
-    digits = [int(character) for character in number if character.isdigit()]
-    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    figures = [int(character) for character in number if character.isdigit()]
+    doubled = [sum(divmod(2 * figure, 10)) for figure in figures[-2::-2]]
+    return (sum(figures[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 def is_iban(text: str) -> bool:
@@ -50,7 +50,7 @@ def is_public_address(text: str) -> bool:
 def looks_random(token: str) -> bool:
     """Return whether a long token has both digits and capitals, as keys do and slugs don't."""
     characters = set(token)
-    return bool(characters & set(string.digits) and characters & set(string.ascii_uppercase))
+    return bool(characters & set(digits) and characters & set(ascii_uppercase))
 
 
 class Detector(NamedTuple):
@@ -59,6 +59,8 @@ class Detector(NamedTuple):
     name: str
     pattern: str
     is_real: Callable[[str], bool] = lambda match: True
+    signs: str | None = None
+    """Characters of which an ASCII text that matches has one; None where that tells nothing."""
 
 
 DETECTORS: dict[PrivateCode, tuple[Detector, ...]] = {
@@ -87,29 +89,37 @@ DETECTORS: dict[PrivateCode, tuple[Detector, ...]] = {
         ),
     ),
     "pii": (
-        Detector("email", r"(?-u)\b[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b"),
+        Detector(
+            "email",
+            r"(?-u)\b[A-Za-z0-9._%+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b",
+            signs="@",
+        ),
         Detector(
             "phone",
             r"(?-u)\+\d{1,3}[ .-]\(?\d{2,4}\)?(?:[ .-]\d{2,4}){2,4}\b|(?:\A|\s)\+\d{9,14}\b"
             r"|\(\d{3}\) ?\d{3}-\d{4}\b|\b\d{3}-\d{3}-\d{4}\b",  # the last two North American
+            signs=digits,
         ),
-        Detector("social_security_number", r"(?-u)\b\d{3}-\d{2}-\d{4}\b"),
+        Detector("social_security_number", r"(?-u)\b\d{3}-\d{2}-\d{4}\b", signs=digits),
         Detector(
             "card",
             # Visa, Mastercard, Discover and JCB with 16 digits, American Express with 15.
             r"(?-u)\b(?:4\d{3}|5[1-5]\d{2}|2[2-7]\d{2}|6\d{3}|35\d{2})(?:[ -]?\d{4}){3}\b"
             r"|\b3[47]\d{2}[ -]?\d{6}[ -]?\d{5}\b",
             passes_luhn,
+            signs=digits,
         ),
         Detector(
             "iban",
             r"(?-u)\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b",
             is_iban,
+            signs=digits,
         ),
         Detector(
             "ip_address",
             r"(?-u)\b(?:\d{1,3}\.){3}\d{1,3}\b|\b(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}\b",
             is_public_address,
+            signs=f"{digits}:",
         ),
     ),
 }
@@ -119,6 +129,12 @@ SCREENS: dict[PrivateCode, str] = {
     for code, detectors in DETECTORS.items()
 }
 """A text that doesn't match holds nothing of the kind."""
+
+
+def signs_of(code: PrivateCode) -> str | None:
+    """Return characters of which an ASCII text that a screen matches has one, None for any."""
+    signs = [detector.signs for detector in DETECTORS[code]]
+    return None if None in signs else "".join(sign for sign in signs if sign)
 
 
 def holds_private(texts: pl.Series, code: PrivateCode) -> pl.Series:

@@ -5,19 +5,16 @@ the shape alone is worked out once for all rows that have it; of each row only i
 its numbers are kept.
 """
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
+from alignflow.data_validation.ascii_texts import AsciiTexts, Indices
 from alignflow.data_validation.drafts import ASSISTANT, USER, Draft
-from alignflow.data_validation.text import normalised
-
-Indices = npt.NDArray[np.int64]
+from alignflow.data_validation.text import normalised, trimmed
 
 
 @dataclass(frozen=True)
@@ -161,14 +158,52 @@ class Records:
         return np.repeat(np.arange(len(self)), self.num_turns)
 
     @cached_property
+    def fewest_turns(self) -> Indices:
+        """[records] How many turns the part of each has that has fewest."""
+        fewest = [min(len(roles) for _, roles in shape.parts) for shape in self.shapes]
+        return np.array(fewest)[self.shape_of]
+
+    @cached_property
+    def last_turns(self) -> dict[str, Indices]:
+        """[records] Which turn asks, answers and is the worse answer; -1 where there is none."""
+        places = {
+            "question": [shape.num_prompt_turns - 1 for shape in self.shapes],
+            "response": [
+                shape.last_turn_of("chosen", "response", "messages") for shape in self.shapes
+            ],
+            "rejected": [shape.last_turn_of("rejected") for shape in self.shapes],
+        }
+        in_record = {name: np.array(at)[self.shape_of] for name, at in places.items()}
+        return {name: np.where(at < 0, -1, self.starts + at) for name, at in in_record.items()}
+
+    @cached_property
+    def ascii(self) -> AsciiTexts:
+        """The contents that are ASCII."""
+        return AsciiTexts(self.contents)
+
+    @cached_property
+    def not_ascii(self) -> Indices:
+        """The turns whose content is not ASCII, or none at all."""
+        is_other = np.ones(len(self.contents), dtype=bool)
+        is_other[self.ascii.indices] = False
+        return np.flatnonzero(is_other)
+
+    @cached_property
     def trimmed(self) -> list[str | None]:
         """Every content in NFC without white space around it."""
-        return [
-            None if text is None else unicodedata.normalize("NFC", text).strip()
-            for text in self.contents
-        ]
+        texts = list(self.contents)
+        to_trim = self.ascii.indices[~self.ascii.ends_visibly].tolist()
+        for turn in [*to_trim, *self.not_ascii.tolist()]:
+            text = texts[turn]
+            texts[turn] = None if text is None else trimmed(text)
+        return texts
 
     @cached_property
     def normalised(self) -> list[bytes]:
         """Every content in its normal form, which may be empty, in UTF-8."""
-        return [normalised(text or "") for text in self.contents]
+        texts = [b""] * len(self.contents)
+        for turn, text in zip(self.ascii.indices.tolist(), self.ascii.normalised(), strict=True):
+            texts[turn] = text
+        for turn in self.not_ascii.tolist():
+            texts[turn] = normalised(self.contents[turn] or "")
+        return texts

@@ -24,25 +24,18 @@ from alignflow.data_validation.frames import (
 )
 from alignflow.data_validation.patterns import (
     CODE_FENCE,
-    FLAGGED_PATTERNS,
     PAGE_BOILERPLATE,
     PAGE_MARKUP,
     REFUSED_PATTERNS,
+    TextPattern,
     Where,
 )
-from alignflow.data_validation.private_data import (
-    SCREENS,
-    PrivateCode,
-    codes_under,
-    holds_private,
-)
+from alignflow.data_validation.private_data import PrivateCode, codes_under, holds_private
 
 MAX_ATTRIBUTE = 4
 MIN_REPETITION_WORDS = 200
 
 _VISIBLE = r"[^\s\p{Cf}\x{115F}\x{1160}\x{2800}\x{3164}]"
-_WHITE_SPACE = r"[\s\x1c-\x1f]"
-"""What `str.split` takes for white space."""
 _PATH_PARTS = r"[/\\\x00]|\A\.{1,2}\z"
 
 
@@ -55,13 +48,18 @@ def is_where(where: Where) -> pl.Expr:
     return pl.lit(value=True)
 
 
+def matches_where_it_counts(pattern: TextPattern) -> pl.Expr:
+    """Return which rows of a text frame match a pattern in a text where it counts."""
+    return is_where(pattern.where) & pl.col("content").str.contains(pattern.pattern)
+
+
 def holds(code: PrivateCode) -> pl.Expr:
     """Return which rows of a text frame hold personal data or credentials."""
     return pl.col("content").map_batches(partial(holds_private, code=code), pl.Boolean)
 
 
 def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
-    """Return the schema of `frames.text_frame`, but for what the two below it hold."""
+    """Return the schema of `frames.text_frame`, but for what the two below hold."""
     content = [
         _check("empty_value", pl.col("content").str.contains(_VISIBLE)),
         _check("too_long", pl.col("content").str.len_chars() <= limits.max_field_chars),
@@ -78,7 +76,7 @@ def text_schema(limits: RowLimits) -> pa.DataFrameSchema:
 
 
 def length_schema(limits: RowLimits) -> pa.DataFrameSchema:
-    """Return the schema of `long_texts`."""
+    """Return the schema of texts that are long, or of many words."""
     return pa.DataFrameSchema(
         {
             "content": pa.Column(
@@ -92,34 +90,11 @@ def length_schema(limits: RowLimits) -> pa.DataFrameSchema:
     )
 
 
-def long_texts(texts: pl.DataFrame, limits: RowLimits) -> pl.DataFrame:
-    """Return the rows of a text frame that may fail `length_schema`."""
-    content = pl.col("content")
-    # So many words have at least so many letters, and white space in between.
-    long = texts.filter(
-        content.str.len_bytes() > min(limits.max_word_chars, 2 * MIN_REPETITION_WORDS)
-    )
-    has_many_words = content.str.count_matches(_WHITE_SPACE) >= MIN_REPETITION_WORDS
-    return long.filter((content.str.len_bytes() > limits.max_word_chars) | has_many_words)
-
-
 def pattern_schema(limits: RowLimits) -> pa.DataFrameSchema:
-    """Return the schema of `suspicious_texts`."""
-    patterns = [
-        _check(code, ~(is_where(where) & pl.col("content").str.contains(pattern)))
-        for code, where, pattern in REFUSED_PATTERNS
-    ]
+    """Return the schema of texts that may match a pattern."""
+    patterns = [_check(each.code, ~matches_where_it_counts(each)) for each in REFUSED_PATTERNS]
     private = [_check(code, ~holds(code)) for code in codes_under(limits, "refuse")]
     return pa.DataFrameSchema(checks=[*patterns, *private, _check("html_markup", ~_is_page())])
-
-
-def suspicious_texts(texts: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows of a text frame that match a pattern, wherever it counts."""
-    # A page is told by its boilerplate, but its markup is flagged.
-    patterns = [each.pattern for each in (*REFUSED_PATTERNS, *FLAGGED_PATTERNS)]
-    patterns += SCREENS.values()
-    # One expression of all would have no letters to look for first, and take 30 times as long.
-    return texts.filter(pl.any_horizontal(map(pl.col("content").str.contains, patterns)))
 
 
 def record_schema(kind: DataKind) -> pa.DataFrameSchema:

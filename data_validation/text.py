@@ -13,7 +13,7 @@ _NOT_ALPHANUMERIC = bytes(code for code in range(128) if code not in _LETTERS_AN
 def normalised(text: str) -> bytes:
     """Return the text after NFKC and case folding, letters and digits alone, in UTF-8."""
     if text.isascii():
-        return text.encode("ascii").translate(_LOWER_CASE, _NOT_ALPHANUMERIC)
+        return ascii_normal_form(text.encode("ascii"))
     folded = unicodedata.normalize("NFKC", text).casefold()
     # Folding can undo the normal form.
     folded = unicodedata.normalize("NFKC", folded)
@@ -23,6 +23,11 @@ def normalised(text: str) -> bytes:
         if not character.isalnum():
             kept = kept.replace(character.encode(), b"")
     return kept
+
+
+def ascii_normal_form(text: bytes) -> bytes:
+    """Return the lower-case letters and digits of a text in ASCII; other bytes stay."""
+    return text.translate(_LOWER_CASE, _NOT_ALPHANUMERIC)
 
 
 def trimmed(text: str) -> str:

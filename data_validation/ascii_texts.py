@@ -3,6 +3,8 @@
 import string
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import compress
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,8 @@ _BITS = bytes(
     sum(1 << bit for bit, characters in enumerate(_CLASSES) if chr(code) in characters)
     for code in range(256)
 )
+_NO_TEXT = "\xff"
+"""Stands for what is no text: it is no ASCII either."""
 _WORD_BYTES = 64
 """Bytes that white space is counted in at a time."""
 
@@ -49,14 +53,13 @@ class AsciiTexts:
     """
 
     def __init__(self, contents: Sequence[str | None]) -> None:
-        self.indices: Indices = np.array(
-            [at for at, text in enumerate(contents) if text is not None and text.isascii()],
-            dtype=np.int64,
-        )
+        if None in contents:
+            contents = [_NO_TEXT if text is None else text for text in contents]
+        texts = cast("Sequence[str]", contents)
+        is_ascii = np.fromiter(map(str.isascii, texts), dtype=bool, count=len(texts))
+        self.indices: Indices = np.flatnonzero(is_ascii)
         """[texts] Which of the contents each is."""
-        self.texts: list[str] = (
-            list(contents) if len(self) == len(contents) else [contents[at] for at in self.indices]
-        )
+        self.texts = list(texts if is_ascii.all() else compress(texts, is_ascii))
         self.lengths: Indices = np.fromiter(map(len, self.texts), dtype=np.int64, count=len(self))
         """[texts] How many bytes each has."""
         self._joined = SEPARATOR.join([*self.texts, ""]).encode("latin-1")
@@ -77,9 +80,11 @@ class AsciiTexts:
     @cached_property
     def ends_visibly(self) -> npt.NDArray[np.bool_]:
         """[texts] Whether the first and the last character are neither white space nor control."""
-        is_visible = (self._byte_classes & mask_of(WHITE + CONTROLS)) == 0
+        if not len(self):
+            return np.zeros(0, dtype=bool)
         ends = self._starts + np.maximum(self.lengths - 1, 0)
-        ends_visibly: npt.NDArray[np.bool_] = is_visible[self._starts] & is_visible[ends]
+        at_ends = self._byte_classes[self._starts] | self._byte_classes[ends]
+        ends_visibly: npt.NDArray[np.bool_] = (at_ends & mask_of(WHITE + CONTROLS)) == 0
         ends_visibly &= self.lengths > 0
         return ends_visibly
 
@@ -89,7 +94,7 @@ class AsciiTexts:
         num_words = -(-len(self._joined) // _WORD_BYTES)
         is_white = np.zeros(num_words * _WORD_BYTES, dtype=np.uint8)
         np.bitwise_and(self._byte_classes, mask_of(WHITE), out=is_white[: len(self._joined)])
-        in_words = (is_white != 0).reshape(num_words, _WORD_BYTES).sum(axis=1, dtype=np.uint8)
+        in_words = np.bitwise_count(np.packbits(is_white).view(np.uint64))
         before = np.concatenate([[0], np.cumsum(in_words, dtype=np.int64)])
         first = self._starts // _WORD_BYTES
         last = -(-(self._starts + self.lengths) // _WORD_BYTES)

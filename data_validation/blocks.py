@@ -4,21 +4,33 @@ A block can be sent to another process, which parses it there.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, overload
 
 import pyarrow as pa
 
-from alignflow.data_validation.parsing import parse_object
+from alignflow.data_validation.parsing import parse_flat_objects, parse_object
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.source_row import SourceRow
-from alignflow.data_validation.streams import LineRun
+from alignflow.data_validation.streams import Line, LineRun
 
 BLOCK_ROWS = 6144
 BLOCK_BYTES = 6 << 20
+_PARSED_TOGETHER = 64
+"""So many lines share one call of the parser; a bad one among them sends all to be parsed alone."""
 
 _Item = TypeVar("_Item")
+
+
+class Chunk(NamedTuple):
+    """Rows of a block that follow one another."""
+
+    indices: range
+    values: list[dict[str, Any]] | None
+    """What each holds, where all hold something; where not, `rows` tells of each."""
+    rows: Iterable[SourceRow]
 
 
 class Block(ABC):
@@ -39,13 +51,51 @@ class Block(ABC):
         """Yield all rows in order."""
         return map(self.row, range(len(self)))
 
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield all rows in order, as many at a time as are read together."""
+        rows = list(self.rows())
+        values = [row.values for row in rows if row.values is not None and not row.refused]
+        yield Chunk(range(len(self)), values if len(values) == len(rows) else None, rows)
+
+
+class Lines(Sequence[bytes]):
+    """Lines that are taken apart only where one is asked for, so that they are sent as one text.
+
+    Args:
+        text: The lines, with an LF between one and the next.
+        number: How many they are.
+    """
+
+    def __init__(self, text: bytes, number: int) -> None:
+        self._text, self._number = text, number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let them be pickled as they came."""
+        return type(self), (self._text, self._number)
+
+    def __len__(self) -> int:
+        """Return the number of lines."""
+        return self._number
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        """Return a line, or some."""
+        return self._split[index]
+
+    @cached_property
+    def _split(self) -> list[bytes]:
+        return self._text.split(b"\n")
+
 
 @dataclass(frozen=True, slots=True)
 class JsonBlock(Block):
     """Lines of JSON, or items of an array."""
 
     first_line: int
-    texts: list[bytes]
+    texts: Sequence[bytes]
     max_depth: int
     is_complete: bool = True
     """Whether the end of the last one was seen."""
@@ -69,6 +119,14 @@ class JsonBlock(Block):
             if refused.reason == "invalid_json" and self._is_cut(index):
                 refused = RowRefused("truncated_last_line")
             return SourceRow(line, text, refused=refused)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield all rows in order, those together that are parsed together."""
+        for start in range(0, len(self), _PARSED_TOGETHER):
+            texts = self.texts[start : start + _PARSED_TOGETHER]
+            indices = range(start, start + len(texts))
+            values = None if self._is_cut(indices[-1]) else parse_flat_objects(texts)
+            yield Chunk(indices, values, map(self.row, indices))
 
     def _is_cut(self, index: int) -> bool:
         return not self.is_complete and index == len(self.texts) - 1
@@ -125,13 +183,20 @@ class ArrowBlock(Block):
             yield SourceRow.of_values(self.first_line + index, values)
 
 
-def json_blocks(
-    runs: Iterable[LineRun], max_depth: int, *, is_array: bool = False
-) -> Iterator[JsonBlock]:
-    """Yield lines, or items of an array, in blocks of bounded size."""
-    for group in _groups(runs, lambda run: (len(run.texts), sum(map(len, run.texts)))):
-        texts = [text for run in group for text in run.texts]
-        yield JsonBlock(group[0].first, texts, max_depth, group[-1].is_complete, is_array)
+def line_blocks(runs: Iterable[LineRun], max_depth: int) -> Iterator[JsonBlock]:
+    """Yield lines of JSON in blocks of bounded size."""
+    for group in _groups(runs, lambda run: (run.number, len(run.text))):
+        number = sum(run.number for run in group)
+        lines = Lines(b"\n".join(run.text for run in group), number)
+        yield JsonBlock(group[0].first, lines, max_depth, group[-1].is_complete)
+
+
+def item_blocks(items: Iterable[Line], max_depth: int) -> Iterator[JsonBlock]:
+    """Yield items of an array in blocks of bounded size."""
+    for group in _groups(items, lambda item: (1, len(item.text))):
+        texts = [item.text for item in group]
+        last = group[-1]
+        yield JsonBlock(group[0].number, texts, max_depth, last.is_complete, is_array=True)
 
 
 def parsed_blocks(rows: Iterable[SourceRow]) -> Iterator[ParsedBlock]:

@@ -12,7 +12,10 @@ MIN_EMBEDDED_WORDS = 6
 """A benchmark text of fewer words only counts where it is a whole turn."""
 
 _STRIDE = 8
-_TABLE_BITS = 20
+_MIN_TABLE_BITS, _MAX_TABLE_BITS = 14, 22
+_SLOTS_PER_WINDOW = 16
+_LOOKED_UP_TOGETHER = 1 << 14
+"""Windows of a text whose look-up takes no more memory than the cache of a core has."""
 # Any odd numbers with about as many ones as zeros would do.
 _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -40,16 +43,14 @@ class BenchmarkTexts:
     def find(self, records: Records) -> set[int]:
         """Return which records have a turn that is or holds an item."""
         texts = records.normalised
-        turns = {
-            turn
-            for turn, text in enumerate(texts)
-            if len(text) <= self._longest_whole and text in self._whole
-        }
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        short = np.flatnonzero(lengths <= self._longest_whole).tolist()
+        turns = {turn for turn in short if texts[turn] in self._whole}
         for item in self._short:
             turns.update(turn for turn, text in enumerate(texts) if item in text)
         # NUL is in no normal form, so it can stand between them.
         joined = b"\0".join(texts)
-        ends = np.cumsum([len(text) + 1 for text in texts])
+        ends = np.cumsum(lengths + 1)
         for windows in self._windows:
             for item, at in windows.find(joined):
                 turn = int(np.searchsorted(ends, at, side="right"))
@@ -80,22 +81,34 @@ class _Windows:
         self._strings_at: dict[int, list[bytes]] = {}
         for number, window in enumerate(windows.tolist()):
             self._strings_at.setdefault(window, []).append(strings[number // _STRIDE])
-        # Each is as large as a core's cache may hold. By two of them few windows pass by chance.
-        self._tables = np.zeros((2, 1 << _TABLE_BITS), dtype=bool)
+        # Small enough for a core's cache where few are looked for. By two tables, with other bits
+        # of a window's number, few windows pass by chance.
+        bits = (_SLOTS_PER_WINDOW * len(windows)).bit_length()
+        self._bits = min(max(bits, _MIN_TABLE_BITS), _MAX_TABLE_BITS)
+        self._tables = np.zeros((2, 1 << self._bits), dtype=bool)
         for number, table in enumerate(self._tables):
-            table[_places(windows, number)] = True
+            table[self._places(windows, number)] = True
 
     def find(self, text: bytes) -> Iterator[tuple[bytes, int]]:
         """Yield strings with places, of which one is in each string that the text holds."""
+        step = _LOOKED_UP_TOGETHER * _STRIDE
+        # The last window of a part begins in its last word, and may end in the next one.
+        beyond = (self._num_words - 1) * _STRIDE
+        for start in range(0, len(text), step):
+            part = memoryview(text)[start : start + step + beyond]
+            for string, at in self._find_in_part(part):
+                yield string, start + at
+
+    def _find_in_part(self, text: bytes | memoryview) -> Iterator[tuple[bytes, int]]:
         windows = self._windows(text)
         first, second = self._tables
-        found = np.flatnonzero(first[_places(windows, 0)])
-        found = found[second[_places(windows[found], 1)]]
+        found = np.flatnonzero(first[self._places(windows, 0)])
+        found = found[second[self._places(windows[found], 1)]]
         for window, at in zip(windows[found].tolist(), found.tolist(), strict=True):
             for string in self._strings_at.get(window, ()):
                 yield string, at * _STRIDE
 
-    def _windows(self, text: bytes) -> npt.NDArray[np.uint64]:
+    def _windows(self, text: bytes | memoryview) -> npt.NDArray[np.uint64]:
         """Return a number for the window at each multiple of eight."""
         words = np.frombuffer(text, dtype="<u8", count=len(text) // _STRIDE)
         mixed: npt.NDArray[np.uint64] = words * _FIRST
@@ -104,12 +117,11 @@ class _Windows:
             mixed += words[1:] * _SECOND
         return mixed
 
+    def _places(self, windows: npt.NDArray[np.uint64], table: int) -> npt.NDArray[np.int64]:
+        """Return where in a table each window is: by its highest bits, or by those below."""
+        shifted = windows << np.uint64(table * self._bits)
+        return (shifted >> np.uint64(64 - self._bits)).astype(np.int64)
+
 
 def _min_bytes(num_words: int) -> int:
     return _STRIDE * num_words + _STRIDE - 1
-
-
-def _places(windows: npt.NDArray[np.uint64], table: int) -> npt.NDArray[np.int64]:
-    """Return where in a table each window is: by its highest bits, or by those below."""
-    shifted = windows << np.uint64(table * _TABLE_BITS)
-    return (shifted >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)

@@ -133,7 +133,7 @@ def _flags(
     matches = [(each.code, suspicious, matches_where_it_counts(each)) for each in FLAGGED_PATTERNS]
     matches += [(code, suspicious, holds(code)) for code in noted]
     matches.append(("score_tie", frame, pl.col("score_chosen") == pl.col("score_rejected")))
-    for code, looked_at, is_flagged in matches:
+    for code, looked_at, is_flagged in matches if len(suspicious) or len(frame) else ():
         for row in looked_at.filter(is_flagged)["row"].unique():
             flags.setdefault(row, set()).add(code)
     for row in records.implicit_prompts:

@@ -4,7 +4,9 @@ Keys are matched exactly. A value that can stand in a typed frame (null, empty, 
 left to the checks of the frame; a value of another type, or a key that is not there, is not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 from alignflow.data_validation.config import DataKind
@@ -26,6 +28,8 @@ from alignflow.data_validation.transcripts import is_transcript, prompt_turns, t
 
 Row = Mapping[str, Any]
 
+_THREE_TEXTS = itemgetter("prompt", "chosen", "rejected")
+
 _TREE_KEYS = ("tree", "message_tree_id", "conversation_id")
 """Under which rows name the conversation that they are a part of; the first one counts."""
 
@@ -41,6 +45,22 @@ def draft_row(row: Row, kind: DataKind) -> Draft:
     draft.has_lone_surrogate = LONE_SURROGATE in row
     draft.tree = next((str(row[key]) for key in _TREE_KEYS if row.get(key) is not None), None)
     return draft
+
+
+def pairs_of(rows: Sequence[Row]) -> list[str] | None:
+    """Return the texts of preferences that are three texts each and nothing else.
+
+    None says that a row has another form, which `pair_of` or `draft_row` has to tell.
+    """
+    if {*map(len, rows)} != {3}:
+        return None
+    try:
+        texts = [*chain.from_iterable(map(_THREE_TEXTS, rows))]
+    except KeyError:
+        return None
+    if {*map(type, texts)} != {str} or any(map(is_transcript, texts[::3])):
+        return None
+    return texts
 
 
 def pair_of(row: Row) -> Pair | None:

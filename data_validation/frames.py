@@ -4,6 +4,8 @@ Conversations have no fixed width, so what holds for every text is checked on a 
 which each turn is one row, and what relates the texts of a record on a frame of records.
 """
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
@@ -70,7 +72,7 @@ def record_frame(records: Records, rows: Indices) -> pl.DataFrame:
         for name, turns in records.last_turns.items()
     }
     scores = [records.scores[index] for index in indices]
-    columns = {
+    columns: dict[str, Any] = {
         "row": rows,
         "id": [records.ids[index] for index in indices],
         "fewest_turns": records.fewest_turns[rows],

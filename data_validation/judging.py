@@ -12,11 +12,12 @@ from alignflow.data_validation.comparison import RowKeys
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.contamination import BenchmarkTexts
 from alignflow.data_validation.contract import Contract, Failure
-from alignflow.data_validation.forms import draft_row, pair_of
+from alignflow.data_validation.forms import draft_row, pair_of, pairs_of
 from alignflow.data_validation.masking import mask_records
 from alignflow.data_validation.private_data import PrivateCode, codes_under
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.records import Records
+from alignflow.data_validation.source_row import SourceRow
 
 
 @dataclass(slots=True)
@@ -97,20 +98,38 @@ def draft_block(block: Block, kind: DataKind, masked: Sequence[PrivateCode] = ()
         masked: What is masked in their texts.
     """
     drafted = DraftedBlock(Records(), [], [], {}, {})
-    for index, row in enumerate(block.rows()):
-        try:
-            if row.refused:
-                raise row.refused
-            if row.values is None:
-                drafted.blank.append(index)
-                continue
-            pair = pair_of(row.values) if kind == "preference" else None
-            if pair:
-                drafted.records.add_pair(pair)
-            else:
-                drafted.records.add(draft_row(row.values, kind))
-            drafted.indices.append(index)
-        except RowRefused as refused:
-            drafted.refused[index] = Failure(refused.reason, refused.detail)
+    for indices, values, rows in block.chunks():
+        texts = pairs_of(values) if values and kind == "preference" else None
+        if texts:
+            drafted.records.add_pairs(texts)
+            drafted.indices.extend(indices)
+        elif values:
+            for index, row in zip(indices, values, strict=True):
+                _draft(drafted, index, row, kind)
+        else:
+            for index, source_row in zip(indices, rows, strict=True):
+                _draft_source_row(drafted, index, source_row, kind)
     drafted.masked.update(mask_records(drafted.records, masked))
     return drafted
+
+
+def _draft_source_row(drafted: DraftedBlock, index: int, row: SourceRow, kind: DataKind) -> None:
+    if row.refused:
+        drafted.refused[index] = Failure(row.refused.reason, row.refused.detail)
+    elif row.values is None:
+        drafted.blank.append(index)
+    else:
+        _draft(drafted, index, row.values, kind)
+
+
+def _draft(drafted: DraftedBlock, index: int, values: dict[str, Any], kind: DataKind) -> None:
+    try:
+        pair = pair_of(values) if kind == "preference" else None
+        if pair:
+            drafted.records.add_pair(pair)
+        else:
+            drafted.records.add(draft_row(values, kind))
+    except RowRefused as refused:
+        drafted.refused[index] = Failure(refused.reason, refused.detail)
+    else:
+        drafted.indices.append(index)

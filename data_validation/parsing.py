@@ -2,8 +2,12 @@
 
 import json
 import re
+from collections.abc import Sequence
+from itertools import chain
+from types import NoneType
 from typing import Any, NoReturn, cast
 
+import numpy as np
 import orjson
 
 from alignflow.data_validation.reasons import RowRefused
@@ -16,7 +20,9 @@ No object can hold it otherwise: it is itself an unpaired surrogate.
 
 _KEY_ENDS = re.compile(rb'"[ \t\r\n]*:')
 _STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_WHITE_SPACE = np.frombuffer(b" \t\r\n", dtype=np.uint8)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_FLAT_TYPES = {str, int, float, bool, NoneType}
 # A longer integer is beyond the largest double, and int() refuses 4301 digits.
 _MAX_INT_DIGITS = 308
 
@@ -44,6 +50,41 @@ def parse_object(text: bytes, max_depth: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RowRefused("not_an_object")
     return cast("dict[str, Any]", value)
+
+
+def parse_flat_objects(texts: Sequence[bytes]) -> list[dict[str, Any]] | None:
+    """Return the objects that some lines hold, if all are sound and hold no list and no object.
+
+    None tells nothing of any one of them: `parse_object` does, and returns the same where this
+    returns something.
+    """
+    # No string can reach over the LFs. So where each line begins and ends as an object, and no
+    # value has brackets of its own, an object ends with each line.
+    if not all(text.startswith(b"{") and text.endswith((b"}", b"}\r")) for text in texts):
+        return None
+    joined = b",\n".join(texts)
+    try:
+        values = orjson.loads(b"[%b]" % joined)
+    except orjson.JSONDecodeError:
+        return None
+    if len(values) != len(texts) or not {*map(type, values)} <= {dict}:
+        return None
+    if not {*map(type, chain.from_iterable(map(dict.values, values)))} <= _FLAT_TYPES:
+        return None
+    # A key that stands twice has two ends.
+    return values if _num_key_ends(joined) == sum(map(len, values)) else None
+
+
+def _num_key_ends(text: bytes) -> int:
+    """Return how many quotes have a colon behind them, with or without white space between."""
+    characters = np.frombuffer(text, dtype=np.uint8)
+    before = np.flatnonzero(characters == ord(":")) - 1
+    num_ends = 0
+    while len(before):
+        last = characters[before]
+        num_ends += int(np.count_nonzero(last == ord('"')))
+        before = before[np.isin(last, _WHITE_SPACE)] - 1
+    return num_ends
 
 
 def _check_depth(text: bytes, max_depth: int) -> None:

@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 
-from alignflow.data_validation.blocks import Block, json_blocks, parsed_blocks
+from alignflow.data_validation.blocks import Block, item_blocks, line_blocks, parsed_blocks
 from alignflow.data_validation.config import RowLimits
 from alignflow.data_validation.json_array import read_array_items
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.streams import (
-    LineRun,
     NamedFile,
     open_stream,
     read_line_runs,
@@ -87,7 +86,7 @@ class Tally:
 def _read_json_lines(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
     with open_stream(file) as stream:
         runs = read_line_runs(stream, file, limits.max_line_bytes)
-        yield from json_blocks(runs, limits.max_json_depth)
+        yield from line_blocks(runs, limits.max_json_depth)
 
 
 def _read_json(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
@@ -97,8 +96,7 @@ def _read_json(file: NamedFile, limits: RowLimits) -> Iterator[Block]:
     if start.startswith(b"["):
         with open_stream(file) as stream:
             items = read_array_items(stream, file, limits.max_line_bytes)
-            runs = (LineRun(item.number, [item.text], item.is_complete) for item in items)
-            yield from json_blocks(runs, limits.max_json_depth, is_array=True)
+            yield from item_blocks(items, limits.max_json_depth)
     else:
         yield from _read_json_lines(file, limits)
 

@@ -5,7 +5,7 @@ the shape alone is worked out once for all rows that have it; of each row only i
 its numbers are kept.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Self
@@ -108,6 +108,14 @@ class Records:
         """Return the number of records."""
         return len(self._shape_of)
 
+    def add_pairs(self, texts: Sequence[str]) -> None:
+        """Append pairs without ids and scores, by their prompts, chosen and rejected texts."""
+        number = len(texts) // 3
+        self._shape_of += [0] * number
+        self.contents += texts
+        self.ids += [None] * number
+        self.scores += [(None, None)] * number
+
     def add_pair(self, pair: Pair) -> None:
         """Append a pair."""
         self._shape_of.append(0)
@@ -201,6 +209,8 @@ class Records:
     @cached_property
     def normalised(self) -> list[bytes]:
         """Every content in its normal form, which may be empty, in UTF-8."""
+        if not len(self.not_ascii):
+            return self.ascii.normalised()
         texts = [b""] * len(self.contents)
         for turn, text in zip(self.ascii.indices.tolist(), self.ascii.normalised(), strict=True):
             texts[turn] = text

@@ -115,13 +115,13 @@ def _is_suspicious(texts: AsciiTexts) -> npt.NDArray[np.bool_]:
     column = texts.column()
     contents = pl.Series(pl.from_arrow(column))
     in_lower_case = pl.Series(pl.from_arrow(pc.ascii_lower(column)))
+    is_suspicious |= _matches_any(contents, _UNSIGNED)
     looks = [
-        (_UNSIGNED, slice(None)),
         (_WORDED, in_lower_case.str.contains(_WORDS).to_numpy()),
         *(([pattern], (texts.classes & mask) != 0) for pattern, mask in _SIGNED),
     ]
-    for patterns, where in looks:
-        at = np.arange(len(texts))[where]
+    for patterns, is_looked_at in looks:
+        at = np.flatnonzero(is_looked_at)
         if len(at):
             is_suspicious[at] |= _matches_any(contents[at], patterns)
     return is_suspicious

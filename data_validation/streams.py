@@ -117,16 +117,19 @@ class Line(NamedTuple):
 def read_lines(stream: IO[bytes], file: NamedFile, max_line_bytes: int) -> Iterator[Line]:
     """Yield the lines of a stream one by one; see `read_line_runs`."""
     for run in read_line_runs(stream, file, max_line_bytes):
-        for number, text in enumerate(run.texts, start=run.first):
+        for number, text in enumerate(run.text.split(b"\n"), start=run.first):
             yield Line(number, text, run.is_complete)
 
 
 class LineRun(NamedTuple):
-    """Physical lines that follow one another, without their LFs."""
+    """Physical lines that follow one another."""
 
     first: int
     """Number of the first one, from 1."""
-    texts: list[bytes]
+    number: int
+    """How many they are."""
+    text: bytes
+    """The lines, with an LF between one and the next."""
     is_complete: bool
     """False for a last line alone that no LF ends."""
 
@@ -138,22 +141,23 @@ def read_line_runs(stream: IO[bytes], file: NamedFile, max_line_bytes: int) -> I
         DataError: A line is longer than `max_line_bytes`; reading stops there. Or the file starts
             with the byte order mark of another encoding.
     """
-    number = 1
+    first = 1
     rest = b""
     is_first = True
     while block := stream.read(BLOCK_BYTES):
         if is_first:
             block = _without_bom(block, file)
             is_first = False
-        texts = (rest + block).split(b"\n")
-        if max(map(len, texts)) > max_line_bytes:
-            _refuse_long_line(texts, number, file, max_line_bytes)
-        rest = texts.pop()
-        if texts:
-            yield LineRun(number, texts, is_complete=True)
-            number += len(texts)
+        block = rest + block
+        if len(block) > max_line_bytes:
+            _refuse_long_line(block.split(b"\n"), first, file, max_line_bytes)
+        text, newline, rest = block.rpartition(b"\n")
+        if newline:
+            number = text.count(b"\n") + 1
+            yield LineRun(first, number, text, is_complete=True)
+            first += number
     if rest:
-        yield LineRun(number, [rest], is_complete=False)
+        yield LineRun(first, 1, rest, is_complete=False)
 
 
 def _without_bom(block: bytes, file: NamedFile) -> bytes:
@@ -164,16 +168,16 @@ def _without_bom(block: bytes, file: NamedFile) -> bytes:
     return block.removeprefix(_BOM)
 
 
-def _refuse_long_line(
-    texts: list[bytes], first: int, file: NamedFile, max_line_bytes: int
-) -> NoReturn:
-    number = next(n for n, text in enumerate(texts, start=first) if len(text) > max_line_bytes)
-    refuse_file(
-        file,
-        "line_too_long",
-        f"line {number} is longer than max_line_bytes ({max_line_bytes}); split it or raise "
-        "the limit",
-    )
+def _refuse_long_line(texts: list[bytes], first: int, file: NamedFile, max_line_bytes: int) -> None:
+    """Refuse the file for the first line that is too long, if one is."""
+    for number, text in enumerate(texts, start=first):
+        if len(text) > max_line_bytes:
+            refuse_file(
+                file,
+                "line_too_long",
+                f"line {number} is longer than max_line_bytes ({max_line_bytes}); split it or "
+                "raise the limit",
+            )
 
 
 def read_to_end(file: NamedFile) -> None:

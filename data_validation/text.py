@@ -42,10 +42,11 @@ def prompt_key(text: str) -> str:
 
 def hash_of(*parts: str) -> int:
     """Return a 64-bit hash of some texts, the same in every process."""
-    return int.from_bytes(digest_of(*(part.encode("utf-8") for part in parts)), "little")
+    digest = hashlib.blake2b(joined(*(part.encode("utf-8") for part in parts)), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
 
 
-def digest_of(*parts: bytes) -> bytes:
-    """Return the 8 bytes of `hash_of` for texts in UTF-8, the lowest first."""
+def joined(*parts: bytes) -> bytes:
+    """Return texts in UTF-8 as one from which each can be told."""
     # No text holds a lone continuation byte: what it parts stays apart.
-    return hashlib.blake2b(b"\x80".join(parts), digest_size=8).digest()
+    return b"\x80".join(parts)

@@ -1,13 +1,16 @@
 """What a comparison with earlier rows, other splits and benchmarks finds."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from alignflow.data_validation.benchmarks import benchmark_texts
+from alignflow.data_validation.comparison import RowKeys, _texts_of_any, _texts_of_plain_pairs
 from alignflow.data_validation.contamination import BenchmarkTexts
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.records import Records
@@ -172,3 +175,33 @@ def test_prompts_of_symbols_alone_stay_apart() -> None:
 def test_hashes_tell_where_one_text_ends() -> None:
     assert hash_of("ab", "c") != hash_of("a", "bc")
     assert hash_of("ab") == hash_of("ab")
+
+
+def test_plain_pairs_have_the_keys_of_pairs() -> None:
+    draw = random.Random(5)
+    texts = ("", "a", "A.", " a", "a \n", "...", "\x1ca", "b c", "\x00", "\u00e9", "e\u0301 ", None)
+    drafts = [
+        Draft(
+            None,
+            {
+                "prompt": [Turn("user", draw.choice(texts))],
+                "chosen": [Turn("assistant", draw.choice(texts))],
+                "rejected": [Turn("assistant", draw.choice(texts))],
+            },
+        )
+        for _ in range(3000)
+    ]
+    records = Records.of(drafts)
+    every = np.arange(len(records))
+    compared, judgements = _texts_of_any(records, every)
+    keys = RowKeys.of(records)
+    is_plain = np.isin(every, records.record_of[records.not_ascii], invert=True)
+    assert 500 < is_plain.sum() < 2500
+    plain, plain_judgements = _texts_of_plain_pairs(records, every[is_plain])
+    assert plain.rows == [compared.rows[index] for index in every[is_plain]]
+    assert plain.prompts == [compared.prompts[index] for index in every[is_plain]]
+    assert plain_judgements == [judgements[index] for index in every[is_plain]]
+    assert keys.judgement.tolist() == judgements
+    for hashes, hashed in ((keys.row, compared.rows), (keys.prompt, compared.prompts)):
+        assert len(set(hashes.tolist())) == len(set(hashed))
+        assert len(set(zip(hashes.tolist(), hashed, strict=True))) == len(set(hashed))

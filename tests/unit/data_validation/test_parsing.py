@@ -1,8 +1,11 @@
 """JSON by RFC 8259, and the reasons for what isn't."""
 
+import random
+from typing import Any
+
 import pytest
 
-from alignflow.data_validation.parsing import LONE_SURROGATE, parse_object
+from alignflow.data_validation.parsing import LONE_SURROGATE, parse_flat_objects, parse_object
 from alignflow.data_validation.reasons import RowRefused
 
 
@@ -76,3 +79,64 @@ def test_an_unpaired_surrogate_is_replaced_and_marked(text: bytes) -> None:
 
 def test_a_paired_surrogate_is_not_marked_where_the_slow_parser_reads_it() -> None:
     assert parse_object(b'{"a": "\\ud83d\\ude00\\": "}', max_depth=64) == {"a": '😀": '}
+
+
+BETWEEN = (b"", b" ", b"\t", b"\r")
+TEXTS = (b'"text"', b'"a, \\"b\\": {c}"')
+VALUES = (
+    *(*TEXTS, b"1", b"-2.5e3", b"1e999", b"null", b"true", b"NaN", b"[]", b"{}", b'{"a": 1}'),
+    *(b'"\\ud800"', b'"\xff"', b'"{"', b'"}"', b'"\\":"', b'" : "', b"01"),
+)
+LINES = (
+    *(b"", b" ", b"{", b"}", b"{}", b"[{}", b"{}]", b'{"a":1},{"b":2}', b'{"a": "x}', b'{y"}'),
+    *(b'{"a": [{}', b'{"a":[{}, {}]}', b'"a"', b"{},", b",{}", b'{"a": "b', b'c"}', b"\xef{}"),
+)
+
+
+def made_up_line(draw: random.Random) -> bytes:
+    """Return an object of a few keys, which may stand twice, or something that only looks so."""
+    if draw.random() < 0.05:
+        return draw.choice(LINES)
+    entries = [
+        draw.choice(BETWEEN).join(
+            (b"", b'"%c"' % draw.choice(b"abcdef"), b":", draw.choice(TEXTS), b"")
+        )
+        if draw.random() < 0.9
+        else b'"g":' + draw.choice(VALUES)
+        for _ in range(draw.randrange(4))
+    ]
+    return b"{" + b",".join(entries) + draw.choice((b"}", b"}", b"} ", b"}\r"))
+
+
+def parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        return parse_object(text, max_depth=64)
+    except RowRefused:
+        return None
+
+
+def test_lines_parsed_together_hold_what_each_holds() -> None:
+    draw = random.Random(3)
+    num_together = 0
+    for _ in range(20_000):
+        lines = [made_up_line(draw) for _ in range(draw.choice((1, 2, 3, 5)))]
+        together = parse_flat_objects(lines)
+        if together is not None:
+            num_together += 1
+            assert together == [parsed(line) for line in lines], lines
+    assert num_together > 2000
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b'{"a":1},{"b":2}', b'{"a": [{}', b"{}]}"],
+        [b'{"a": "x}', b'{y"}', b'{"a":1},{"b":2}'],
+        [b'{"a": 1, "a": 2}'],
+        [b'{"a" : 1, "a"\t: 2}'],
+        [b'{"a": {"b": 1}}'],
+        [b""],
+    ],
+)
+def test_lines_that_only_look_sound_are_parsed_alone(lines: list[bytes]) -> None:
+    assert parse_flat_objects(lines) is None

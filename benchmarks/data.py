@@ -1,13 +1,16 @@
 """The data gate beside plain tools: rows a second and memory, by the number of rows.
 
-    python benchmarks/data.py [--rows N …] [--large] [--decontaminate FILE …] [--write]
+    python benchmarks/data.py [--rows N …] [--large] [--formats FORMAT …] [--decontaminate FILE …]
+                              [--write]
 
-Every side reads the same clean pairs of about 1 KB from a JSON lines file, in a process of its own.
+Every side reads the same clean pairs of about 1 KB from the same file, in a process of its own.
 The memory is the largest resident set of the process and its children together, shared pages
 counted for each of them.
 """
 
 import argparse
+import csv
+import itertools
 import json
 import os
 import random
@@ -15,11 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 from results import Table, add_write_option, update
 from synthetic import WORDS
 from trl_environment import trl_python
@@ -30,13 +36,15 @@ SIZES = (10_000, 100_000, 1_000_000)
 LARGE = 5_000_000
 NUM_SENTENCES = 5000
 SAMPLE_SECONDS = 0.05
+GROUP_ROWS = 50_000
+PARQUET_SCHEMA = pa.schema([(name, pa.string()) for name in ("prompt", "chosen", "rejected")])
 
 ABOUT = (
     "`make bench` runs `benchmarks/data.py --write`: `alignflow data check` with all row checks, "
     "duplicates and contamination; `datasets` to a pandas frame that pandera checks for types, "
     "lengths, equal answers and duplicates; and what TRL's DPOTrainer does with the rows before it "
-    "tokenises them. Clean pairs of 1 KB in JSON lines; imports aren't counted, peak memory is "
-    "that of all processes of a side. `--large` adds five million rows."
+    "tokenises them. Clean pairs of 1 KB, as JSON lines where no other format is named; imports "
+    "aren't counted, peak memory is that of all processes of a side. `--large` adds five million rows."
 )
 
 
@@ -54,16 +62,18 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--large", action="store_true", help=f"also {LARGE} rows, some 5 GB")
+    parser.add_argument("--formats", nargs="+", default=["jsonl"], choices=FORMATS)
     parser.add_argument("--sides", nargs="+", default=["alignflow", "pandas", "trl"])
     parser.add_argument("--decontaminate", nargs="+", default=[str(EXAMPLE)])
     add_write_option(parser, "data")
     args = parser.parse_args()
     rows = []
-    for num_rows in [*args.rows, *([LARGE] if args.large else [])]:
+    sizes = [*args.rows, *([LARGE] if args.large else [])]
+    for num_rows, ending in itertools.product(sizes, args.formats):
         with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "pairs.jsonl"
-            write_pairs(file, num_rows)
-            cells = [f"{num_rows:,}"]
+            file = Path(scratch) / f"pairs.{ending}"
+            FORMATS[ending](file, pairs(num_rows))
+            cells = [f"{num_rows:,}" if ending == "jsonl" else f"{num_rows:,} as {ending}"]
             for side in args.sides:
                 found = read(side, file, num_rows, args.decontaminate)
                 cells += [f"{found.rows_per_second:,.0f}", f"{found.peak_bytes / 1e6:,.0f}"]
@@ -75,23 +85,46 @@ def main() -> None:
         update(args.write, "The data gate beside plain tools", ABOUT, table)
 
 
-def write_pairs(path: Path, num_rows: int) -> None:
-    """Write clean pairs of about 1 KB, no two with the same prompt."""
+def pairs(num_rows: int) -> Iterator[dict[str, str]]:
+    """Yield clean pairs of about 1 KB, no two with the same prompt."""
     draw = random.Random(num_rows)
     words = WORDS.split()
     sentences = [
         f"{' '.join(draw.choices(words, k=draw.randint(8, 16))).capitalize()}."
         for _ in range(NUM_SENTENCES)
     ]
+    for number in range(num_rows):
+        drawn = draw.choices(sentences, k=17)
+        yield {
+            "prompt": f"Question {number}: {' '.join(drawn[:3])}",
+            "chosen": " ".join(drawn[3:10]),
+            "rejected": " ".join(drawn[10:]),
+        }
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    """Write rows as JSON lines."""
     with path.open("wb") as file:
-        for number in range(num_rows):
-            drawn = draw.choices(sentences, k=17)
-            row = {
-                "prompt": f"Question {number}: {' '.join(drawn[:3])}",
-                "chosen": " ".join(drawn[3:10]),
-                "rejected": " ".join(drawn[10:]),
-            }
-            file.write(orjson.dumps(row) + b"\n")
+        file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    """Write rows as CSV with a header."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("prompt", "chosen", "rejected"))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_parquet(path: Path, rows: Iterable[dict[str, str]]) -> None:
+    """Write rows as Parquet, in groups of so many rows."""
+    rows = iter(rows)
+    with pq.ParquetWriter(path, PARQUET_SCHEMA) as writer:
+        while group := list(itertools.islice(rows, GROUP_ROWS)):
+            writer.write_table(pa.Table.from_pylist(group, PARQUET_SCHEMA))
+
+
+FORMATS = {"jsonl": write_json_lines, "csv": write_csv, "parquet": write_parquet}
 
 
 def read(side: str, file: Path, num_rows: int, benchmarks: list[str]) -> Reading:

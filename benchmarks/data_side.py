@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 Read = Callable[[], int]
+LOADERS = {".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 def alignflow_side(file: str, benchmarks: list[str]) -> Read:
@@ -43,7 +44,7 @@ def pandas_side(file: str, _: list[str]) -> Read:
     )
 
     def read() -> int:
-        frame = load_dataset("json", data_files=file, split="train").to_pandas()
+        frame = load_dataset(loader_of(file), data_files=file, split="train").to_pandas()
         return len(schema.validate(frame, lazy=True))
 
     return read
@@ -57,10 +58,15 @@ def trl_side(file: str, _: list[str]) -> Read:
         return row | {name: row[name] + "<|im_end|>" for name in ("chosen", "rejected")}
 
     def read() -> int:
-        rows = load_dataset("json", data_files=file, split="train").map(with_end)
+        rows = load_dataset(loader_of(file), data_files=file, split="train").map(with_end)
         return len(rows)
 
     return read
+
+
+def loader_of(file: str) -> str:
+    """Return what datasets calls the format of a file."""
+    return LOADERS[Path(file).suffix]
 
 
 SIDES = {"alignflow": alignflow_side, "pandas": pandas_side, "trl": trl_side}

@@ -126,9 +126,10 @@ def _judgement(records: Records, index: int) -> int:
 def _hashes(texts: Sequence[bytes]) -> Hashes:
     # OpenSSL's SHA-256 takes less time than any other hash of the standard library.
     digests = b"".join(sha256(text).digest() for text in texts)
-    hashes = np.frombuffer(digests, dtype="<u8")[:: sha256().digest_size // 8]
+    hashes: Hashes = np.frombuffer(digests, dtype="<u8")[:: sha256().digest_size // 8]
     # 0 stands for no hash; one of 2^64 is moved out of its way.
-    return np.maximum(hashes, 1)
+    hashes = np.maximum(hashes, 1)
+    return hashes
 
 
 def row_hash(draft: Draft) -> int:

@@ -70,6 +70,10 @@ def test_data_is_read_by_every_side(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (table,) = Table.read_all(out.read_text())
     assert [row[0] for row in table.rows] == ["300", "30,000"]
+    done = run("data.py", *options[:2], *options[3:], "--formats", "csv", "parquet", "--write", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (table,) = Table.read_all(out.read_text())
+    assert [row[0] for row in table.rows][2:] == ["300 as csv", "300 as parquet"]
     for row in table.rows:
         rates_and_sizes = [int(cell.replace(",", "")) for cell in row[1:5]]
         assert all(number > 50 for number in rates_and_sizes)

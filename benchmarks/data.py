@@ -42,9 +42,10 @@ PARQUET_SCHEMA = pa.schema([(name, pa.string()) for name in ("prompt", "chosen",
 ABOUT = (
     "`make bench` runs `benchmarks/data.py --write`: `alignflow data check` with all row checks, "
     "duplicates and contamination; `datasets` to a pandas frame that pandera checks for types, "
-    "lengths, equal answers and duplicates; and what TRL's DPOTrainer does with the rows before it "
-    "tokenises them. Clean pairs of 1 KB, as JSON lines where no other format is named; imports "
-    "aren't counted, peak memory is that of all processes of a side. `--large` adds five million rows."
+    "lengths, equal answers and duplicates; and what TRL's DPOTrainer does with the rows before "
+    "it tokenises them. Clean pairs of 1 KB, as JSON lines where no other format is named; "
+    "imports aren't counted, peak memory is that of all processes of a side. `--large` adds five "
+    "million rows."
 )
 
 

@@ -42,6 +42,8 @@ class Decision:
     """A key of `REASONS` for a refused row."""
     detail: str | None = None
     flags: tuple[str, ...] = ()
+    masked: list[str | None] | None = None
+    """What the turns of a row say in which something is masked."""
 
     @property
     def line(self) -> int:
@@ -59,7 +61,8 @@ class Decision:
         if self.outcome != "accept" or self.row.values is None:
             return None
         draft = draft_row(self.row.values, self.kind)
-        mask_draft(draft, self.flags)
+        if self.masked is not None:
+            mask_draft(draft, self.masked)
         return draft
 
     @property
@@ -77,6 +80,8 @@ class CheckedBlock:
     blank: set[int]
     failures: dict[int, Failure]
     flags: dict[int, set[str]]
+    masked: dict[int, list[str | None]]
+    """What the turns say of rows in which something is masked."""
 
     @property
     def num_plain(self) -> int:
@@ -102,7 +107,14 @@ class CheckedBlock:
         if failure:
             return Decision(self.block, index, self.kind, "reject", *failure)
         flags = in_order(self.flags[index]) if index in self.flags else ()
-        return Decision(self.block, index, self.kind, "accept", flags=tuple(flags))
+        return Decision(
+            self.block,
+            index,
+            self.kind,
+            "accept",
+            flags=tuple(flags),
+            masked=self.masked.get(index),
+        )
 
 
 class RowChecker(Closing):
@@ -199,7 +211,7 @@ class RowChecker(Closing):
         flags = {index: flags for index, flags in judged.flags.items() if index not in failures}
         for at in compared.repeated_prompts:
             flags.setdefault(int(rows[at]), set()).add("duplicate_prompt")
-        return CheckedBlock(block, self._kind, set(judged.blank), failures, flags)
+        return CheckedBlock(block, self._kind, set(judged.blank), failures, flags, judged.masked)
 
 
 def prompts_of(file: NamedFile, kind: DataKind, limits: RowLimits) -> HashTable:

@@ -31,6 +31,8 @@ class JudgedBlock:
     """Rows that a policy refuses, unless the comparison finds a reason, which would come first."""
     contaminated: set[int] = field(default_factory=set)
     flags: dict[int, set[str]] = field(default_factory=dict)
+    masked: dict[int, list[str | None]] = field(default_factory=dict)
+    """What all turns say of the rows in which something is masked."""
     compared: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """The rows to compare, in order: those that are neither blank nor `refused`."""
     keys: RowKeys = field(default_factory=lambda: RowKeys.of(Records()))
@@ -72,6 +74,7 @@ class BlockJudge:
         for found in (contract.flags, masked):
             for at, flags in found.items():
                 judged.flags.setdefault(drafted[at], set()).update(flags)
+        judged.masked = {drafted[at]: records.contents_of(at) for at in masked}
         judged.compared = np.array(drafted, dtype=np.int64)[is_compared]
         judged.keys = RowKeys.of(records).where(is_compared)
         return judged

@@ -1,14 +1,14 @@
 """Texts as they may be shown or trained on: keys and personal data stay where the row lies."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import polars as pl
 
 from alignflow.data_validation.drafts import Draft
 from alignflow.data_validation.private_data import (
     PRIVATE_CODES,
+    SCREENS,
     PrivateCode,
-    holds_private,
     private_parts,
 )
 from alignflow.data_validation.records import Records
@@ -30,16 +30,11 @@ def mask_records(records: Records, codes: Sequence[PrivateCode]) -> dict[int, se
     return flags
 
 
-def mask_draft(draft: Draft, flags: Collection[str]) -> None:
-    """Mask the turns of a draft in place as `mask_records` did, which gave its record the flags."""
-    codes = [code for code in PRIVATE_CODES if _flag(code) in flags]
-    if not codes:
-        return
-    places = [(turns, at) for turns in draft.parts.values() for at in range(len(turns))]
-    texts = [turns[at].content for turns, at in places]
-    _mask(texts, codes)
-    for (turns, at), text in zip(places, texts, strict=True):
-        turns[at] = turns[at]._replace(content=text)
+def mask_draft(draft: Draft, contents: Sequence[str | None]) -> None:
+    """Put what `mask_records` made of the turns of a record into its draft."""
+    masked_contents = iter(contents)
+    for turns in draft.parts.values():
+        turns[:] = [turn._replace(content=next(masked_contents)) for turn in turns]
 
 
 def _mask(texts: list[str | None], codes: Sequence[PrivateCode]) -> dict[int, set[PrivateCode]]:
@@ -47,11 +42,13 @@ def _mask(texts: list[str | None], codes: Sequence[PrivateCode]) -> dict[int, se
     masked_codes: dict[int, set[PrivateCode]] = {}
     for code in codes:
         column = pl.Series(texts, dtype=pl.String)
-        hits = holds_private(column, code).arg_true()
-        private = column.gather(hits)
-        for at, text, parts in zip(hits, private, private_parts(private, code), strict=True):
-            texts[at] = _replaced(text, parts, code)
-            masked_codes.setdefault(at, set()).add(code)
+        suspects = column.str.contains(SCREENS[code]).arg_true()
+        suspected = column.gather(suspects)
+        found = zip(suspects, suspected, private_parts(suspected, code), strict=True)
+        for at, text, parts in found:
+            if parts:
+                texts[at] = _replaced(text, parts, code)
+                masked_codes.setdefault(at, set()).add(code)
     return masked_codes
 
 

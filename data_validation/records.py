@@ -145,6 +145,11 @@ class Records:
         if draft.has_lone_surrogate:
             self.lone_surrogates.add(index)
 
+    def contents_of(self, index: int) -> list[str | None]:
+        """Return what the turns of a record say."""
+        start = self.starts[index]
+        return self.contents[start : start + self.num_turns[index]]
+
     @cached_property
     def shape_of(self) -> Indices:
         """[records] Which of `shapes` each record has."""

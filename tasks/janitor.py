@@ -116,6 +116,9 @@ class _Janitor:
             now = self._client.read_flow_run(run.id)
             if now.state is None or not now.state.is_crashed():
                 continue
+            # A worker that reports a crash tells nothing of the stages.
+            _close_in_mlflow(run)
+            end_task_runs(self._client, run.id, Crashed(message=_DEAD))
             if now.run_count >= self._max_runs:
                 yield f"{run.name} crashed {now.run_count} times: it is not started again"
                 continue

@@ -60,7 +60,7 @@ bench: $(INSTALLED)  ## all measurements, into benchmarks/results/ and the READM
 		--learning-rate 1e-3 --write || exit; done
 	for stage in ppo rloo; do $(BIN)/python benchmarks/parity.py --stage $$stage || exit; done
 	for suite in truthfulqa toxigen; do $(BIN)/python benchmarks/eval.py --suite $$suite --write || exit; done
-	for script in cost scaling data; do $(BIN)/python benchmarks/$$script.py --write || exit; done
+	for script in cost scaling data overhead load; do $(BIN)/python benchmarks/$$script.py --write || exit; done
 	[ -z "$$ALIGNFLOW_DATA" ] || $(BIN)/python benchmarks/judges.py --write
 	$(BIN)/python benchmarks/data.py --rows 100000 --formats csv parquet --write
 	$(BIN)/python benchmarks/results.py

@@ -79,6 +79,29 @@ def test_data_is_read_by_every_side(tmp_path: Path) -> None:
         assert all(number > 50 for number in rates_and_sizes)
 
 
+@pytest.mark.slow
+def test_nothing_is_lost_or_doubled_under_load(tmp_path: Path) -> None:
+    out = tmp_path / "load.md"
+    done = run("load.py", "--events", "20", "--pipelines", "4", "--write", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    fates, costs = Table.read_all(out.read_text())
+    assert [row[:4] for row in fates.rows] == [
+        ("event to run", "20", "0", "0"),
+        ("pipeline", "4", "0", "0"),
+    ]
+    assert all(int(row[4]) > 50 for row in costs.rows)
+
+
+@pytest.mark.slow
+def test_overhead_tells_what_each_stage_costs_besides_its_job(tmp_path: Path) -> None:
+    out = tmp_path / "overhead.md"
+    done = run("overhead.py", "--runs", "1", "--write", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages, whole = Table.read_all(out.read_text())
+    assert {"sft", "reward-model", "dpo", "evaluate-aligned"} <= {row[0] for row in stages.rows}
+    assert all(float(row[1]) > 0 for row in whole.rows)
+
+
 def test_gpu_refuses_a_machine_without_cuda() -> None:
     done = run("gpu.py")
     assert done.returncode == 2

@@ -18,7 +18,7 @@ from s3_server import S3Server, find_weed, s3_process
 from server_process import ServerProcess
 
 from alignflow.cli.deploy import deploy
-from alignflow.jobs.processes import Process, all_processes
+from alignflow.jobs.processes import Process, all_processes, die_with_parent
 from alignflow.tasks.deployment.config import DEFAULT_FILE
 
 POOL = "alignflow"
@@ -47,6 +47,7 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
 
     def send(self, number: signal.Signals) -> None:

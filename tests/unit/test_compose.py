@@ -21,7 +21,11 @@ HADOLINT = Path(sys.executable).with_name("hadolint")
 DOCKERFILES = sorted((ROOT / "deployments" / "docker").glob("Dockerfile*"))
 
 # What only a container has, or needs.
-IN_CONTAINERS = {"PREFECT_UI_STATIC_DIRECTORY", "PREFECT_WORKER_WEBSERVER_HOST"}
+IN_CONTAINERS = {
+    "PREFECT_HOME",
+    "PREFECT_UI_STATIC_DIRECTORY",
+    "PREFECT_WORKER_WEBSERVER_HOST",
+}
 
 
 class Composed(NamedTuple):
@@ -90,6 +94,7 @@ def test_servers_have_the_values_of_the_native_stack(composed: Composed) -> None
             database_url=url(values, "asyncpg", "postgres", "prefect"),
             url="http://127.0.0.1:4200",
         ),
+        "PREFECT_HOME": "/data",
         "PREFECT_UI_STATIC_DIRECTORY": "/tmp/prefect-pages",
     }
     assert services["mlflow"]["environment"] == {

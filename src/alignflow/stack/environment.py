@@ -41,6 +41,11 @@ def prefect_server(
         # Else a box about Prefect's own service lies over the form of an approval.
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+        # In memory, where it would be else, a run's place is gone when the server is started again,
+        # and the run ends itself when it next asks for it.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+            "prefect.server.concurrency.lease_storage.filesystem"
+        ),
     }
 
 

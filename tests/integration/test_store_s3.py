@@ -313,9 +313,9 @@ def test_no_credentials_and_no_server_are_told_apart(
         store.check_writable()
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(StoreError, match="no credentials were found") as caught:
+    with pytest.raises(StoreError, match="no credentials were found") as refused:
         store.check_writable()
-    assert not isinstance(caught.value, StoreAwayError)
+    assert not isinstance(refused.value, StoreAwayError)
 
 
 def test_a_store_that_may_only_be_read(

@@ -47,8 +47,8 @@ class Job:
 
 def read_end(mlflow_uri: str, store: ArtifactStore, model: str) -> End:
     """Return what the registry and the store hold of a model."""
-    versions = MlflowClient(mlflow_uri).search_model_versions(f"name='{model}'")
-    versions = sorted(versions, key=lambda version: int(version.version))
+    found = MlflowClient(mlflow_uri).search_model_versions(f"name='{model}'")
+    versions = sorted(found, key=lambda version: int(version.version))
     tags = versions[-1].tags
     named = sorted(name for name in tags if name.startswith("alignflow.dataset."))
     return End(
@@ -82,7 +82,7 @@ def flow_runs(tag: str) -> Sequence[FlowRun]:
         runs = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
         )
-    return sorted(runs, key=lambda run: run.created)
+    return sorted(runs, key=lambda run: str(run.created))
 
 
 def unfinished_in_prefect(tag: str) -> list[str]:
@@ -93,10 +93,11 @@ def unfinished_in_prefect(tag: str) -> list[str]:
             tasks = client.read_task_runs(
                 flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
             )
+            states = [(run.name, run.state), *((task.name, task.state) for task in tasks)]
             left += [
-                f"{each.name}: {each.state_name}"
-                for each in (run, *tasks)
-                if each.state is None or not each.state.is_final()
+                f"{name}: {state.name if state else 'without a state'}"
+                for name, state in states
+                if state is None or not state.is_final()
             ]
     return left
 

@@ -87,7 +87,8 @@ class Scene:
     def flow_process(self) -> Process:
         """Return the process of the newest flow run, which has to live."""
         mark = self.workspace / "flow-runs" / f"{self.run.id}.json"
-        pid = json.loads(wait_for(lambda: mark.exists() and mark.read_bytes(), _START_S))["pid"]
+        wait_for(mark.exists, _START_S)
+        pid = json.loads(mark.read_bytes())["pid"]
         process = read_process(pid)
         assert process is not None, "the flow's process was gone before the fault"
         return process

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from prefect import task
-from prefect.client.schemas.objects import State, StateType, TaskRun
+from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.states import exception_to_failed_state
 
 from alignflow.errors import ConfigError, CorruptArtifactError, JobError, StoreAwayError, StoreError
@@ -37,7 +37,7 @@ def lost(kind: FailureKind) -> JobError:
     ids=str,
 )
 def test_what_may_pass_is_tried_again(error: Exception, is_tried: bool) -> None:
-    state: State[None] = asyncio.run(exception_to_failed_state(error))
+    state = asyncio.run(exception_to_failed_state(error))
     assert state.type is StateType.FAILED
     run = TaskRun(task_key="stage", dynamic_key="0", flow_run_id=None)
     assert may_end_otherwise(stage, run, state) is is_tried

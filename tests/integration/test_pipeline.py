@@ -477,6 +477,7 @@ def test_suspended_run_goes_on_by_the_answer_in_its_form(first: Outcome, recipe_
     assert set(after.values()) == {"reused"}
 
 
+@pytest.mark.slow
 def test_a_run_whose_flow_and_job_were_killed_goes_on(first: Outcome, recipe_file: Path) -> None:
     changes = ["dpo.learning_rate=6e-3", "dpo.num_epochs=30", "dpo.checkpoint_every_steps=5"]
     recipe = load_config(Recipe, recipe_file, overrides=changes)

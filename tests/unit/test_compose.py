@@ -38,7 +38,8 @@ class Composed(NamedTuple):
 
 
 def compose(env_file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [COMPOSE, "--project-directory", ROOT, "--env-file", env_file, "config", *arguments]
+    files = ["--project-directory", str(ROOT), "--env-file", str(env_file)]
+    line = [str(COMPOSE), *files, "config", *arguments]
     return subprocess.run(line, capture_output=True, text=True, check=False, env={})
 
 

@@ -38,6 +38,8 @@ def prefect_server(
         "PREFECT_API_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_AUTH_STRING": credentials["PREFECT_API_AUTH_STRING"],
         "PREFECT_UI_API_URL": f"{url}/api",
+        # Else a box about Prefect's own service lies over the form of an approval.
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     }
 

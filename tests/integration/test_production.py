@@ -244,7 +244,7 @@ def test_from_a_file_on_s3_to_a_champion_and_back(
     assert f"{INCOMING}/good.jsonl" in shown
     assert "worse.jsonl" not in shown
     decisions = json.loads(team.run("decisions", MODEL, "--format", "json"))
-    assert [(each["kind"], each["by"]) for each in decisions][:2] == [
-        ("promoted", "ada"),
-        ("promoted", "grace"),
+    assert [(each["action"], each["version"], each["by"]) for each in decisions[:2]] == [
+        ("promoted", "1", "ada"),
+        ("promoted", "2", "grace"),
     ]

@@ -33,6 +33,8 @@ def approve_in_browser(
         page.goto(f"{server}/login?redirect=/runs/flow-run/{flow_run}")
         page.get_by_placeholder("admin:pass").fill(account)
         page.get_by_role("button", name="Login").click()
+        page.get_by_role("button", name="Resume").first.wait_for()
+        page.reload()  # without the complaint that the page made before the login
         page.get_by_role("button", name="Resume").first.click()
         form = page.get_by_role("dialog")
         _choose(page, form, "approve")

@@ -133,6 +133,15 @@ def test_a_model_that_a_run_logged_is_registered(server: str, tmp_path: Path) ->
     assert tracker.registry.version_of("logged", "1") == version
 
 
+def test_nothing_is_printed_when_a_run_ends(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker(uri=server, experiment="quiet", artifact_root=tmp_path)
+    tracker.start_pipeline("quiet", {}).end("FINISHED")
+    # Commands with --json have standard output to themselves.
+    assert capfd.readouterr().out == ""
+
+
 def test_decisions_of_several_clients_follow_one_another(server: str, tmp_path: Path) -> None:
     tracker = Tracker(uri=server, experiment="at-once", artifact_root=tmp_path)
     run = tracker.start_pipeline("at-once", {})

@@ -82,7 +82,7 @@ class Team:
         s3.put_file(str(self.folder / name), f"{INCOMING}/{name}")
 
     def prefect(self, path: str, body: dict[str, Any]) -> Any:
-        account = tuple(self.environment["PREFECT_API_AUTH_STRING"].split(":"))
+        account = httpx.BasicAuth(*self.environment["PREFECT_API_AUTH_STRING"].split(":"))
         url = f"{self.environment['PREFECT_API_URL']}{path}"
         return (
             httpx.post(url, json=body, auth=account, timeout=HTTP_TIMEOUT_S)
@@ -103,7 +103,7 @@ class Team:
 
     def champion(self) -> str | None:
         names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-        account = tuple(self.environment[name] for name in names)
+        account = httpx.BasicAuth(*(self.environment[name] for name in names))
         answer = httpx.get(
             f"{self.environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/get",
             params={"name": MODEL},

@@ -21,7 +21,8 @@ import httpx
 import pytest
 import s3fs
 import yaml
-from prefect_page import CHROMIUM, approve_in_browser
+from browser import CHROMIUM
+from prefect_page import approve_in_browser
 from prefect_server import wait_for
 from tiny_recipe import WORDS, write_lines, write_tiny_recipe
 

@@ -1,16 +1,15 @@
 """The report page in a real browser: it loads alone, fits a phone, and shows what it should."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, headless_browser
 
 from alignflow.reporting.model import ReportData
 from alignflow.reporting.page import render_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SAMPLE = Path(__file__).parents[1] / "assets" / "report.json"
 SECTIONS = [
     "verdict",
@@ -24,7 +23,6 @@ SECTIONS = [
     "samples",
     "run",
 ]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
 
 pytestmark = [
     pytest.mark.integration,
@@ -42,11 +40,8 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with headless_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,11 +1,10 @@
 """Prefect's page of a run, as a person uses it in a browser."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+from browser import headless_browser
+
 _TIMEOUT_MS = 60_000
 _KEY_MS = 700
 _TRIES = 10
@@ -24,10 +23,7 @@ def approve_in_browser(
         note: Why.
         pictures: Folder for a screenshot of the form, and one of what follows.
     """
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+    with headless_browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(_TIMEOUT_MS)
         page.goto(f"{server}/login?redirect=/runs/flow-run/{flow_run}")
@@ -46,7 +42,6 @@ def approve_in_browser(
         form.wait_for(state="hidden")
         page.wait_for_timeout(1000)
         page.screenshot(path=pictures / "approved-run.png")
-        browser.close()
 
 
 def _choose(page: Any, form: Any, wanted: str) -> None:

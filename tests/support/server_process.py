@@ -45,17 +45,9 @@ class ServerProcess:
 
     def launch(self) -> None:
         """Start its process, and leave it to itself."""
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                env=dict(self.environment),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
+        self.process = start_process(
+            self.command, self.environment, self.folder, self.folder / "server.log"
+        )
 
     def wait_until_ready(self) -> None:
         """Return when it answers.
@@ -85,6 +77,23 @@ class ServerProcess:
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def start_process(
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path
+) -> subprocess.Popen[bytes]:
+    """Start a process in a folder and in a session of its own; it dies with this process."""
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
 
 
 def free_port() -> int:

@@ -15,10 +15,10 @@ from mlflow_server import mlflow_server
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_server import prefect_server
 from s3_server import S3Server, find_weed, s3_process
-from server_process import ServerProcess
+from server_process import ServerProcess, start_process
 
 from alignflow.cli.deploy import deploy
-from alignflow.jobs.processes import Process, all_processes, die_with_parent
+from alignflow.jobs.processes import Process, all_processes
 from alignflow.tasks.deployment.config import DEFAULT_FILE
 
 POOL = "alignflow"
@@ -38,17 +38,9 @@ class Worker:
         if self.process is not None and self.process.poll() is None:
             return
         prefect = str(Path(sys.executable).with_name("prefect"))
-        with (self.folder / "worker.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [prefect, "worker", "start", "--pool", POOL, "--type", "process"],
-                env=self.environment,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
+        command = [prefect, "worker", "start", "--pool", POOL, "--type", "process"]
+        log = self.folder / "worker.log"
+        self.process = start_process(command, self.environment, self.folder, log)
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, which has to run, and wait for its end."""

@@ -15,7 +15,6 @@ _REVISION = 1
 
 @task(
     task_run_name="annotated",
-    tags=["dataset", "job"],
     **STAGE_TASK,
 )
 def annotate_demonstrations(

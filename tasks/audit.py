@@ -32,7 +32,6 @@ _REVISION = 1
 
 @task(
     task_run_name="{name}",
-    tags=["dataset", "job"],
     **STAGE_TASK,
 )
 def audit_tokens(

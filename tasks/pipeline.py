@@ -259,13 +259,17 @@ def _compute(
 def _log_inputs(pipeline: Pipeline, stage: Stage, run: StageRun) -> None:
     """Record config and parents: data by content, models as edges from who made them."""
     run.log_params(stage.config)
-    for role, parent in stage.parents.items():
-        if parent.kind in ("dataset", "benchmark"):
-            name = str(parent.manifest.details.get("name", role))
-            run.log_dataset(name, parent, context=stage.name)
-        model_id = pipeline.tracker.find_model(parent) if _holds_model(parent) else None
-        if model_id is not None:
-            run.log_model_input(model_id)
+    datasets = [
+        (str(parent.manifest.details.get("name", role)), parent)
+        for role, parent in stage.parents.items()
+        if parent.kind in ("dataset", "benchmark")
+    ]
+    models = [
+        model_id
+        for parent in stage.parents.values()
+        if _holds_model(parent) and (model_id := pipeline.tracker.find_model(parent)) is not None
+    ]
+    run.log_inputs(datasets, models, context=stage.name)
 
 
 def _log_artifact(
@@ -273,26 +277,24 @@ def _log_artifact(
 ) -> None:
     """Record what came of a stage, the same whether it was computed or reused."""
     manifest = artifact.manifest
-    run.set_tags(
-        {
-            "alignflow.digest": artifact.digest,
-            "alignflow.uri": artifact.uri,
-            "alignflow.status": status,
-        }
-    )
     run.log_text(manifest.to_json().decode(), MANIFEST_NAME)
     if _holds_model(artifact):
         pipeline.tracker.log_model(run, stage.name, artifact)
     if any(file.path.startswith("data_docs/") for file in manifest.files):
         run.log_folder(pipeline.local(artifact) / "data_docs", "data_docs")
     curves = manifest.details.get("curves", [])
-    if status == "reused" or run.has_lost_lines:
-        run.log_lines(curves)
     # A final value without a step would end up among the steps of the curve of its name.
     in_curves = {name for line in curves for name in line}
-    final = {name: value for name, value in manifest.metrics.items() if name not in in_curves}
-    if final:
-        run.log_metrics(final, time_ms=int(time.time() * 1000))
+    run.log(
+        {name: value for name, value in manifest.metrics.items() if name not in in_curves},
+        time_ms=int(time.time() * 1000),
+        lines=curves if status == "reused" or run.has_lost_lines else (),
+        tags={
+            "alignflow.digest": artifact.digest,
+            "alignflow.uri": artifact.uri,
+            "alignflow.status": status,
+        },
+    )
 
 
 def _holds_model(artifact: Artifact) -> bool:

@@ -20,7 +20,7 @@ def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
     return pipeline.tracker.registry.get(pipeline.recipe.registry.model_name, CHAMPION)
 
 
-@task(task_run_name="register", tags=["registry"], **STAGE_TASK)
+@task(task_run_name="register", **STAGE_TASK)
 def register_model(
     pipeline: Pipeline,
     model: Artifact,
@@ -75,7 +75,8 @@ def register_model(
             version = _create_version(pipeline, name, model, evaluation, {**origin, **judgement})
         elif version.tags.get("alignflow.store") == pipeline.store.url:
             # Where it came from stays as it was told first; the judgement lies in that store too.
-            registry.set_tags(version, judgement)
+            known = version.tags
+            registry.set_tags(version, {k: v for k, v in judgement.items() if known.get(k) != v})
         is_undecided = "alignflow.decision" not in version.tags
         if is_new or (is_undecided and registry.get(name, CANDIDATE) is None):
             version = registry.set_alias(version, CANDIDATE)
@@ -92,7 +93,7 @@ def _create_version(
     try:
         model_id = pipeline.tracker.log_model(run, name, model)
         scores = read_scores(pipeline.local(evaluation))["scores"]
-        run.log_metrics(scores, time_ms=int(datetime.now(UTC).timestamp() * 1000))
+        run.log(scores, time_ms=int(datetime.now(UTC).timestamp() * 1000))
         version = pipeline.tracker.register(name, model_id, run=run, tags=tags)
     except BaseException:
         run.end("FAILED")

@@ -96,7 +96,7 @@ class Outcome(Config):
     """URL of the run's page; None with a database file, which needs a server first."""
 
 
-@task(task_run_name="report", tags=["report"], **STAGE_TASK)
+@task(task_run_name="report", **STAGE_TASK)
 def write_report(
     pipeline: Pipeline,
     artifacts: PipelineArtifacts,
@@ -342,10 +342,10 @@ def _publish_in_mlflow(pipeline: Pipeline, page: Path, data: ReportData) -> None
     run.log_file(page)
     if data.samples:
         run.log_table(sample_table(data.samples), "samples.json")
-    run.set_tags({"alignflow.verdict": "accepted" if data.verdict.passed else "refused"})
+    tags = {"alignflow.verdict": "accepted" if data.verdict.passed else "refused"}
     final = {row.name: row.values["aligned"] for row in data.scores if "aligned" in row.values}
     final |= {f"win_rate/{row.against}": row.rate for row in data.win_rates}
-    run.log_metrics(final, time_ms=int(data.finished_at.timestamp() * 1000))
+    run.log(final, time_ms=int(data.finished_at.timestamp() * 1000), tags=tags)
 
 
 def sample_table(samples: Sequence[Sample]) -> dict[str, list[str | float | None]]:

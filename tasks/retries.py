@@ -30,4 +30,8 @@ STAGE_TASK: _TaskOptions = {
     "retry_delay_seconds": [10, 60],
     "retry_condition_fn": may_end_otherwise,
 }
-"""Options of every task that reads or writes the store; a second try finds what the first made."""
+"""Options of every task that reads or writes the store; a second try finds what the first made.
+
+They have no tags: for each set of tags the client asks the server for a place, and a server on
+SQLite answers some of these with an error, which is waited out for two seconds.
+"""

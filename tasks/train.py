@@ -27,7 +27,6 @@ _REVISIONS = {
 
 @task(
     task_run_name="{name}",
-    tags=["training", "job"],
     **STAGE_TASK,
 )
 def train_stage(

@@ -34,7 +34,8 @@ from alignflow.urls import without_credentials
 
 # MLflow's dataset table holds 36 characters: "sha256:" and 29 hex digits.
 _DIGEST_CHARS = 29
-_MAX_BATCH = 1000
+# A request takes a thousand of all kinds together; this leaves room for tags.
+_MAX_METRICS = 900
 _MAX_PARAM_CHARS = 6000
 _NOT_METRICS = frozenset({"step", "num_steps", "time", "phase"})
 
@@ -62,17 +63,7 @@ class StageRun:
 
         The same line twice in one run makes one row, as long as step, time and value are the same.
         """
-        metrics = [
-            Metric(name, float(value), int(float(line.get("time", 0)) * 1000), int(line["step"]))
-            for line in lines
-            if "step" in line
-            for name, value in line.items()
-            if name not in _NOT_METRICS and isinstance(value, int | float)
-        ]
-        for start in range(0, len(metrics), _MAX_BATCH):
-            self._write(
-                self._client.log_batch, self.run_id, metrics=metrics[start : start + _MAX_BATCH]
-            )
+        self._log(_metrics_of(lines))
 
     def follow_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Record lines while the job runs, whose end must not depend on MLflow.
@@ -90,28 +81,38 @@ class StageRun:
                 first_line(error),
             )
 
-    def log_metrics(self, metrics: Mapping[str, float], *, time_ms: int) -> None:
-        """Record final values."""
-        batch = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
-        for start in range(0, len(batch), _MAX_BATCH):
-            self._write(
-                self._client.log_batch, self.run_id, metrics=batch[start : start + _MAX_BATCH]
-            )
+    def log(
+        self,
+        metrics: Mapping[str, float],
+        *,
+        time_ms: int,
+        lines: Iterable[Mapping[str, Any]] = (),
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record final values, lines as `log_lines` does, and tags, in few requests."""
+        final = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
+        run_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
+        self._log([*_metrics_of(lines), *final], run_tags)
 
-    def log_dataset(self, name: str, artifact: Artifact, *, context: str) -> None:
-        """Record a dataset artifact as an input, under our own content digest."""
-        dataset = Dataset(
-            name=name,
-            digest=f"sha256:{artifact.digest[:_DIGEST_CHARS]}",
-            source_type="local" if artifact.uri.startswith(("/", "file:")) else "s3",
-            source=json.dumps({"uri": artifact.uri}),
-        )
+    def log_inputs(
+        self, datasets: Sequence[tuple[str, Artifact]], models: Sequence[str], *, context: str
+    ) -> None:
+        """Record what the stage reads.
+
+        Args:
+            datasets: With their names; each is recorded under our own content digest.
+            models: MLflow's ids of models that other stages made.
+            context: What the datasets are read for.
+        """
+        if not datasets and not models:
+            return
         tags = [InputTag("mlflow.data.context", context)]
-        self._write(self._client.log_inputs, self.run_id, datasets=[DatasetInput(dataset, tags)])
-
-    def log_model_input(self, model_id: str) -> None:
-        """Record the edge from a model of another stage to this run."""
-        self._write(self._client.log_inputs, self.run_id, models=[LoggedModelInput(model_id)])
+        self._write(
+            self._client.log_inputs,
+            self.run_id,
+            datasets=[DatasetInput(_dataset(*named), tags) for named in datasets],
+            models=[LoggedModelInput(model_id) for model_id in models],
+        )
 
     def log_folder(self, folder: Path, name: str) -> None:
         """Upload a folder, such as Data Docs, as artifacts of the run."""
@@ -131,14 +132,6 @@ class StageRun:
         table = pandas.DataFrame(dict(columns), dtype=object)
         self._write(self._client.log_table, self.run_id, table, name)
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags on the run."""
-        self._write(
-            self._client.log_batch,
-            self.run_id,
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-
     def end(self, status: str) -> None:
         """Close the run: `FINISHED`, `FAILED` or `KILLED`.
 
@@ -149,6 +142,20 @@ class StageRun:
             self._write(self._client.set_terminated, self.run_id, status)
         except MlflowException as error:
             run_logger().warning("MLflow can't close its run (%s).", first_line(error))
+
+    def _log(self, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()) -> None:
+        batches = [
+            metrics[start : start + _MAX_METRICS] for start in range(0, len(metrics), _MAX_METRICS)
+        ]
+        if tags and not batches:
+            batches = [[]]
+        for number, batch in enumerate(batches):
+            self._write(
+                self._client.log_batch,
+                self.run_id,
+                metrics=batch,
+                tags=tags if number == 0 else (),
+            )
 
 
 class Tracker:
@@ -174,6 +181,7 @@ class Tracker:
                 "start it, or unset MLFLOW_TRACKING_URI to use a file in the workspace."
             ) from None
         self.registry = Registry(uri)
+        self._model_ids: dict[str, str] = {}
         self._parent: StageRun | None = None
 
     @property
@@ -234,7 +242,7 @@ class Tracker:
                     "alignflow.uri": artifact.uri,
                 },
             )
-            model_id = str(model.model_id)
+            model_id = self._model_ids[artifact.digest] = str(model.model_id)
         self._write(
             self._client.log_outputs, run.run_id, models=[LoggedModelOutput(model_id, step=0)]
         )
@@ -242,12 +250,18 @@ class Tracker:
 
     def find_model(self, artifact: Artifact) -> str | None:
         """Return MLflow's id of the model with the artifact's digest, if it was recorded."""
+        known = self._model_ids.get(artifact.digest)
+        if known is not None:
+            return known
         found = self._client.search_logged_models(
             experiment_ids=[self._experiment_id],
             filter_string=f"tags.`alignflow.digest` = '{artifact.digest}'",
             max_results=1,
         )
-        return str(found[0].model_id) if found else None
+        if not found:
+            return None
+        model_id = self._model_ids[artifact.digest] = str(found[0].model_id)
+        return model_id
 
     def register(
         self, name: str, model_id: str, *, run: StageRun, tags: Mapping[str, str]
@@ -255,6 +269,25 @@ class Tracker:
         """Create a version of the registered model."""
         source = f"models:/{model_id}"
         return self.registry.add(name, source, run_id=run.run_id, tags=tags, model_id=model_id)
+
+
+def _metrics_of(lines: Iterable[Mapping[str, Any]]) -> list[Metric]:
+    return [
+        Metric(name, float(value), int(float(line.get("time", 0)) * 1000), int(line["step"]))
+        for line in lines
+        if "step" in line
+        for name, value in line.items()
+        if name not in _NOT_METRICS and isinstance(value, int | float)
+    ]
+
+
+def _dataset(name: str, artifact: Artifact) -> Dataset:
+    return Dataset(
+        name=name,
+        digest=f"sha256:{artifact.digest[:_DIGEST_CHARS]}",
+        source_type="local" if artifact.uri.startswith(("/", "file:")) else "s3",
+        source=json.dumps({"uri": artifact.uri}),
+    )
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_stage_runs_are_nested_under_the_pipeline_run(tracker: Tracker, stage: S
 
 def test_dataset_is_found_by_our_digest(tracker: Tracker, stage: StageRun, workspace: Path) -> None:
     dataset = publish(workspace, "dataset")
-    stage.log_dataset("preferences", dataset, context="dpo")
+    stage.log_inputs([("preferences", dataset)], [], context="dpo")
     inputs = dataset_inputs(tracker, stage)
     assert [item.dataset.digest for item in inputs] == [f"sha256:{dataset.digest[:29]}"]
 
@@ -110,7 +110,7 @@ def test_stages_that_log_one_dataset_at_once_all_do(tracker: Tracker, workspace:
     dataset = publish(workspace, "shared")
     runs = [tracker.start_stage(f"stage-{i}", {}) for i in range(6)]
     with ThreadPoolExecutor(len(runs)) as pool:
-        for _ in pool.map(lambda run: run.log_dataset("d", dataset, context="c"), runs):
+        for _ in pool.map(lambda run: run.log_inputs([("d", dataset)], [], context="c"), runs):
             pass
     for run in runs:
         assert len(dataset_inputs(tracker, run)) == 1
@@ -156,9 +156,26 @@ def test_environment_names_the_server(monkeypatch: pytest.MonkeyPatch, workspace
 
 def test_final_metrics_carry_the_time_they_are_given(tracker: Tracker, stage: StageRun) -> None:
     now = int(datetime.now(UTC).timestamp() * 1000)
-    stage.log_metrics({"truthfulness/mc1": 0.5}, time_ms=now)
+    stage.log({"truthfulness/mc1": 0.5}, time_ms=now)
     (metric,) = MlflowClient(tracker.uri).get_metric_history(stage.run_id, "truthfulness/mc1")
     assert (metric.value, metric.timestamp) == (0.5, now)
+
+
+def test_more_values_than_a_request_takes_are_all_recorded(
+    tracker: Tracker, stage: StageRun
+) -> None:
+    lines = [{"step": step, "dpo/loss": 1.0 / step} for step in range(1, 1002)]
+    stage.log({"dpo/accuracy": 0.5}, time_ms=1, lines=lines, tags={"alignflow.digest": "d"})
+    client = MlflowClient(tracker.uri)
+    run = client.get_run(stage.run_id).data
+    assert (run.metrics["dpo/accuracy"], run.tags["alignflow.digest"]) == (0.5, "d")
+    assert len(client.get_metric_history(stage.run_id, "dpo/loss")) == 1001
+
+
+def test_tags_are_recorded_without_values(tracker: Tracker, stage: StageRun) -> None:
+    stage.log({}, time_ms=1, tags={"alignflow.digest": "d"})
+    tags = MlflowClient(tracker.uri).get_run(stage.run_id).data.tags
+    assert tags["alignflow.digest"] == "d"
 
 
 def test_another_workspace_of_the_process_has_a_database_of_its_own(

@@ -33,9 +33,9 @@ ABOUT = (
     "`make bench` runs `benchmarks/overhead.py --write`: `alignflow run` of a recipe with SFT, "
     "reward model, DPO and three evaluations of a model with random weights, against servers of "
     "Prefect and MLflow on SQLite that are up. What a stage costs besides its job is the time of "
-    "its Prefect task less the time from the start of its job's process to its end; a job that "
-    "waits for another one to give the processor free has that in it, of which reward model and "
-    "DPO start together, and the evaluations. What a run "
+    "its Prefect task less the time that its job ran, and less the time that the job waited for "
+    "another one to give the processor free, as reward model and DPO do, and the evaluations. What "
+    "a run "
     "costs is the time of the whole command less that of all jobs, which follow one another. The "
     "second run finds every stage in the store. The median of the runs stands, each in a workspace "
     "of its own."
@@ -110,8 +110,8 @@ def measure(folder: Path) -> Reading:
         first, outcome = run(recipe, environment)
         second, _ = run(recipe, environment)
         tasks = task_seconds(environment["PREFECT_API_URL"], outcome["flow_run_id"])
-    jobs = job_seconds(folder / "work")
-    beside = {stage: tasks[stage] - seconds for stage, seconds in jobs.items()}
+    jobs, waits = job_seconds(folder / "work"), waited_seconds(folder / "work")
+    beside = {stage: tasks[stage] - seconds - waits[stage] for stage, seconds in jobs.items()}
     return Reading(beside, first, sum(jobs.values()), second)
 
 
@@ -205,6 +205,21 @@ def job_seconds(workspace: Path) -> dict[str, float]:
         [manifest] = [each for each in manifests if each.key.startswith(start)]
         seconds[stage] = float(manifest.details["seconds"])
     return seconds
+
+
+def waited_seconds(workspace: Path) -> dict[str, float]:
+    """Return how long each job waited for a slot, by its stage.
+
+    A job's specification is written when it is submitted, its handle for the last time when it has
+    its slot.
+    """
+    waited = {}
+    for handle in sorted(workspace.glob("jobs/*/handle.json")):
+        log = (handle.parent / "log" / "launcher.txt").read_text(encoding="utf-8")
+        submitted = handle.with_name("job.json").stat().st_mtime
+        seconds = handle.stat().st_mtime - submitted if "waiting for" in log else 0.0
+        waited[handle.parent.name.rpartition("-")[0]] = seconds
+    return waited
 
 
 if __name__ == "__main__":

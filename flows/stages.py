@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from prefect.futures import PrefectFuture
 from prefect.tasks import Task
@@ -20,6 +20,7 @@ from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.train import train_stage
 from alignflow.training.config import DPOConfig, PPOConfig, SteerLM2Config, SteerLMConfig
 
+P = ParamSpec("P")
 R = TypeVar("R")
 Future = PrefectFuture[Artifact]
 
@@ -77,14 +78,21 @@ def submit(task: Task[..., R], *args: Any, **kwargs: Any) -> PrefectFuture[R]:
     return task.submit(*args, **kwargs, return_state=False)
 
 
+def with_retries(task: Task[P, R], recipe: Recipe) -> Task[P, R]:
+    """Return a task that is tried again as often as the recipe says."""
+    retries = recipe.cluster.max_retries
+    # Not a copy where none is needed: making one takes Prefect a tenth of a second.
+    return task if task.retries == retries else task.with_options(retries=retries)
+
+
 def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
     """Submit all stages up to the SFT model and the reward model."""
-    train = train_stage.with_options(retries=recipe.cluster.max_retries)
+    train = with_retries(train_stage, recipe)
     model = submit(import_model, pipeline)
     benchmarks = {
         name: submit(fetch_benchmark, pipeline, name) for name in recipe.evaluation.benchmarks
     }
-    provide = provide_judge.with_options(retries=recipe.cluster.max_retries)
+    provide = with_retries(provide_judge, recipe)
     judges = {
         (name, task): submit(provide, pipeline, (name, task))
         for name, suite in recipe.evaluation.suites.items()
@@ -109,7 +117,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         "unpaired": unpaired,
         "attributes": attributes,
     }
-    audit_task = audit_tokens.with_options(retries=recipe.cluster.max_retries)
+    audit_task = with_retries(audit_tokens, recipe)
     audit = submit(
         audit_task,
         pipeline,
@@ -126,7 +134,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
             train, pipeline, "attribute_model", recipe.attribute_model, sft, attributes
         )
     if STEERED_METHODS.intersection(recipe.methods):
-        annotate = annotate_demonstrations.with_options(retries=recipe.cluster.max_retries)
+        annotate = with_retries(annotate_demonstrations, recipe)
         annotated = submit(
             annotate,
             pipeline,
@@ -198,7 +206,7 @@ def align_model(
     }
     dataset, judges = of_method[method]
     audits = [base.annotated_audit] if dataset is base.annotated else None
-    train = train_stage.with_options(retries=recipe.cluster.max_retries)
+    train = with_retries(train_stage, recipe)
 
     def trained(number: int, stage: str, model: Future | None) -> Future:
         # Another round asks other prompts and draws anew.
@@ -222,7 +230,7 @@ def judge(
     parent: Future | None,
 ) -> Future:
     """Submit the evaluation of one model."""
-    evaluate = evaluate_model.with_options(retries=recipe.cluster.max_retries)
+    evaluate = with_retries(evaluate_model, recipe)
     return submit(
         evaluate,
         pipeline,

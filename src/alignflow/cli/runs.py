@@ -11,8 +11,10 @@ from alignflow.cli.options import DEFAULT_WORKSPACE, Overrides, RecipePath, Work
 from alignflow.errors import InputError, SafetyGateError
 
 if TYPE_CHECKING:
+    from prefect import Flow
     from rich.console import Console
 
+    from alignflow.flows.config import Recipe
     from alignflow.tasks.comparison import ComparisonOutcome
     from alignflow.tasks.report import Outcome
 
@@ -52,17 +54,25 @@ def run(
 
             server = start_prefect()
             # Takes as long to import as the server to start: both go on at once.
-            from alignflow.flows.alignment import align
-            from alignflow.flows.comparison import compare
-
+            pipeline = _pipeline(config)
             if server is not None:
                 server.use()
-            pipeline = align if config.compare is None else compare
             outcome = pipeline(config, force=force, start=start)
     except SafetyGateError as refusal:
         _show(refusal.outcome, console, json)
         raise
     _show(outcome, console, json)
+
+
+def _pipeline(config: "Recipe") -> "Flow[..., Outcome] | Flow[..., ComparisonOutcome]":
+    """Import the flow that the recipe asks for, and only that: a flow takes long to declare."""
+    if config.compare is None:
+        from alignflow.flows.alignment import align
+
+        return align
+    from alignflow.flows.comparison import compare
+
+    return compare
 
 
 def _quieten() -> None:

@@ -1,5 +1,6 @@
 """`alignflow run`, `report` and `lineage`: run a recipe and look at what came of it."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -55,6 +56,9 @@ def run(
             server = start_prefect()
             # Takes as long to import as the server to start: both go on at once.
             pipeline = _pipeline(config)
+            # What was imported stays: without this the interpreter walks all of it again as it
+            # ends, which takes more than half a second.
+            gc.freeze()
             if server is not None:
                 server.use()
             outcome = pipeline(config, force=force, start=start)

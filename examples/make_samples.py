@@ -31,6 +31,12 @@ ATTRIBUTES = (
     "complexity",
     "verbosity",
 )
+STYLES = {
+    "brief": (4, 0, 0, 0, 4, 4, 4, 0, 0),
+    "long": (4, 0, 0, 1, 4, 4, 4, 2, 4),
+    "funny": (4, 0, 4, 4, 2, 2, 4, 0, 1),
+}
+"""The labels of an answer that is written in one style on purpose."""
 MIDDLING = 2
 """The quality that is neither good nor bad."""
 TRUTHFULNESS_COLUMNS = {
@@ -153,6 +159,21 @@ def attributes() -> Iterator[Row]:
         }
 
 
+def styles() -> Iterator[Row]:
+    """Yield three labelled answers to each question: brief, long, and funny."""
+    for block in read_folder("styles"):
+        block.check_keys("user", *STYLES)
+        for style, labels in STYLES.items():
+            yield {
+                "id": f"{block.id('style')}-{style}",
+                "messages": [
+                    {"role": "user", "content": block.get("user")},
+                    {"role": "assistant", "content": block.get(style)},
+                ],
+                "attributes": dict(zip(ATTRIBUTES, labels, strict=True)),
+            }
+
+
 def feedback() -> Iterator[Row]:
     """Yield the labelled answers as thumbs up or down; a middling quality is no clear one."""
     for row in attributes():
@@ -259,6 +280,7 @@ def write_samples(output: Path) -> None:
     write_jsonl(output / "demonstrations.jsonl", demonstrations())
     write_jsonl(output / "preferences.jsonl", preferences())
     write_jsonl(output / "attributes.jsonl", attributes())
+    write_jsonl(output / "styles.jsonl", styles())
     write_jsonl(output / "feedback.jsonl", feedback())
     write_jsonl(output / "scored_preferences.jsonl", scored_preferences())
     items = list(truthfulness())

@@ -26,6 +26,7 @@ TRAINING_SETS: dict[str, DataKind] = {
     "demonstrations.jsonl": "sft",
     "preferences.jsonl": "preference",
     "attributes.jsonl": "steerlm",
+    "styles.jsonl": "steerlm",
 }
 DERIVED_SETS: dict[str, DataKind] = {
     "feedback.jsonl": "unpaired",
@@ -36,6 +37,7 @@ MIN_ROWS = {
     "demonstrations.jsonl": 300,
     "preferences.jsonl": 300,
     "attributes.jsonl": 150,
+    "styles.jsonl": 120,
     "feedback.jsonl": 150,
     "scored_preferences.jsonl": 50,
     "truthfulness_mc.json": 60,
@@ -213,6 +215,21 @@ def test_attribute_labels_vary() -> None:
     for name in rows[0]["attributes"]:
         levels = Counter(row["attributes"][name] for row in rows)
         assert set(levels) == {0, 1, 2, 3, 4}, name
+
+
+def test_styles_differ_in_what_their_labels_say() -> None:
+    answers: dict[str, dict[str, Row]] = {}
+    for row in load("styles.jsonl"):
+        answers.setdefault(prompt_of(row), {})[row["id"].rpartition("-")[2]] = row
+    for of_one_prompt in answers.values():
+        assert set(of_one_prompt) == {"brief", "long", "funny"}
+        words = {
+            style: len(row["messages"][-1]["content"].split())
+            for style, row in of_one_prompt.items()
+        }
+        by_label = sorted(words, key=lambda style: of_one_prompt[style]["attributes"]["verbosity"])
+        assert by_label == sorted(words, key=words.__getitem__)
+        assert words["long"] > 2 * words["brief"]
 
 
 def test_feedback_says_of_every_clear_answer_whether_it_is_good() -> None:

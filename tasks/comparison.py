@@ -43,7 +43,7 @@ class ComparisonOutcome(Config):
     """URL of the run's page; None with a database file, which needs a server first."""
 
 
-@task(task_run_name="comparison", tags=["report"], **STAGE_TASK)
+@task(task_run_name="comparison", **STAGE_TASK)
 def write_comparison(
     pipeline: Pipeline,
     before: Mapping[str, Artifact],

@@ -42,7 +42,7 @@ _BENCHMARK_REVISION = 1
 _DATASET_REVISION = 2
 
 
-@task(task_run_name="benchmark-{name}", tags=["benchmark"], **STAGE_TASK)
+@task(task_run_name="benchmark-{name}", **STAGE_TASK)
 def fetch_benchmark(pipeline: Pipeline, name: str) -> Artifact:
     """Return the data file of a suite or a set of pairs as an artifact.
 
@@ -80,7 +80,7 @@ def only_file(folder: Path) -> Path:
     return file
 
 
-@task(task_run_name="{name}", tags=["dataset"], **STAGE_TASK)
+@task(task_run_name="{name}", **STAGE_TASK)
 def ingest_dataset(
     pipeline: Pipeline, name: str, kind: DataKind, benchmarks: Mapping[str, Artifact]
 ) -> Artifact:

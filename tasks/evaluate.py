@@ -30,11 +30,7 @@ _EVALUATION_REVISION = 7
 _GATE_REVISION = 3
 
 
-@task(
-    task_run_name="evaluate-{name}",
-    tags=["evaluation", "job"],
-    **STAGE_TASK,
-)
+@task(task_run_name="evaluate-{name}", **STAGE_TASK)
 def evaluate_model(
     pipeline: Pipeline,
     name: str,
@@ -120,7 +116,7 @@ def _folders(
     return folders
 
 
-@task(task_run_name="gate", tags=["verdict"], **STAGE_TASK)
+@task(task_run_name="gate", **STAGE_TASK)
 def judge_model(
     pipeline: Pipeline,
     evaluations: Mapping[str, Artifact],

@@ -55,7 +55,7 @@ def asked_of_judges(config: EvaluationConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-@task(task_run_name="judge-{name[0]}-{name[1]}", tags=["judge"], **STAGE_TASK)
+@task(task_run_name="judge-{name[0]}-{name[1]}", **STAGE_TASK)
 def provide_judge(pipeline: Pipeline, name: JudgeName) -> Artifact:
     """Return a judge that the recipe names, as an artifact.
 

@@ -27,7 +27,7 @@ from alignflow.tasks.tracking import StageRun
 _REVISION = 1
 
 
-@task(task_run_name="model", tags=["model", "job"], **STAGE_TASK)
+@task(task_run_name="model", **STAGE_TASK)
 def import_model(pipeline: Pipeline) -> Artifact:
     """Return the base model as a Hugging Face folder in the store.
 

@@ -20,7 +20,7 @@ def find_champion(pipeline: Pipeline) -> RegisteredVersion | None:
     return pipeline.tracker.registry.get(pipeline.recipe.registry.model_name, CHAMPION)
 
 
-@task(task_run_name="register", tags=["registry"], **STAGE_TASK)
+@task(task_run_name="register", **STAGE_TASK)
 def register_model(
     pipeline: Pipeline,
     model: Artifact,

@@ -96,7 +96,7 @@ class Outcome(Config):
     """URL of the run's page; None with a database file, which needs a server first."""
 
 
-@task(task_run_name="report", tags=["report"], **STAGE_TASK)
+@task(task_run_name="report", **STAGE_TASK)
 def write_report(
     pipeline: Pipeline,
     artifacts: PipelineArtifacts,

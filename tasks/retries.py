@@ -30,4 +30,8 @@ STAGE_TASK: _TaskOptions = {
     "retry_delay_seconds": [10, 60],
     "retry_condition_fn": may_end_otherwise,
 }
-"""Options of every task that reads or writes the store; a second try finds what the first made."""
+"""Options of every task that reads or writes the store; a second try finds what the first made.
+
+None of them has tags: for each set of tags Prefect asks its server for a place before the task, by
+a client that doesn't wait for a server that it hasn't reached before, and the run would fail.
+"""

@@ -13,10 +13,7 @@ from alignflow.training.config import AnnotationConfig
 _REVISION = 1
 
 
-@task(
-    task_run_name="annotated",
-    **STAGE_TASK,
-)
+@task(task_run_name="annotated", **STAGE_TASK)
 def annotate_demonstrations(
     pipeline: Pipeline,
     config: AnnotationConfig,

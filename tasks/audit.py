@@ -30,10 +30,7 @@ MADE_ROWS_AUDIT_STAGE = "annotated_audit"
 _REVISION = 1
 
 
-@task(
-    task_run_name="{name}",
-    **STAGE_TASK,
-)
+@task(task_run_name="{name}", **STAGE_TASK)
 def audit_tokens(
     pipeline: Pipeline,
     name: str,

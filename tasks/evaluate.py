@@ -30,10 +30,7 @@ _EVALUATION_REVISION = 7
 _GATE_REVISION = 3
 
 
-@task(
-    task_run_name="evaluate-{name}",
-    **STAGE_TASK,
-)
+@task(task_run_name="evaluate-{name}", **STAGE_TASK)
 def evaluate_model(
     pipeline: Pipeline,
     name: str,

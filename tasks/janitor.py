@@ -28,7 +28,7 @@ from alignflow.jobs.finding import find_job
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
 from alignflow.tasks.jobs import flow_run_index
-from alignflow.tasks.liveness import liveness
+from alignflow.tasks.liveness import forget_process, liveness
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.prefect_api import end_task_runs, prefect_client
 from alignflow.tasks.tracking import close_runs, tracking_uri
@@ -91,7 +91,7 @@ class _Janitor:
             if self._is_alive(run):
                 continue
             assert run.state is not None
-            _close_in_mlflow(run)
+            _clear_up(run)
             if run.state.is_cancelling():
                 end_jobs(run)
                 end_task_runs(self._client, run.id, Cancelled())
@@ -117,7 +117,7 @@ class _Janitor:
             if now.state is None or not now.state.is_crashed():
                 continue
             # A worker that reports a crash tells nothing of the stages.
-            _close_in_mlflow(run)
+            _clear_up(run)
             end_task_runs(self._client, run.id, Crashed(message=_DEAD))
             if now.run_count >= self._max_runs:
                 yield f"{run.name} crashed {now.run_count} times: it is not started again"
@@ -217,14 +217,15 @@ def _live_jobs(run: FlowRun) -> list[str]:
     return [name for name, job in jobs.items() if job is not None and job.status() in _LIVE]
 
 
-def _close_in_mlflow(run: FlowRun) -> None:
+def _clear_up(run: FlowRun) -> None:
+    """Close in MLflow what a dead run left open, and remove the name of its process."""
     workspace = _workspace(run)
+    if workspace is None:
+        return
     # Asked for a database that isn't there, MLflow would make one.
-    is_there = "MLFLOW_TRACKING_URI" in os.environ or (
-        workspace is not None and (workspace / "mlflow.db").exists()
-    )
-    if workspace is not None and is_there:
+    if "MLFLOW_TRACKING_URI" in os.environ or (workspace / "mlflow.db").exists():
         close_runs(tracking_uri(workspace), str(run.id))
+    forget_process(workspace, str(run.id))
 
 
 def _workspace(run: FlowRun) -> Path | None:

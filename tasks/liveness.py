@@ -54,5 +54,10 @@ def liveness(workspace: Path, flow_run_id: str) -> Liveness:
     return "alive" if process.is_alive() else "dead"
 
 
+def forget_process(workspace: Path, flow_run_id: str) -> None:
+    """Remove what the process of a flow run has said of itself; a killed one leaves it behind."""
+    _path(workspace, flow_run_id).unlink(missing_ok=True)
+
+
 def _path(workspace: Path, flow_run_id: str) -> Path:
     return workspace / "flow-runs" / f"{flow_run_id}.json"

@@ -32,6 +32,7 @@ STAGE_TASK: _TaskOptions = {
 }
 """Options of every task that reads or writes the store; a second try finds what the first made.
 
-They have no tags: for each set of tags the client asks the server for a place, and a server on
-SQLite answers some of these with an error, which is waited out for two seconds.
+None of them has tags: for each set of tags Prefect asks its server for a place before the task. It
+does so by a client that doesn't wait for a server that it hasn't reached before, so that the run would
+fail; and a server on SQLite refuses now and then, which is waited out for two seconds.
 """

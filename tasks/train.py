@@ -25,10 +25,7 @@ _REVISIONS = {
 }
 
 
-@task(
-    task_run_name="{name}",
-    **STAGE_TASK,
-)
+@task(task_run_name="{name}", **STAGE_TASK)
 def train_stage(
     pipeline: Pipeline,
     name: str,

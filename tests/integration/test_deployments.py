@@ -493,6 +493,7 @@ def test_janitor_ends_what_a_killed_process_left_running(
     assert run.state is not None
     assert run.state.is_crashed()
     assert "Run the recipe again" in str(run.state.message)
+    assert not list(tmp_path.glob("flow-runs/*"))
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=parent))
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire()
+        lock.try_acquire()  # nobody else can have it: the folder is new
         work = folder / "files"
         work.mkdir()
         yield work

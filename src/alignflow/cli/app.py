@@ -1,6 +1,7 @@
 """The application: its commands, and how errors become exit codes."""
 
 import errno
+import os
 import sys
 from typing import Any
 
@@ -38,17 +39,27 @@ class _ExitCodes(TyperGroup):
             print(f"alignflow: {error}", file=sys.stderr)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno in _FULL:
+                where = f" ({error.filename})" if error.filename else ""
+                sentence, code = f"the disk is full{where}; make room and run it again to go on", 1
+            elif isinstance(error, FileNotFoundError) and _is_folder_gone():
+                sentence, code = "this folder has been deleted; change to one that is there", 2
+            else:
                 raise
-            where = f" ({error.filename})" if error.filename else ""
-            print(
-                f"alignflow: the disk is full{where}; make room and run it again to go on.",
-                file=sys.stderr,
-            )
-            raise typer.Exit(1) from None
+            print(f"alignflow: {sentence}.", file=sys.stderr)
+            raise typer.Exit(code) from None
         except KeyboardInterrupt:
             print("alignflow: interrupted; run it again to go on.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
+
+
+def _is_folder_gone() -> bool:
+    """Whether the folder that the command was started in is no longer there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 app = typer.Typer(

@@ -34,7 +34,12 @@ def make_failure(kind: FailureKind, message: str, log_tail: str = "") -> JobFail
 
 def failure_of(error: BaseException, log_tail: str = "") -> JobFailure:
     """Return what an exception that ended a rank means."""
-    return make_failure(kind_of(error), _sentence(error), log_tail)
+    kind = kind_of(error)
+    message = _sentence(error)
+    if kind is FailureKind.DISK_FULL:
+        # Libraries put a long account of their own around it, or in front.
+        message = f"The disk is full: free some space, and run it again to go on. {message}"
+    return make_failure(kind, message, log_tail)
 
 
 def kind_of(error: BaseException) -> FailureKind:

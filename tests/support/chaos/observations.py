@@ -8,7 +8,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 
 from alignflow.artifacts import ArtifactStore
 from alignflow.jobs.handle import JobHandle
@@ -16,6 +16,9 @@ from alignflow.jobs.local import Handle
 from alignflow.jobs.run_folder import RunFolder
 
 LOSS = "dpo/loss"
+
+_NEVER_RAN = "NotReady"
+"""Prefect's last state of a task whose parent failed; it has no type that is final."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,13 @@ def unfinished_in_prefect(tag: str) -> list[str]:
             left += [
                 f"{name}: {state.name if state else 'without a state'}"
                 for name, state in states
-                if state is None or not state.is_final()
+                if not _has_ended(state)
             ]
     return left
+
+
+def _has_ended(state: State[object] | None) -> bool:
+    return state is not None and (state.is_final() or state.name == _NEVER_RAN)
 
 
 def unfinished_in_mlflow(uri: str, experiment: str) -> list[str]:

@@ -282,17 +282,19 @@ def test_a_file_system_without_hard_links_gets_copies(
     assert store.find(key("one")) == made
 
 
+@pytest.mark.parametrize("at", ["shutil.copyfile", "os.pwrite"], ids=["files", "lock"])
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     store: ArtifactStore,
     key: Key,
     folder_of: FolderOf,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    at: str,
 ) -> None:
     def no_space(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", no_space)
+    monkeypatch.setattr(at, no_space)
     folder = folder_of({"a.txt": "a"})
     with pytest.raises(
         StoreError, match=r"can't write to the store .*: the disk is full"

@@ -69,6 +69,11 @@ def test_cause_is_seen_through_the_error_of_a_library() -> None:
     assert kind_of(caught.value) is FailureKind.DISK_FULL
 
 
+def test_full_disk_is_told_first_whatever_a_library_puts_in_front() -> None:
+    error = Exception(f"{'line of a traceback; ' * 100}OSError: No space left on device")
+    assert failure_of(error).message.startswith("The disk is full: free some space")
+
+
 def test_context_that_was_ruled_out_does_not_count() -> None:
     with pytest.raises(ValueError, match="wrong shape") as caught:
         raise_from(ValueError("wrong shape"), ConnectionError("no server"), is_hidden=True)

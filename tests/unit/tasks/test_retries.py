@@ -1,12 +1,15 @@
 """What is tried again, and what would end in the same way."""
 
 import asyncio
+import importlib
+import pkgutil
 
 import pytest
-from prefect import task
+from prefect import Task, task
 from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.states import exception_to_failed_state
 
+from alignflow import tasks
 from alignflow.errors import ConfigError, CorruptArtifactError, JobError, StoreAwayError, StoreError
 from alignflow.jobs.failures import make_failure
 from alignflow.jobs.spec import FailureKind
@@ -41,3 +44,13 @@ def test_what_may_pass_is_tried_again(error: Exception, is_tried: bool) -> None:
     assert state.type is StateType.FAILED
     run = TaskRun(task_key="stage", dynamic_key="0", flow_run_id=None)
     assert may_end_otherwise(stage, run, state) is is_tried
+
+
+def test_no_task_has_to_ask_the_server_before_it_starts() -> None:
+    modules = [
+        importlib.import_module(module.name)
+        for module in pkgutil.iter_modules(tasks.__path__, "alignflow.tasks.")
+    ]
+    found = {each for module in modules for each in vars(module).values() if isinstance(each, Task)}
+    assert len(found) > 10
+    assert {each.name: each.tags for each in found if each.tags} == {}

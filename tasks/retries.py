@@ -32,7 +32,7 @@ STAGE_TASK: _TaskOptions = {
 }
 """Options of every task that reads or writes the store; a second try finds what the first made.
 
-None of them has tags: for each set of tags Prefect asks its server for a place before the task. It
-does so by a client that doesn't wait for a server that it hasn't reached before, so that the run would
-fail; and a server on SQLite refuses now and then, which is waited out for two seconds.
+None of them has tags: for each set of tags Prefect asks its server for a place before the task.
+Its client doesn't wait there for a server that it hasn't reached yet, so that the run would fail;
+and a server on SQLite refuses now and then, which is waited out for two seconds.
 """

@@ -10,11 +10,16 @@ from chaos.prepared import Prepared
 from chaos.stack import Stack
 from chaos.table import OUTCOMES, Outcome
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.chaos]
+pytestmark = pytest.mark.integration
+
+_LONG = (pytest.mark.slow, pytest.mark.chaos)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("fault", [pytest.param(each, id=each.slug) for each in FAULTS])
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(each, id=each.slug, marks=() if each.is_short else _LONG) for each in FAULTS],
+)
 def test_the_end_is_that_of_an_undisturbed_run(
     fault: Fault, stack: Stack, prepared: Prepared, chaos_seed: int, tmp_path: Path
 ) -> None:

@@ -10,6 +10,12 @@ def test_faults_have_names_of_their_own_that_fit_a_registry() -> None:
     assert all(slug.replace("-", "").isalnum() for slug in slugs)
 
 
+def test_few_are_short_and_need_one_undisturbed_run() -> None:
+    short = [fault for fault in FAULTS if fault.is_short]
+    assert 2 <= len(short) <= 3
+    assert len({fault.num_ranks for fault in short}) == 1
+
+
 def test_a_table_replaces_the_one_before() -> None:
     outcome = Outcome.of(FAULTS[0], "step 3", seed=7, seconds=12.34)
     page = with_table(f"before\n{BEGIN}\nold\n{END}\nafter\n", table([outcome]))

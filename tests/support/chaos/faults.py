@@ -64,6 +64,8 @@ class Fault:
     on_s3: bool = False
     small_disk: str | None = None
     """Folder of the workspace that lies on a file system of a few megabytes."""
+    is_short: bool = False
+    """Whether it is one of the few that `make test` runs too."""
 
     @property
     def slug(self) -> str:
@@ -358,7 +360,13 @@ _AGAIN = "fails with the reason; started again, it goes on where it was"
 _CANCELLED = "ends with its job; started again, it goes on where it was"
 
 FAULTS = (
-    Fault("flow process killed in training", kill_flow(reach_step), "the janitor", {}, _JOINS),
+    Fault(
+        "flow process killed in training",
+        kill_flow(reach_step),
+        "the janitor",
+        outcome=_JOINS,
+        is_short=True,
+    ),
     Fault(
         "flow process killed in evaluation", kill_flow(reach_evaluation), "the janitor", {}, _JOINS
     ),
@@ -396,6 +404,7 @@ FAULTS = (
         attempts={"dpo": 2},
         outcome="the damage is seen, the checkpoint before it taken",
         most_repeated=2 * CHECKPOINT_EVERY,
+        is_short=True,
     ),
     Fault(
         "artifact of the SFT model damaged",

@@ -1,5 +1,6 @@
 """The pipeline that every scene runs: its early stages made once, its end known."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,8 @@ from chaos.stack import Stack
 
 _ENDS = "ends.json"
 _DISK_MB = 64
+_ROOT = Path(__file__).parents[3]
+_CODE = ("src", "flows", "tasks", "training", "evaluation", "data_validation", "tests/support")
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,16 @@ class Prepared:
         return self.folder / "early"
 
     def write(self) -> None:
-        """Write model, data and recipe, where they aren't there."""
-        if self.recipe_file.exists():
+        """Write model, data and recipe, where they aren't there or other code has made them."""
+        made_by = self.folder / "made-by"
+        code = _digest_of_code()
+        if made_by.exists() and made_by.read_text(encoding="utf-8") == code:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "model").mkdir(parents=True)
         write_tiny_model(self.folder / "model")
         write_tiny_recipe(self.folder, self.folder / "model")
+        made_by.write_text(code, encoding="utf-8")
 
     @contextmanager
     def scene(self, stack: Stack, fault: Fault, workspace: Path) -> Iterator[Scene]:
@@ -115,6 +121,15 @@ class Prepared:
             if not self.early.exists():
                 _keep_early_stages(scene.store, scene.workspace, self.early)
             return scene.end()
+
+
+def _digest_of_code() -> str:
+    """Return what tells this code from any other, with which a run might come to another end."""
+    digest = hashlib.sha256()
+    for folder in _CODE:
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def bucket_of(name: str) -> str:

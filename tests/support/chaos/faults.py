@@ -360,19 +360,13 @@ _AGAIN = "fails with the reason; started again, it goes on where it was"
 _CANCELLED = "ends with its job; started again, it goes on where it was"
 
 FAULTS = (
-    Fault(
-        "flow process killed in training",
-        kill_flow(reach_step),
-        "the janitor",
-        outcome=_JOINS,
-        is_short=True,
-    ),
+    Fault("flow process killed in training", kill_flow(reach_step), "the janitor", {}, _JOINS),
     Fault(
         "flow process killed in evaluation", kill_flow(reach_evaluation), "the janitor", {}, _JOINS
     ),
     Fault("worker killed", end_worker(signal.SIGKILL), "the janitor", {}, _JOINS),
     Fault("worker told to stop", end_worker(signal.SIGTERM), "the janitor", {}, _JOINS),
-    Fault("Prefect server killed in training", server_away("prefect", reach_step)),
+    Fault("Prefect server killed in training", server_away("prefect", reach_step), is_short=True),
     Fault("Prefect server killed in evaluation", server_away("prefect", reach_evaluation)),
     Fault("MLflow server killed in training", server_away("mlflow", reach_step)),
     Fault("MLflow server killed in evaluation", server_away("mlflow", reach_evaluation)),

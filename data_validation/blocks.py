@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 import pyarrow as pa
 
-from alignflow.data_validation.parsing import parse_flat_objects, parse_object
+from alignflow.data_validation.parsing import parse_flat_lines, parse_flat_objects, parse_object
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.streams import Line, LineRun
@@ -19,7 +19,8 @@ from alignflow.data_validation.streams import Line, LineRun
 BLOCK_ROWS = 6144
 BLOCK_BYTES = 6 << 20
 _PARSED_TOGETHER = 64
-"""So many lines share one call of the parser; a bad one among them sends all to be parsed alone."""
+"""Where a block can't be parsed in one call, so many lines are; a bad one among them sends all to be
+parsed alone."""
 
 _Item = TypeVar("_Item")
 
@@ -67,11 +68,11 @@ class Lines(Sequence[bytes]):
     """
 
     def __init__(self, text: bytes, number: int) -> None:
-        self._text, self._number = text, number
+        self.text, self._number = text, number
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let them be pickled as they came."""
-        return type(self), (self._text, self._number)
+        return type(self), (self.text, self._number)
 
     def __len__(self) -> int:
         """Return the number of lines."""
@@ -87,7 +88,7 @@ class Lines(Sequence[bytes]):
 
     @cached_property
     def _split(self) -> list[bytes]:
-        return self._text.split(b"\n")
+        return self.text.split(b"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,11 @@ class JsonBlock(Block):
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order, those together that are parsed together."""
+        if isinstance(self.texts, Lines) and self.is_complete:
+            values = parse_flat_lines(self.texts.text)
+            if values is not None:
+                yield Chunk(range(len(self)), values, map(self.row, range(len(self))))
+                return
         for start in range(0, len(self), _PARSED_TOGETHER):
             texts = self.texts[start : start + _PARSED_TOGETHER]
             indices = range(start, start + len(texts))

@@ -19,8 +19,8 @@ from alignflow.data_validation.streams import Line, LineRun
 BLOCK_ROWS = 6144
 BLOCK_BYTES = 6 << 20
 _PARSED_TOGETHER = 64
-"""Where a block can't be parsed in one call, so many lines are; a bad one among them sends all to be
-parsed alone."""
+"""So many lines share one call of the parser where a block can't be parsed in one; a bad one among
+them sends all to be parsed alone."""
 
 _Item = TypeVar("_Item")
 

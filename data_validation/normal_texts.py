@@ -58,7 +58,8 @@ class NormalTexts(Sequence[bytes]):
     @property
     def lengths(self) -> Indices:
         """[texts] How many bytes each has."""
-        return self._ends - self._starts
+        lengths: Indices = self._ends - self._starts
+        return lengths
 
     def index_at(self, place: int) -> int:
         """Return which text has the byte at a place of `joined`."""

@@ -14,9 +14,11 @@ from alignflow.data_validation.ascii_texts import SEPARATOR, AsciiTexts, mask_of
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.contract import Contract, Judged
 from alignflow.data_validation.drafts import Draft, Turn
+from alignflow.data_validation.frames import text_frame
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS, REFUSED_PATTERNS, TextPattern
 from alignflow.data_validation.private_data import SCREENS, signs_of
 from alignflow.data_validation.records import Records
+from alignflow.data_validation.schemas import Schemas, failing_rows
 from alignflow.data_validation.text import normalised, trimmed
 
 LIMITS = RowLimits(max_field_chars=2000, max_word_chars=50, pii="flag")
@@ -103,6 +105,13 @@ def test_screens_change_no_decision(kind: DataKind, monkeypatch: pytest.MonkeyPa
     found = {failure.reason for failure in whole.failures.values()}
     assert found >= {"empty_value", "too_long", "degenerate_repetition", "bad_role", "secret"}
     assert len(found) > 10, found
+
+
+def test_good_texts_are_good_in_the_places_of_a_pair() -> None:
+    records = Records()
+    records.add_pairs(["Is it so?", "Yes.", "No."])
+    frame = text_frame(records, np.arange(3))
+    assert not list(failing_rows(Schemas.of("preference", LIMITS).texts, frame, "part"))
 
 
 def test_plain_records_are_spared() -> None:

@@ -145,6 +145,11 @@ class ParsedBlock(Block):
     first_line: int
     parsed: list[SourceRow]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be sent without the originals, which nobody needs who judges the rows."""
+        outcomes = [(row.values, row.refused) for row in self.parsed]
+        return _parsed_block, (self.first_line, outcomes)
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.parsed)
@@ -152,6 +157,15 @@ class ParsedBlock(Block):
     def row(self, index: int) -> SourceRow:
         """Return a row by its index, from 0."""
         return self.parsed[index]
+
+
+def _parsed_block(
+    first_line: int, outcomes: Iterable[tuple[dict[str, Any] | None, RowRefused | None]]
+) -> ParsedBlock:
+    rows = enumerate(outcomes, start=first_line)
+    return ParsedBlock(
+        first_line, [SourceRow(line, None, values, refused) for line, (values, refused) in rows]
+    )
 
 
 @dataclass(frozen=True, slots=True)

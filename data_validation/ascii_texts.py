@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import pyarrow as pa
 
 from alignflow.data_validation.text import ascii_normal_form
@@ -25,6 +26,8 @@ _BITS = bytes(
     sum(1 << bit for bit, characters in enumerate(_CLASSES) if chr(code) in characters)
     for code in range(256)
 )
+_FOLDED = b"".join(ascii_normal_form(bytes([code])) or b"\0" for code in range(256))
+"""The normal form of each byte; 0 for one that has none."""
 _NO_TEXT = "\xff"
 """Stands for what is no text: it is no ASCII either."""
 _WORD_BYTES = 64
@@ -101,13 +104,12 @@ class AsciiTexts:
         most: Indices = before[np.maximum(last, first)] - before[first]
         return most
 
-    def encoded(self) -> list[bytes]:
-        """Return each text in bytes."""
-        return self._joined.split(SEPARATOR.encode("latin-1"))[:-1]
-
-    def normalised(self) -> list[bytes]:
-        """Return the normal form of each text."""
-        return ascii_normal_form(self._joined).split(SEPARATOR.encode("latin-1"))[:-1]
+    def normalised(self) -> bytes:
+        """Return the normal forms of all texts, with `SEPARATOR` behind each."""
+        # polars leaves bytes out by the word; `bytes.translate` looks at one after the other.
+        folded = np.frombuffer(self._joined.translate(_FOLDED), dtype=np.uint8)
+        kept: npt.NDArray[np.uint8] = pl.Series(folded).filter(folded != 0).to_numpy()
+        return kept.tobytes()
 
     def column(self) -> pa.Array:
         """Return the texts as a column of Arrow."""

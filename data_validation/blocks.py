@@ -11,15 +11,17 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 import pyarrow as pa
 
-from alignflow.data_validation.parsing import parse_flat_objects, parse_object
+from alignflow.data_validation.parsing import parse_flat_lines, parse_flat_objects, parse_object
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.streams import Line, LineRun
 
-BLOCK_ROWS = 6144
-BLOCK_BYTES = 6 << 20
+BLOCK_ROWS = 4096
+BLOCK_BYTES = 4 << 20
+"""A half more would take 70 MB more in all processes, and spare no time."""
 _PARSED_TOGETHER = 64
-"""So many lines share one call of the parser; a bad one among them sends all to be parsed alone."""
+"""So many lines share one call of the parser where a block can't be parsed in one; a bad one among
+them sends all to be parsed alone."""
 
 _Item = TypeVar("_Item")
 
@@ -67,11 +69,11 @@ class Lines(Sequence[bytes]):
     """
 
     def __init__(self, text: bytes, number: int) -> None:
-        self._text, self._number = text, number
+        self.text, self._number = text, number
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let them be pickled as they came."""
-        return type(self), (self._text, self._number)
+        return type(self), (self.text, self._number)
 
     def __len__(self) -> int:
         """Return the number of lines."""
@@ -87,7 +89,7 @@ class Lines(Sequence[bytes]):
 
     @cached_property
     def _split(self) -> list[bytes]:
-        return self._text.split(b"\n")
+        return self.text.split(b"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,11 @@ class JsonBlock(Block):
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all rows in order, those together that are parsed together."""
+        if isinstance(self.texts, Lines) and self.is_complete:
+            values = parse_flat_lines(self.texts.text)
+            if values is not None:
+                yield Chunk(range(len(self)), values, map(self.row, range(len(self))))
+                return
         for start in range(0, len(self), _PARSED_TOGETHER):
             texts = self.texts[start : start + _PARSED_TOGETHER]
             indices = range(start, start + len(texts))
@@ -139,6 +146,11 @@ class ParsedBlock(Block):
     first_line: int
     parsed: list[SourceRow]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it be sent without the originals, which nobody needs who judges the rows."""
+        outcomes = [(row.values, row.refused) for row in self.parsed]
+        return _parsed_block, (self.first_line, outcomes)
+
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.parsed)
@@ -146,6 +158,15 @@ class ParsedBlock(Block):
     def row(self, index: int) -> SourceRow:
         """Return a row by its index, from 0."""
         return self.parsed[index]
+
+
+def _parsed_block(
+    first_line: int, outcomes: Iterable[tuple[dict[str, Any] | None, RowRefused | None]]
+) -> ParsedBlock:
+    rows = enumerate(outcomes, start=first_line)
+    return ParsedBlock(
+        first_line, [SourceRow(line, None, values, refused) for line, (values, refused) in rows]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ Split = Literal["train", "held_out"]
 ATTRIBUTES: tuple[AttributeName, ...] = get_args(AttributeName)
 """Attributes of a SteerLM row, integers from 0 to 4; a row has some of them."""
 
+MAX_ATTRIBUTE = 4
+
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _ORIGIN = [("source", pa.string()), ("line", pa.int64())]
 

@@ -96,10 +96,11 @@ def _texts_of_any(records: Records, indices: Indices) -> tuple[_ComparedTexts, l
 def _texts_of_plain_pairs(records: Records, indices: Indices) -> tuple[_ComparedTexts, list[int]]:
     """Return what `_texts_of_any` does for pairs in ASCII, only faster."""
     starts = records.starts[indices].tolist()
-    texts, normalised = records.trimmed, records.normalised
+    texts = records.trimmed
     prompts, chosen, rejected = (
         [texts[start + turn] or "" for start in starts] for turn in range(3)
     )
+    normal_prompts = records.normalised.of(records.starts[indices])
     rows = zip(
         repeat(PAIR.key.decode()),
         prompts,
@@ -110,8 +111,8 @@ def _texts_of_plain_pairs(records: Records, indices: Indices) -> tuple[_Compared
     return _ComparedTexts(
         [row.encode("latin-1") for row in map(SEPARATOR.join, rows)],
         [
-            joined(PAIR.prompt_key, normalised[start] or prompt.encode())
-            for start, prompt in zip(starts, prompts, strict=True)
+            joined(PAIR.prompt_key, normalised or prompt.encode())
+            for normalised, prompt in zip(normal_prompts, prompts, strict=True)
         ],
     ), [*map(int, map(gt, chosen, rejected))]
 

@@ -43,17 +43,13 @@ class BenchmarkTexts:
     def find(self, records: Records) -> set[int]:
         """Return which records have a turn that is or holds an item."""
         texts = records.normalised
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        short = np.flatnonzero(lengths <= self._longest_whole).tolist()
+        short = np.flatnonzero(texts.lengths <= self._longest_whole).tolist()
         turns = {turn for turn in short if texts[turn] in self._whole}
         for item in self._short:
             turns.update(turn for turn, text in enumerate(texts) if item in text)
-        # NUL is in no normal form, so it can stand between them.
-        joined = b"\0".join(texts)
-        ends = np.cumsum(lengths + 1)
         for windows in self._windows:
-            for item, at in windows.find(joined):
-                turn = int(np.searchsorted(ends, at, side="right"))
+            for item, at in windows.find(texts.joined):
+                turn = texts.index_at(at)
                 if item in texts[turn]:
                     turns.add(turn)
         return set(records.record_of[sorted(turns)].tolist())

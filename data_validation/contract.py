@@ -1,30 +1,20 @@
 """Records against the schemas: why each one is refused, and which flags it carries."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandera.errors
-import pandera.polars as pa
 import polars as pl
 
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.frames import attribute_frame, record_frame, text_frame
+from alignflow.data_validation.matching import holds, matches_where_it_counts
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS
 from alignflow.data_validation.private_data import PrivateCode, codes_under
 from alignflow.data_validation.reasons import BEFORE_DATASET, FLAGS, RANK
-from alignflow.data_validation.records import Records, Shape
-from alignflow.data_validation.schemas import (
-    attribute_schema,
-    holds,
-    length_schema,
-    matches_where_it_counts,
-    pattern_schema,
-    record_schema,
-    text_schema,
-)
+from alignflow.data_validation.records import PAIR, Records, Shape
 from alignflow.data_validation.screening import (
     doubtful_records,
     doubtful_turns,
@@ -32,8 +22,9 @@ from alignflow.data_validation.screening import (
     suspicious_turns,
 )
 
-_NULL_CHECK = "not_nullable"
-"""pandera's name for a null where the column has none."""
+if TYPE_CHECKING:
+    from alignflow.data_validation.schemas import SchemaName, Schemas
+
 _SHAPES_REMEMBERED = 4096
 
 
@@ -66,12 +57,7 @@ class Contract:
 
     def __init__(self, kind: DataKind, limits: RowLimits) -> None:
         self._kind, self._limits = kind, limits
-        self._texts = text_schema(limits)
         self._noted = codes_under(limits, "flag")
-        self._lengths = length_schema(limits)
-        self._patterns = pattern_schema(limits)
-        self._records = record_schema(kind)
-        self._attributes = attribute_schema()
         self._passes = lru_cache(_SHAPES_REMEMBERED)(self._judge_shape)
 
     def judge(self, records: Records) -> Judged:
@@ -84,45 +70,45 @@ class Contract:
         frame = record_frame(records, doubtful_records(records, self._kind))
         failures: dict[int, Failure] = {}
         found = [
-            *_failures(self._texts, texts, "part"),
-            *_failures(self._lengths, long, "part"),
-            *_failures(self._patterns, suspicious, "part"),
-            *_failures(self._records, frame, None),
-            *_failures(self._attributes, attribute_frame(records), "name"),
+            *self._failures("texts", texts, "part"),
+            *self._failures("lengths", long, "part"),
+            *self._failures("patterns", suspicious, "part"),
+            *self._failures("records", frame, None),
+            *self._failures("attributes", attribute_frame(records), "name"),
         ]
         for row, failure in found:
             if row not in failures or RANK[failure.reason] < RANK[failures[row].reason]:
                 failures[row] = failure
         return Judged(failures, _flags(suspicious, frame, records, self._noted))
 
+    @cached_property
+    def _schemas(self) -> "Schemas":
+        # Only now: a process whose rows are all beyond doubt never imports pandera.
+        from alignflow.data_validation.schemas import Schemas
+
+        return Schemas.of(self._kind, self._limits)
+
+    def _failures(
+        self, schema: "SchemaName", frame: pl.DataFrame, detail_column: str | None
+    ) -> Iterator[tuple[int, Failure]]:
+        """Validate a frame; yield which records fail which rule."""
+        if frame.is_empty():
+            return
+        from alignflow.data_validation.schemas import failing_rows
+
+        for row, reason, detail in failing_rows(
+            getattr(self._schemas, schema), frame, detail_column
+        ):
+            yield row, Failure(reason, detail)
+
     def _judge_shape(self, shape: Shape) -> bool:
         """Return whether texts that are good by themselves are so in the places of a shape."""
+        if shape == PAIR:
+            return True
         parts = {name: [Turn(role, "text") for role in roles] for name, roles in shape.parts}
         records = Records.of([Draft(None, parts)])
         texts = text_frame(records, np.arange(len(records.contents)))
-        return not any(_failures(self._texts, texts, "part"))
-
-
-def _failures(
-    schema: pa.DataFrameSchema, frame: pl.DataFrame, detail_column: str | None
-) -> Iterator[tuple[int, Failure]]:
-    """Validate a frame; yield which rows fail which rule."""
-    if frame.is_empty():
-        return
-    try:
-        schema.validate(frame, lazy=True)
-    except pandera.errors.SchemaErrors as error:
-        cases = error.failure_cases
-        if cases["index"].null_count():
-            # A column is missing or has another type: the frame is at fault, not its data.
-            raise
-    else:
-        return
-    at = cases["index"].to_list()
-    rows = frame["row"].gather(at).to_list()
-    details = frame[detail_column].gather(at).to_list() if detail_column else [None] * len(at)
-    for row, detail, check in zip(rows, details, cases["check"], strict=True):
-        yield row, Failure("null_value" if check == _NULL_CHECK else check, detail)
+        return not any(self._failures("texts", texts, "part"))
 
 
 def _flags(

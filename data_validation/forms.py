@@ -5,7 +5,7 @@ left to the checks of the frame; a value of another type, or a key that is not t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Any
 
@@ -24,7 +24,12 @@ from alignflow.data_validation.drafts import (
 from alignflow.data_validation.parsing import LONE_SURROGATE
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.records import Pair
-from alignflow.data_validation.transcripts import is_transcript, prompt_turns, transcript_turns
+from alignflow.data_validation.transcripts import (
+    TRANSCRIPT_START,
+    is_transcript,
+    prompt_turns,
+    transcript_turns,
+)
 
 Row = Mapping[str, Any]
 
@@ -58,7 +63,9 @@ def pairs_of(rows: Sequence[Row]) -> list[str] | None:
         texts = [*chain.from_iterable(map(_THREE_TEXTS, rows))]
     except KeyError:
         return None
-    if {*map(type, texts)} != {str} or any(map(is_transcript, texts[::3])):
+    if {*map(type, texts)} != {str} or any(
+        map(str.startswith, texts[::3], repeat(TRANSCRIPT_START))
+    ):
         return None
     return texts
 

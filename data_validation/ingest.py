@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alignflow.data_validation.blocks import parsed_blocks
+from alignflow.data_validation.canonical import MAX_ATTRIBUTE
 from alignflow.data_validation.card import Card, Counts, Source
 from alignflow.data_validation.checking import CheckedBlock, Decision, RowChecker
 from alignflow.data_validation.comparison import row_hash
@@ -22,7 +23,6 @@ from alignflow.data_validation.origin import Origin
 from alignflow.data_validation.parts import PartExecutor
 from alignflow.data_validation.quarantine import QUARANTINE_NAME, Quarantine, repairable
 from alignflow.data_validation.reasons import explain
-from alignflow.data_validation.schemas import MAX_ATTRIBUTE
 from alignflow.data_validation.shards import StagedRows, as_row, canonical_record
 from alignflow.data_validation.splitting import group_of, tree_group
 from alignflow.data_validation.statistics import SetStatistics

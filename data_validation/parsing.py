@@ -53,26 +53,44 @@ def parse_object(text: bytes, max_depth: int) -> dict[str, Any]:
 
 
 def parse_flat_objects(texts: Sequence[bytes]) -> list[dict[str, Any]] | None:
-    """Return the objects that some lines hold, if all are sound and hold no list and no object.
+    """Return the objects that some texts hold, if all are sound and hold no list and no object.
 
     None tells nothing of any one of them: `parse_object` does, and returns the same where this
     returns something.
     """
-    # No string can reach over the LFs. So where each line begins and ends as an object, and no
-    # value has brackets of its own, an object ends with each line.
+    # No string can reach over the LFs. So where each text begins and ends as an object, and no
+    # value has brackets of its own, an object ends with each text.
     if not all(text.startswith(b"{") and text.endswith((b"}", b"}\r")) for text in texts):
         return None
-    joined = b",\n".join(texts)
+    return _parse_array(b"[%b]" % b",\n".join(texts), len(texts))
+
+
+def parse_flat_lines(text: bytes) -> list[dict[str, Any]] | None:
+    """Return what `parse_flat_objects` does of the lines of a text, which aren't taken apart."""
+    if parse_flat_objects([text.partition(b"\n")[0]]) is None:
+        return None  # what the first line is, many will be: all together are not worth a try
+    characters = np.frombuffer(b"\n%b\n" % text, dtype=np.uint8)
+    ends = np.flatnonzero(characters == ord("\n"))
+    before = ends[1:] - 1
+    before = before - (characters[before] == ord("\r"))
+    is_enclosed = (characters[ends[:-1] + 1] == ord("{")).all()
+    if not is_enclosed or not (characters[before] == ord("}")).all():
+        return None
+    return _parse_array(b"[%b]" % text.replace(b"\n", b",\n"), len(ends) - 1)
+
+
+def _parse_array(text: bytes, number: int) -> list[dict[str, Any]] | None:
+    """Return the items of an array, if they are so many flat objects in which no key is twice."""
     try:
-        values = orjson.loads(b"[%b]" % joined)
+        values = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    if len(values) != len(texts) or not {*map(type, values)} <= {dict}:
+    if len(values) != number or not {*map(type, values)} <= {dict}:
         return None
     if not {*map(type, chain.from_iterable(map(dict.values, values)))} <= _FLAT_TYPES:
         return None
     # A key that stands twice has two ends.
-    return values if _num_key_ends(joined) == sum(map(len, values)) else None
+    return values if _num_key_ends(text) == sum(map(len, values)) else None
 
 
 def _num_key_ends(text: bytes) -> int:

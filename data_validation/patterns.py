@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple
 
 from alignflow.data_validation.ascii_texts import CONTROLS
 
+MIN_REPETITION_WORDS = 200
+"""In a text of no more words, one may stand as often as it likes."""
+
 Where = Literal["any", "prompt", "response"]
 """`response` is what an assistant says, `prompt` everything else."""
 

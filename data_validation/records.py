@@ -14,7 +14,8 @@ import numpy as np
 
 from alignflow.data_validation.ascii_texts import AsciiTexts, Indices
 from alignflow.data_validation.drafts import ASSISTANT, USER, Draft
-from alignflow.data_validation.text import normalised, trimmed
+from alignflow.data_validation.normal_texts import NormalTexts
+from alignflow.data_validation.text import trimmed
 
 
 @dataclass(frozen=True)
@@ -212,13 +213,6 @@ class Records:
         return texts
 
     @cached_property
-    def normalised(self) -> list[bytes]:
+    def normalised(self) -> NormalTexts:
         """Every content in its normal form, which may be empty, in UTF-8."""
-        if not len(self.not_ascii):
-            return self.ascii.normalised()
-        texts = [b""] * len(self.contents)
-        for turn, text in zip(self.ascii.indices.tolist(), self.ascii.normalised(), strict=True):
-            texts[turn] = text
-        for turn in self.not_ascii.tolist():
-            texts[turn] = normalised(self.contents[turn] or "")
-        return texts
+        return NormalTexts(self.contents, self.ascii, self.not_ascii)

@@ -1,18 +1,22 @@
-"""The rules that a row must keep, as pandera schemas; a check's name is its reason code."""
+"""The rules that a row must keep, as pandera schemas; a check's name is its reason code.
+
+Importing pandera takes as long as all else that judges rows: whoever needs it only for some does so
+late.
+"""
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import polars as pl
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
+    import pandera.errors
     import pandera.polars as pa
 
-from alignflow.data_validation.canonical import ATTRIBUTES
+from alignflow.data_validation.canonical import ATTRIBUTES, MAX_ATTRIBUTE
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.drafts import ASSISTANT, SYSTEM, USER
 from alignflow.data_validation.frames import (
@@ -22,40 +26,64 @@ from alignflow.data_validation.frames import (
     ROLES,
     TEXT_COLUMNS,
 )
+from alignflow.data_validation.matching import holds, is_where, matches_where_it_counts
 from alignflow.data_validation.patterns import (
     CODE_FENCE,
+    MIN_REPETITION_WORDS,
     PAGE_BOILERPLATE,
     PAGE_MARKUP,
     REFUSED_PATTERNS,
-    TextPattern,
-    Where,
 )
-from alignflow.data_validation.private_data import PrivateCode, codes_under, holds_private
+from alignflow.data_validation.private_data import codes_under
 
-MAX_ATTRIBUTE = 4
-MIN_REPETITION_WORDS = 200
-
+_NULL_CHECK = "not_nullable"
+"""pandera's name for a null where the column has none."""
 _VISIBLE = r"[^\s\p{Cf}\x{115F}\x{1160}\x{2800}\x{3164}]"
 _PATH_PARTS = r"[/\\\x00]|\A\.{1,2}\z"
 
 
-def is_where(where: Where) -> pl.Expr:
-    """Return which rows of a text frame a pattern looks at."""
-    if where == "response":
-        return pl.col("role") == ASSISTANT
-    if where == "prompt":
-        return pl.col("role") != ASSISTANT
-    return pl.lit(value=True)
+class Schemas(NamedTuple):
+    """The schemas of one kind of rows."""
+
+    texts: pa.DataFrameSchema
+    lengths: pa.DataFrameSchema
+    patterns: pa.DataFrameSchema
+    records: pa.DataFrameSchema
+    attributes: pa.DataFrameSchema
+
+    @classmethod
+    def of(cls, kind: DataKind, limits: RowLimits) -> Self:
+        """Return the schemas of a kind."""
+        return cls(
+            text_schema(limits),
+            length_schema(limits),
+            pattern_schema(limits),
+            record_schema(kind),
+            attribute_schema(),
+        )
 
 
-def matches_where_it_counts(pattern: TextPattern) -> pl.Expr:
-    """Return which rows of a text frame match a pattern in a text where it counts."""
-    return is_where(pattern.where) & pl.col("content").str.contains(pattern.pattern)
+SchemaName = Literal["texts", "lengths", "patterns", "records", "attributes"]
 
 
-def holds(code: PrivateCode) -> pl.Expr:
-    """Return which rows of a text frame hold personal data or credentials."""
-    return pl.col("content").map_batches(partial(holds_private, code=code), pl.Boolean)
+def failing_rows(
+    schema: pa.DataFrameSchema, frame: pl.DataFrame, detail_column: str | None
+) -> Iterator[tuple[int, str, str | None]]:
+    """Validate a frame; yield which rows fail which rule, and where."""
+    try:
+        schema.validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        cases = error.failure_cases
+        if cases["index"].null_count():
+            # A column is missing or has another type: the frame is at fault, not its data.
+            raise
+    else:
+        return
+    at = cases["index"].to_list()
+    rows = frame["row"].gather(at).to_list()
+    details = frame[detail_column].gather(at).to_list() if detail_column else [None] * len(at)
+    for row, detail, check in zip(rows, details, cases["check"], strict=True):
+        yield row, "null_value" if check == _NULL_CHECK else check, detail
 
 
 def text_schema(limits: RowLimits) -> pa.DataFrameSchema:

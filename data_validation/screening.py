@@ -16,10 +16,14 @@ import pyarrow.compute as pc
 
 from alignflow.data_validation.ascii_texts import AsciiTexts, Indices, mask_of
 from alignflow.data_validation.config import DataKind, RowLimits
-from alignflow.data_validation.patterns import FLAGGED_PATTERNS, REFUSED_PATTERNS, TextPattern
+from alignflow.data_validation.patterns import (
+    FLAGGED_PATTERNS,
+    MIN_REPETITION_WORDS,
+    REFUSED_PATTERNS,
+    TextPattern,
+)
 from alignflow.data_validation.private_data import PRIVATE_CODES, SCREENS, signs_of
 from alignflow.data_validation.records import Records, Shape
-from alignflow.data_validation.schemas import MIN_REPETITION_WORDS
 
 _WHITE_SPACE = r"[\s\x1c-\x1f]"
 """What `str.split` takes for white space."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,16 +17,17 @@ from alignflow.data_validation.config import RowLimits
 from alignflow.data_validation.reasons import RowRefused
 from alignflow.data_validation.source_row import SourceRow
 from alignflow.data_validation.streams import (
-    Line,
+    LineRun,
     NamedFile,
     open_stream,
-    read_lines,
+    read_line_runs,
     refuse_file,
 )
 
 _NUMBER_COLUMNS = ("score_chosen", "score_rejected", "chosen_reward", "rejected_reward")
 _LABELS = {"true": True, "false": False}
 _OPTIONAL_COLUMNS = ("id", "input", *_NUMBER_COLUMNS)
+_CONVERTED_COLUMNS = (*_OPTIONAL_COLUMNS, "label")
 _BUFFER_BYTES = 1 << 20
 
 
@@ -42,7 +43,7 @@ def read_csv(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
     # The field limit of the csv module is the process's: only ever raise it.
     csv.field_size_limit(max(csv.field_size_limit(), limits.max_line_bytes))
     with open_stream(file) as stream:
-        lines = _RecordLines(read_lines(stream, file, limits.max_line_bytes), file, limits)
+        lines = _RecordLines(read_line_runs(stream, file, limits.max_line_bytes), file, limits)
         records = csv.reader(lines)
         header = next(records, None)
         if header is None:
@@ -50,6 +51,7 @@ def read_csv(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
         twice = {name for name in header if header.count(name) > 1}
         if twice:
             refuse_file(file, "duplicate_key", f"rename one of the columns {', '.join(twice)}")
+        converted = [name for name in header if name in _CONVERTED_COLUMNS]
         number = 0
         while True:
             lines.start_record()
@@ -64,10 +66,16 @@ def read_csv(file: NamedFile, limits: RowLimits) -> Iterator[SourceRow]:
             if fields is None:
                 return
             number += 1
-            yield _csv_row(number, header, fields, lines)
+            yield _csv_row(number, header, converted, fields, lines)
 
 
-def _csv_row(number: int, header: list[str], fields: list[str], lines: "_RecordLines") -> SourceRow:
+def _csv_row(
+    number: int,
+    header: list[str],
+    converted: list[str],
+    fields: list[str],
+    lines: "_RecordLines",
+) -> SourceRow:
     if not fields:
         return SourceRow(number, lines.original)
     try:
@@ -78,11 +86,14 @@ def _csv_row(number: int, header: list[str], fields: list[str], lines: "_RecordL
             raise RowRefused("invalid_utf8")
         if len(fields) != len(header):
             raise RowRefused("column_count", f"{len(fields)} fields, not {len(header)}")
-        values = dict(zip(header, map(_csv_value, header, fields), strict=True))
+        values: dict[str, Any] = dict(zip(header, fields, strict=True))
+        for name in converted:
+            values[name] = _csv_value(name, values[name])
+            if values[name] is None:
+                del values[name]
     except RowRefused as refused:
         return SourceRow(number, lines.original, refused=refused)
-    present = {name: value for name, value in values.items() if value is not None}
-    return SourceRow(number, lines.original, present)
+    return SourceRow(number, lines.original, values)
 
 
 def _csv_value(name: str, text: str) -> str | float | bool | None:
@@ -105,36 +116,40 @@ def _csv_value(name: str, text: str) -> str | float | bool | None:
 class _RecordLines(Iterable[str]):
     """Physical lines for the csv reader, which may take several for one record."""
 
-    def __init__(self, lines: Iterator[Line], file: NamedFile, limits: RowLimits) -> None:
-        self._original = bytearray()
+    def __init__(self, runs: Iterator[LineRun], file: NamedFile, limits: RowLimits) -> None:
+        self._texts: list[bytes] = []
+        self._num_bytes = 0
         self.is_utf8 = True
         self.is_exhausted = False
-        self._lines = lines
+        self._runs = runs
         self._file = file
         self._limits = limits
 
     def start_record(self) -> None:
         """Forget the lines of the record before."""
-        self._original.clear()
+        self._texts.clear()
+        self._num_bytes = 0
         self.is_utf8 = True
 
     @property
     def original(self) -> bytes:
         """The bytes of the record so far."""
-        return bytes(self._original)
+        return b"\n".join([*self._texts, b""])
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            self._original += line.text + b"\n"
-            if len(self._original) > self._limits.max_line_bytes:
+        longest = self._limits.max_line_bytes
+        for text in (text for run in self._runs for text in run.text.split(b"\n")):
+            self._texts.append(text)
+            self._num_bytes += len(text) + 1
+            if self._num_bytes > longest:
                 refuse_file(
                     self._file, "line_too_long", "look for an open quote or raise max_line_bytes"
                 )
             try:
-                yield line.text.decode("utf-8") + "\n"
+                yield text.decode("utf-8") + "\n"
             except UnicodeDecodeError:
                 self.is_utf8 = False
-                yield line.text.decode("utf-8", "replace") + "\n"
+                yield text.decode("utf-8", "replace") + "\n"
         self.is_exhausted = True
 
 

@@ -4,13 +4,15 @@ import re
 
 from alignflow.data_validation.drafts import ASSISTANT, USER, Turn
 
+TRANSCRIPT_START = "\n\nHuman:"
+
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": USER, "Assistant": ASSISTANT}
 
 
 def is_transcript(text: str | None) -> bool:
     """Say whether a text is a transcript: its first words are those of a human turn."""
-    return text is not None and text.startswith("\n\nHuman:")
+    return text is not None and text.startswith(TRANSCRIPT_START)
 
 
 def transcript_turns(text: str) -> list[Turn]:

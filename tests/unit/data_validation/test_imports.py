@@ -11,6 +11,7 @@ import pytest
     [
         ("canonical", ("pandera", "polars", "pandas", "great_expectations", "torch", "prefect")),
         ("card", ("pandera", "pandas", "great_expectations", "torch", "prefect", "mlflow")),
+        ("workers", ("pandera", "pandas", "great_expectations", "torch", "prefect", "mlflow")),
         (
             "ingest",
             ("great_expectations", "datasets", "torch", "transformers", "prefect", "mlflow"),

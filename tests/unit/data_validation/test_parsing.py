@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from alignflow.data_validation.parsing import LONE_SURROGATE, parse_flat_objects, parse_object
+from alignflow.data_validation.parsing import (
+    LONE_SURROGATE,
+    parse_flat_lines,
+    parse_flat_objects,
+    parse_object,
+)
 from alignflow.data_validation.reasons import RowRefused
 
 
@@ -121,6 +126,7 @@ def test_lines_parsed_together_hold_what_each_holds() -> None:
     for _ in range(20_000):
         lines = [made_up_line(draw) for _ in range(draw.choice((1, 2, 3, 5)))]
         together = parse_flat_objects(lines)
+        assert parse_flat_lines(b"\n".join(lines)) == together, lines
         if together is not None:
             num_together += 1
             assert together == [parsed(line) for line in lines], lines
@@ -140,3 +146,4 @@ def test_lines_parsed_together_hold_what_each_holds() -> None:
 )
 def test_lines_that_only_look_sound_are_parsed_alone(lines: list[bytes]) -> None:
     assert parse_flat_objects(lines) is None
+    assert parse_flat_lines(b"\n".join(lines)) is None

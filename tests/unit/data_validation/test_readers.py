@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import zstandard
 
 from alignflow.data_validation import json_array
 from alignflow.data_validation.config import RowLimits
-from alignflow.data_validation.readers import read_rows
+from alignflow.data_validation.readers import read_blocks, read_rows
 from alignflow.data_validation.streams import NamedFile
 from alignflow.errors import DataError
 
@@ -140,6 +141,24 @@ def test_csv_scores_are_numbers_and_empty_options_are_absent(make_file: MakeFile
         (3, "invalid_utf8"),
         (4, "non_finite_number"),
     ]
+
+
+def test_a_csv_row_keeps_its_lines_and_the_order_of_its_columns(make_file: MakeFile) -> None:
+    file = make_file("a.csv", b'id,prompt,score_chosen\n7,"a\nb",1\n8,c,2')
+    first, last = read_rows(file, LIMITS)
+    assert (first.original, last.original) == (b'7,"a\nb",1\n', b"8,c,2\n")
+    assert list(first.values or {}) == ["id", "prompt", "score_chosen"]
+
+
+def test_parsed_rows_are_sent_without_their_originals(make_file: MakeFile) -> None:
+    (block,) = read_blocks(make_file("a.csv", b"a,b\n1,2\n3\n\n4,5\n"), LIMITS)
+    sent = pickle.loads(pickle.dumps(block))
+    assert sent.first_line == block.first_line == 1
+    for row, same in zip(block.rows(), sent.rows(), strict=True):
+        assert row.original is not None
+        assert same.original is None
+        assert (same.line, same.values, same.is_blank) == (row.line, row.values, row.is_blank)
+        assert str(same.refused) == str(row.refused)
 
 
 def test_csv_labels_are_true_or_false(make_file: MakeFile) -> None:

@@ -14,9 +14,11 @@ from alignflow.data_validation.ascii_texts import SEPARATOR, AsciiTexts, mask_of
 from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.contract import Contract, Judged
 from alignflow.data_validation.drafts import Draft, Turn
+from alignflow.data_validation.frames import text_frame
 from alignflow.data_validation.patterns import FLAGGED_PATTERNS, REFUSED_PATTERNS, TextPattern
 from alignflow.data_validation.private_data import SCREENS, signs_of
 from alignflow.data_validation.records import Records
+from alignflow.data_validation.schemas import Schemas, failing_rows
 from alignflow.data_validation.text import normalised, trimmed
 
 LIMITS = RowLimits(max_field_chars=2000, max_word_chars=50, pii="flag")
@@ -105,6 +107,13 @@ def test_screens_change_no_decision(kind: DataKind, monkeypatch: pytest.MonkeyPa
     assert len(found) > 10, found
 
 
+def test_good_texts_are_good_in_the_places_of_a_pair() -> None:
+    records = Records()
+    records.add_pairs(["Is it so?", "Yes.", "No."])
+    frame = text_frame(records, np.arange(3))
+    assert not list(failing_rows(Schemas.of("preference", LIMITS).texts, frame, "part"))
+
+
 def test_plain_records_are_spared() -> None:
     pair = {"chosen": [Turn("assistant", "Yes, it is.")], "rejected": [Turn("assistant", "No.")]}
     draft = Draft("a1", {"prompt": [Turn("user", "Is it (number 5): so?")], **pair})
@@ -155,8 +164,7 @@ def test_texts_are_kept_apart() -> None:
     assert texts.indices.tolist() == [
         at for at, text in enumerate(contents) if text is not None and text.isascii()
     ]
-    assert texts.encoded() == [text.encode() for text in texts.texts]
-    assert texts.normalised() == list(map(normalised, texts.texts))
+    assert texts.normalised() == b"".join(normalised(text) + b"\x80" for text in texts.texts)
     assert texts.column().to_pylist() == texts.texts
     white = np.array([sum(map(text.count, "\t\n\r ")) for text in texts.texts])
     assert (texts.most_white >= white).all()
@@ -171,11 +179,11 @@ def test_few_texts_are_no_exception(contents: list[str | None]) -> None:
     texts = AsciiTexts(contents)
     num = len(texts.texts)
     assert len(texts) == len(texts.classes) == len(texts.ends_visibly) == len(texts.most_white)
-    assert len(texts.encoded()) == len(texts.normalised()) == len(texts.column()) == num
+    assert texts.normalised().count(b"\x80") == len(texts.column()) == num
 
 
 def test_records_keep_the_normal_forms_of_all_texts() -> None:
     records = Records.of(drafts("sft", 2000))
     contents = records.contents
     assert records.trimmed == [None if text is None else trimmed(text) for text in contents]
-    assert records.normalised == [normalised(text or "") for text in contents]
+    assert list(records.normalised) == [normalised(text or "") for text in contents]

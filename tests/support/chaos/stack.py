@@ -103,9 +103,6 @@ def running_stack(folder: Path, recipe: Path) -> Iterator[Stack]:
             "PREFECT_HOME": str(folder / "home"),
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "MLFLOW_TRACKING_URI": servers[1].health_url.removesuffix("/health"),
-            # With two threads the first vector functions of MKL err in some processes, by 1e-4:
-            # what has no fault then comes to another end too.
-            "OMP_NUM_THREADS": "1",
             **(s3.environment() if s3 else {}),
         }
         stack.enter_context(_environment_of(own))

@@ -104,6 +104,7 @@ class Contract:
     def _judge_shape(self, shape: Shape) -> bool:
         """Return whether texts that are good by themselves are so in the places of a shape."""
         if shape == PAIR:
+            # By far the commonest, and right; to ask the schema would take pandera's import.
             return True
         parts = {name: [Turn(role, "text") for role in roles] for name, roles in shape.parts}
         records = Records.of([Draft(None, parts)])

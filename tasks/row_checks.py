@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 from uuid import uuid4
 
 from prefect import task
@@ -21,19 +21,18 @@ from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner
 
 from alignflow.data_validation.blocks import Block
+from alignflow.data_validation.judging import BlockJudge, JudgedBlock
+from alignflow.data_validation.parts import judge_part
 from alignflow.errors import ConfigError, RunStoppedError, WorkerError
 from alignflow.tasks.config import RowChecksConfig
 from alignflow.tasks.prefect_server import is_temporary
-
-if TYPE_CHECKING:
-    from alignflow.data_validation.judging import BlockJudge, JudgedBlock
 
 _PACKAGES = {"dask": "prefect_dask", "ray": "prefect_ray"}
 _HERE = ("", "localhost", "127.0.0.1", "::1")
 _LOOK_S = 1.0
 """How often whoever waits for a part looks whether the run is over."""
 
-_Runner: TypeAlias = TaskRunner[PrefectFuture[list["JudgedBlock"]]]
+_Runner: TypeAlias = TaskRunner[PrefectFuture[list[JudgedBlock]]]
 
 
 class Part:
@@ -42,7 +41,7 @@ class Part:
     Not a dataclass: Prefect and Dask look into what they know, and would go through all the rows.
     """
 
-    def __init__(self, judge: "BlockJudge", blocks: Sequence[Block]) -> None:
+    def __init__(self, judge: BlockJudge, blocks: Sequence[Block]) -> None:
         self.judge, self.blocks = judge, blocks
         self._token = uuid4().hex
 
@@ -52,11 +51,8 @@ class Part:
 
 
 @task(name="check-rows", cache_policy=NO_CACHE, persist_result=False)
-def check_part(part: Part) -> "list[JudgedBlock]":
+def check_part(part: Part) -> list[JudgedBlock]:
     """Return what is known of the rows of each block of a part by themselves, in order."""
-    # Half a second of pandera and what it needs, which a run that checks no rows is spared.
-    from alignflow.data_validation.parts import judge_part
-
     return judge_part(part.judge, part.blocks)
 
 
@@ -93,7 +89,7 @@ class RowChecks:
         """
         return PartTasks(self, self._config.parts_ahead, raise_if_stopped)
 
-    def submit(self, part: Part) -> "PrefectFuture[list[JudgedBlock]]":
+    def submit(self, part: Part) -> PrefectFuture[list[JudgedBlock]]:
         """Submit a part as a task of the flow.
 
         Raises:
@@ -148,7 +144,7 @@ class PartTasks:
     parts_ahead: int
     raise_if_stopped: Callable[[], None]
 
-    def submit(self, judge: "BlockJudge", blocks: Sequence[Block]) -> "_PendingTask":
+    def submit(self, judge: BlockJudge, blocks: Sequence[Block]) -> "_PendingTask":
         """Submit the blocks of a part as one task."""
         return _PendingTask(self, self.checks.submit(Part(judge, blocks)))
 
@@ -158,9 +154,9 @@ class _PendingTask:
     """A part that a task judges."""
 
     tasks: PartTasks
-    future: "PrefectFuture[list[JudgedBlock]]"
+    future: PrefectFuture[list[JudgedBlock]]
 
-    def result(self) -> "list[JudgedBlock]":
+    def result(self) -> list[JudgedBlock]:
         while True:
             try:
                 return self.future.result(timeout=_LOOK_S)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandera.errors
 import polars as pl
 import pytest
@@ -11,11 +12,11 @@ from alignflow.data_validation.config import DataKind, RowLimits
 from alignflow.data_validation.contract import Contract, in_order
 from alignflow.data_validation.drafts import Draft, Turn
 from alignflow.data_validation.forms import draft_row
-from alignflow.data_validation.frames import TEXT_COLUMNS
+from alignflow.data_validation.frames import TEXT_COLUMNS, text_frame
 from alignflow.data_validation.reasons import FLAGS, REASONS
-from alignflow.data_validation.records import Records
+from alignflow.data_validation.records import PAIR, Records
 from alignflow.data_validation.report import FileReport
-from alignflow.data_validation.schemas import is_degenerate, text_schema
+from alignflow.data_validation.schemas import failing_rows, is_degenerate, text_schema
 
 CheckRows = Callable[..., FileReport]
 LIMITS = RowLimits(max_field_chars=2000, max_word_chars=50)
@@ -256,3 +257,10 @@ def test_a_draft_knows_its_prompt_and_its_conversation() -> None:
     assert Draft(None, {"messages": turns}).prompt == turns[:1]
     draft = Draft(None, {"prompt": turns[:1], "chosen": turns[1:], "rejected": turns[1:]})
     assert draft.messages == turns
+
+
+def test_the_shape_that_no_schema_is_asked_about_is_a_right_one() -> None:
+    parts = {name: [Turn(role, "text") for role in roles] for name, roles in PAIR.parts}
+    records = Records.of([Draft(None, parts)])
+    texts = text_frame(records, np.arange(len(records.contents)))
+    assert list(failing_rows(text_schema(LIMITS), texts, "part")) == []

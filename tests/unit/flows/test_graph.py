@@ -73,6 +73,22 @@ def test_rows_that_a_run_makes_are_audited_once_they_are_made() -> None:
     assert audited_steered_stages(load_config(Recipe, DEMO)) == []
 
 
+def test_the_demo_of_steerlm_2_reuses_the_stages_of_that_of_steerlm() -> None:
+    once, again = (
+        load_config(Recipe, DEMO.with_name(f"demo-{name}.yaml")) for name in ("steerlm", "steerlm2")
+    )
+    for part in (
+        "model",
+        "data",
+        "sft",
+        "reward_model",
+        "attribute_model",
+        "annotation",
+        "steerlm",
+    ):
+        assert getattr(again, part) == getattr(once, part), part
+
+
 def test_steerlm_rates_the_demonstrations_before_it_learns_from_them() -> None:
     graph = stage_graph(load_config(Recipe, DEMO.with_name("demo-steerlm.yaml")))
     test_every_parent_comes_before_its_child(graph)

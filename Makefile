@@ -48,8 +48,7 @@ format: $(INSTALLED)  ## mend formatting and what the linter can
 
 test: $(INSTALLED)  ## all tests but the slow ones
 	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/unit
-	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/integration
-	$(PYTEST) -m "not slow" tests/chaos
+	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/integration tests/chaos
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(PYTEST) -m "slow and not chaos"

@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install check docs format test test-slow chaos demo bench bench-gpu wheel lock clean env
+.PHONY: help install check audit docs format test test-slow chaos demo bench bench-gpu wheel lock clean env
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,12 @@ check: $(INSTALLED)  ## formatting, lint, types, links of the documentation, Doc
 	@mkdir -p build && $(BIN)/python src/alignflow/stack/credentials.py build/compose.env
 	$(BIN)/docker-compose --env-file build/compose.env config --quiet
 
+# Not part of check: it needs PyPI itself, and what it finds changes without a commit. --strict: a
+# package that the index has no records of is a failure, not a pass.
+audit: $(INSTALLED)  ## known vulnerabilities of the locked packages, as PyPI lists them
+	$(BIN)/uv tool run --python $(BIN)/python --from pip-audit==2.10.1 pip-audit --strict --no-deps \
+		--disable-pip --requirement requirements/requirements.lock
+
 docs: $(INSTALLED)  ## the documentation as pages, into build/docs
 	$(BIN)/mkdocs build --strict
 
@@ -42,8 +48,7 @@ format: $(INSTALLED)  ## mend formatting and what the linter can
 
 test: $(INSTALLED)  ## all tests but the slow ones
 	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/unit
-	$(PYTEST) -m "not slow" tests/integration
-	$(PYTEST) -m "not slow" tests/chaos
+	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/integration tests/chaos
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(PYTEST) -m "slow and not chaos"

@@ -130,8 +130,9 @@ class Cluster:
     def crash(self, node: str) -> None:
         """Kill the slurmd of a node and all that runs on it, as a power cut does."""
         self.kill(node, signal.SIGKILL)
-        mark = f"SLURMD_NODENAME={node}".encode()
-        doomed = [process for process in all_processes() if mark in _environment(process.pid)]
+        # The configuration tells this cluster's nodes from those of another on the same machine.
+        marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.config}".encode()}
+        doomed = [each for each in all_processes() if marks <= set(_environment(each.pid))]
         for process in doomed:
             for pid in (process.parent, process.pid):  # its slurmstepd has no such variable
                 if "slurmstepd" in _name(pid) or pid == process.pid:

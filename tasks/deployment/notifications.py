@@ -7,6 +7,7 @@ server, which encrypts what is secret in it.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
 from prefect.blocks.core import Block
@@ -33,12 +34,20 @@ WEBHOOK_VARIABLE = "ALIGNFLOW_NOTIFY_WEBHOOK_URL"
 EMAIL_TO_VARIABLE = "ALIGNFLOW_NOTIFY_EMAIL_TO"
 EMAIL_FROM_VARIABLE = "ALIGNFLOW_NOTIFY_EMAIL_FROM"
 EMAIL_KEY_VARIABLE = "SENDGRID_API_KEY"
+SMTP_VARIABLE = "ALIGNFLOW_NOTIFY_SMTP_URL"
 BLOCKS_VARIABLE = "ALIGNFLOW_NOTIFY_BLOCKS"
 
 _BLOCK_NAME = "alignflow"
+_MAIL_BLOCK_NAME = "alignflow-mail"
 _BLOCK: ServerRoutes = "/block_types/slug/{slug}/block_documents/name/{block_document_name}"
 _PREFIX = "alignflow: "
 _WEBHOOK_BODY = {"subject": "{{ subject }}", "body": "{{ body }}"}
+_APPRISE_SCHEMES = {
+    "smtp": ("mailto", {}),
+    "smtps": ("mailtos", {"mode": "ssl"}),
+    "smtp+starttls": ("mailtos", {"mode": "starttls"}),
+}
+"""How Apprise names each way of speaking SMTP: the scheme, and what the query adds."""
 
 
 def apply_notifications(
@@ -52,8 +61,8 @@ def apply_notifications(
         ConfigError: An address is incomplete, or there is no block of a name.
     """
     blocks = []
-    for block in _channels(environ):
-        change, block_id = _save(client, block)
+    for name, block in _channels(environ):
+        change, block_id = _save(client, name, block)
         blocks.append(block_id)
         yield change
     blocks += [_find_block(client, name) for name in _named_blocks(environ)]
@@ -71,26 +80,58 @@ def apply_notifications(
         yield Change(apply_automation(client, automation), "automation", name)
 
 
-def _channels(environ: Mapping[str, str]) -> Iterator[Block]:
+def _channels(environ: Mapping[str, str]) -> Iterator[tuple[str, Block]]:
+    """Yield a block for each channel that is named, and the block's name."""
     if slack := environ.get(SLACK_VARIABLE):
-        yield SlackWebhook(url=SecretStr(_checked_url(SLACK_VARIABLE, slack)))
+        yield _BLOCK_NAME, SlackWebhook(url=SecretStr(_checked_url(SLACK_VARIABLE, slack)))
     if webhook := environ.get(WEBHOOK_VARIABLE):
         # As a secret: who knows the address of a webhook may often post to it.
-        yield CustomWebhookNotificationBlock(
-            name=_BLOCK_NAME,
-            url="{{ address }}",
-            json_data=_WEBHOOK_BODY,
-            secrets=SecretDict({"address": _checked_url(WEBHOOK_VARIABLE, webhook)}),
+        yield (
+            _BLOCK_NAME,
+            CustomWebhookNotificationBlock(
+                name=_BLOCK_NAME,
+                url="{{ address }}",
+                json_data=_WEBHOOK_BODY,
+                secrets=SecretDict({"address": _checked_url(WEBHOOK_VARIABLE, webhook)}),
+            ),
         )
     if recipients := environ.get(EMAIL_TO_VARIABLE):
-        missing = [v for v in (EMAIL_FROM_VARIABLE, EMAIL_KEY_VARIABLE) if not environ.get(v)]
-        if missing:
-            raise ConfigError(f"{EMAIL_TO_VARIABLE} goes with {' and '.join(missing)}; set it too.")
-        yield SendgridEmail(
-            api_key=SecretStr(environ[EMAIL_KEY_VARIABLE]),
-            sender_email=environ[EMAIL_FROM_VARIABLE],
-            to_emails=[address.strip() for address in recipients.split(",")],
+        yield _email(environ, [address.strip() for address in recipients.split(",")])
+
+
+def _email(environ: Mapping[str, str], recipients: list[str]) -> tuple[str, Block]:
+    sender, smtp = environ.get(EMAIL_FROM_VARIABLE), environ.get(SMTP_VARIABLE)
+    key = environ.get(EMAIL_KEY_VARIABLE)
+    if not sender or bool(smtp) == bool(key):
+        raise ConfigError(
+            f"{EMAIL_TO_VARIABLE} goes with {EMAIL_FROM_VARIABLE} and with one of {SMTP_VARIABLE} "
+            f"and {EMAIL_KEY_VARIABLE}; set these two."
         )
+    if smtp:
+        # Prefect's server has no block for SMTP. That for Slack hands every address that is not
+        # Slack's to Apprise, which speaks SMTP.
+        return _MAIL_BLOCK_NAME, SlackWebhook(url=SecretStr(_apprise_url(smtp, sender, recipients)))
+    return _BLOCK_NAME, SendgridEmail(
+        api_key=SecretStr(str(key)), sender_email=sender, to_emails=recipients
+    )
+
+
+def _apprise_url(smtp: str, sender: str, recipients: list[str]) -> str:
+    """Return how Apprise names mail by a server of SMTP."""
+    parts = urlsplit(smtp)
+    try:
+        is_whole = parts.scheme in _APPRISE_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # the port is no number, or none that there is
+        is_whole = False
+    if not is_whole:
+        raise ConfigError(
+            f"{SMTP_VARIABLE}: not a URL like smtp+starttls://user:password@host:587; the scheme "
+            f"is one of {', '.join(_APPRISE_SCHEMES)}."
+        )
+    scheme, mode = _APPRISE_SCHEMES[parts.scheme]
+    # Apprise guesses the server of addresses that it knows; here it is said.
+    query = {"smtp": parts.hostname, "from": sender, "to": ",".join(recipients), "format": "text"}
+    return f"{scheme}://{parts.netloc}/?{urlencode({**query, **mode})}"
 
 
 def _checked_url(variable: str, url: str) -> str:
@@ -104,14 +145,14 @@ def _named_blocks(environ: Mapping[str, str]) -> list[str]:
     return [name.strip() for name in environ.get(BLOCKS_VARIABLE, "").split(",") if name.strip()]
 
 
-def _save(client: SyncPrefectClient, block: Block) -> tuple[Change, UUID]:
-    """Save a block under the name of alignflow, unless the server holds it as it is."""
+def _save(client: SyncPrefectClient, block_name: str, block: Block) -> tuple[Change, UUID]:
+    """Save a block under a name, unless the server holds it as it is."""
     kind = type(block)
-    name = f"{kind.get_block_type_slug()}/{_BLOCK_NAME}"
+    name = f"{kind.get_block_type_slug()}/{block_name}"
     standing = _read_block(client, name)
     if standing is not None and _content(block) == standing["data"]:
         return Change("unchanged", "notification block", name), UUID(standing["id"])
-    saved = block.save(_BLOCK_NAME, overwrite=True)
+    saved = block.save(block_name, overwrite=True)
     what: What = "created" if standing is None else "updated"
     return Change(what, "notification block", name), UUID(str(saved))
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from uuid import uuid4
 
 import pytest
 import yaml
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from mlflow import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
@@ -26,6 +29,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Running
 from prefect_server import server_of_this_process, wait_for
+from server_process import free_port
 
 from alignflow.cli.deploy import deploy
 from alignflow.cli.watch import watch
@@ -61,8 +65,9 @@ def client(api: str) -> Iterator[SyncPrefectClient]:
 @pytest.fixture(autouse=True)
 def nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a developer's shell says is no part of a test."""
+    names = ("PREFECT_API", "ALIGNFLOW_NOTIFY", "MLFLOW_TRACKING", "SENDGRID_API")
     for variable in os.environ:
-        if variable.startswith(("PREFECT_API", "ALIGNFLOW_NOTIFY", "MLFLOW_TRACKING")):
+        if variable.startswith(names):
             monkeypatch.delenv(variable)
 
 
@@ -293,11 +298,85 @@ def test_webhook_is_told_of_a_refusal(
     assert "secret-path" not in json.dumps(block.data, default=str)
 
 
-def test_address_that_is_no_url_is_refused_without_being_shown(
-    api: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # by a library that Apprise looks for
+def test_mail_server_gets_a_message_for_everybody(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ALIGNFLOW_NOTIFY_SLACK_URL", "hooks.slack.com/hush")
-    with pytest.raises(ConfigError, match="ALIGNFLOW_NOTIFY_SLACK_URL: not a URL") as refusal:
+    received: list[Envelope] = []
+
+    class Receiver:
+        async def handle_DATA(  # noqa: N802 - aiosmtpd calls it so
+            self, server: SMTP, session: Session, envelope: Envelope
+        ) -> str:
+            received.append(envelope)
+            return "250 OK"
+
+    def authenticate(
+        server: SMTP, session: Session, envelope: Envelope, mechanism: str, auth: LoginPassword
+    ) -> AuthResult:
+        return AuthResult(success=(auth.login, auth.password) == (b"ada", b"p@ss/word"))
+
+    mail = Controller(
+        Receiver(),
+        hostname="127.0.0.1",
+        port=free_port(),
+        authenticator=authenticate,
+        auth_required=True,
+        auth_require_tls=False,
+    )
+    monkeypatch.setenv("ALIGNFLOW_NOTIFY_EMAIL_TO", "ada@example.org, ben@example.org")
+    monkeypatch.setenv("ALIGNFLOW_NOTIFY_EMAIL_FROM", "align@example.org")
+    smtp = f"smtp://ada:p%40ss%2Fword@127.0.0.1:{mail.port}"
+    monkeypatch.setenv("ALIGNFLOW_NOTIFY_SMTP_URL", smtp)
+    mail.start()
+    try:
+        deploy(recipe=[])
+        payload = {"model": "m", "run": "run-1", "reasons": "mc2 is <0.1"}
+        assert emit("alignflow.gate.refused", "alignflow.model.m", payload, key=uuid4().hex)
+        wait_for(lambda: len(received) == 2, 20)
+    finally:
+        mail.stop()
+    assert {each.mail_from for each in received} == {"align@example.org"}
+    assert {to for each in received for to in each.rcpt_tos} == {
+        "ada@example.org",
+        "ben@example.org",
+    }
+    for each in received:
+        assert isinstance(each.content, bytes)
+        message = message_from_bytes(each.content, policy=policy.default)
+        assert message["Subject"] == "The gate refused m"
+        assert message.get_content().strip() == "Run run-1: mc2 is <0.1"
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"SLACK_URL": "hooks.slack.com/hush"}, "ALIGNFLOW_NOTIFY_SLACK_URL: not a URL"),
+        (
+            {"EMAIL_TO": "a@b.org", "EMAIL_FROM": "c@b.org", "SMTP_URL": "host:25/hush"},
+            "ALIGNFLOW_NOTIFY_SMTP_URL: not a URL",
+        ),
+        (
+            {"EMAIL_TO": "a@b.org", "EMAIL_FROM": "c@b.org", "SMTP_URL": "smtp://u:hush@host:no"},
+            "ALIGNFLOW_NOTIFY_SMTP_URL: not a URL",
+        ),
+        (
+            {"EMAIL_TO": "a@b.org", "EMAIL_FROM": "c@b.org"},
+            "goes with ALIGNFLOW_NOTIFY_EMAIL_FROM and with one of ALIGNFLOW_NOTIFY_SMTP_URL and",
+        ),
+        (
+            {"EMAIL_TO": "a@b.org", "SMTP_URL": "smtp://u:hush@host"},
+            "goes with ALIGNFLOW_NOTIFY_EMAIL_FROM",
+        ),
+    ],
+)
+def test_address_that_is_no_url_or_half_said_is_refused_without_being_shown(
+    api: str, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], sentence: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"ALIGNFLOW_NOTIFY_{name}", value)
+    with pytest.raises(ConfigError, match=sentence) as refusal:
         deploy(recipe=[])
     assert "hush" not in str(refusal.value)
 

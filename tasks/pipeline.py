@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,7 +97,13 @@ class Pipeline:
         self.records: dict[str, StageRecord] = {}
         self.drifts: dict[str, ExpectationResult] = {}
         self._cleared: set[str] = set()
-        self.started_at = datetime.now(UTC)
+        # Of a clock that nobody sets.
+        self._started_at = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long this process has worked on the pipeline."""
+        return time.monotonic() - self._started_at
 
     @property
     def cache(self) -> Path:

@@ -146,13 +146,12 @@ def collect(
     champion: RegisteredVersion | None,
 ) -> ReportData:
     """Gather all that the page shows."""
-    now = datetime.now(UTC)
     evaluated = evaluated_models(pipeline, artifacts.evaluations, champion)
     return ReportData(
         pipeline=pipeline.recipe.name,
         run_id=pipeline.run_id,
-        finished_at=now,
-        seconds=(now - pipeline.started_at).total_seconds(),
+        finished_at=datetime.now(UTC),
+        seconds=pipeline.seconds,
         recipe=without_credentials(as_yaml(pipeline.recipe)),
         verdict=VerdictSummary(
             passed=verdict.passed,

@@ -5,6 +5,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from chaos.clock import missing_compiler
 from chaos.faults import FAULTS, Fault, put_right
 from chaos.prepared import Prepared
 from chaos.stack import Stack
@@ -23,6 +24,8 @@ _LONG = (pytest.mark.slow, pytest.mark.chaos)
 def test_the_end_is_that_of_an_undisturbed_run(
     fault: Fault, stack: Stack, prepared: Prepared, chaos_seed: int, tmp_path: Path
 ) -> None:
+    if fault.needs_compiler and missing_compiler:
+        pytest.skip(missing_compiler)
     stack.heal()
     undisturbed = prepared.end(stack, fault.num_ranks, tmp_path / "undisturbed")
     with prepared.scene(stack, fault, tmp_path / "work") as scene:

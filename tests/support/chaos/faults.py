@@ -31,6 +31,7 @@ from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
 from alignflow.tasks.janitor import sweep
 from alignflow.tasks.starting import start_pipeline
+from chaos.clock import Clock
 from chaos.scene import Scene, supervisor_and_ranks
 
 Strike = Callable[[Scene, Random], str]
@@ -64,6 +65,7 @@ class Fault:
     on_s3: bool = False
     small_disk: str | None = None
     """Folder of the workspace that lies on a file system of a few megabytes."""
+    needs_compiler: bool = False
     is_short: bool = False
     """Whether it is one of the few that `make test` runs too."""
 
@@ -245,6 +247,26 @@ def set_clock_of_files(seconds: float) -> Strike:
     return strike
 
 
+def set_clock(seconds: int) -> Strike:
+    """Set the clock of the worker, the flow and the job; the servers' goes on as it was."""
+
+    def strike(scene: Scene, random: Random) -> str:
+        clock = Clock.made_in(scene.workspace)
+        scene.stack.worker.live_by(clock)
+        scene.start()
+        _, at = reach_step(scene, random)
+        clock.set(seconds)
+        wait_for(lambda: _is_off(scene, seconds), _STRUCK_S)
+        return at
+
+    return strike
+
+
+def _is_off(scene: Scene, seconds: int) -> bool:
+    """Whether the clock that the job tells the time by is off by about so much."""
+    return abs(scene.training_rows("dpo")[-1]["time"] - time.time() - seconds) < 600
+
+
 def trigger_at_once(scene: Scene, random: Random) -> str:
     """Start the same recipe for the same reason from several clients at the same moment."""
     barrier = threading.Barrier(8)
@@ -421,6 +443,16 @@ FAULTS = (
         {},
         _AGAIN,
         small_disk="artifacts",
+    ),
+    *(
+        Fault(
+            f"clock set 2 h {way}",
+            set_clock(seconds),
+            outcome="nothing happens",
+            starts_itself=True,
+            needs_compiler=True,
+        )
+        for way, seconds in (("back", -7200), ("ahead", 7200))
     ),
     Fault("file times 2 h back", set_clock_of_files(-7200), outcome="nothing happens"),
     Fault("file times 2 h ahead", set_clock_of_files(7200), outcome="nothing happens"),

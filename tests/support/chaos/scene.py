@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun, State
@@ -109,9 +110,13 @@ class Scene:
 
     def step(self, stage: str) -> int:
         """Return the last training step that a stage's job has told of; 0 before the first."""
+        return max((row["step"] for row in self.training_rows(stage)), default=0)
+
+    def training_rows(self, stage: str) -> list[dict[str, Any]]:
+        """Return what a stage's job has told of its training steps."""
         [path] = self.workspace.glob(f"jobs/{stage}-*")
-        lines = RunFolder(path).metric_reader().read_new()
-        return max((line["step"] for line in lines if line.get("phase") == "train"), default=0)
+        rows = RunFolder(path).metric_reader().read_new()
+        return [row for row in rows if row.get("phase") == "train"]
 
     def end(self) -> End:
         """Return what registry and store hold."""

@@ -20,6 +20,7 @@ from server_process import ServerProcess, start_process
 from alignflow.cli.deploy import deploy
 from alignflow.jobs.processes import Process, all_processes
 from alignflow.tasks.deployment.config import DEFAULT_FILE
+from chaos.clock import Clock
 
 POOL = "alignflow"
 _MARK = "ALIGNFLOW_CHAOS_STACK"
@@ -32,6 +33,8 @@ class Worker:
     folder: Path
     environment: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
+    clock: Clock | None = None
+    """What it and all that it starts take for the time of day; the machine's if None."""
 
     def start(self) -> None:
         """Start it, where it doesn't run."""
@@ -40,7 +43,8 @@ class Worker:
         prefect = str(Path(sys.executable).with_name("prefect"))
         command = [prefect, "worker", "start", "--pool", POOL, "--type", "process"]
         log = self.folder / "worker.log"
-        self.process = start_process(command, self.environment, self.folder, log)
+        environment = {**self.environment, **(self.clock.environment if self.clock else {})}
+        self.process = start_process(command, environment, self.folder, log)
 
     def send(self, number: signal.Signals) -> None:
         """Signal it, which has to run, and wait for its end."""
@@ -48,6 +52,12 @@ class Worker:
         assert self.process.poll() is None, "the worker was gone before the fault"
         self.process.send_signal(number)
         self.process.wait(90)
+
+    def live_by(self, clock: Clock | None) -> None:
+        """Start it anew with a clock of its own, or without."""
+        self.send(signal.SIGTERM)
+        self.clock = clock
+        self.start()
 
 
 @dataclass
@@ -79,6 +89,8 @@ class Stack:
                 server.kill()
                 server.start()
         self.worker.start()
+        if self.worker.clock is not None:
+            self.worker.live_by(None)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed
 
 from alignflow.jobs.finding import find_job
 from alignflow.jobs.run_folder import RunFolder
@@ -30,7 +30,7 @@ from alignflow.jobs.spec import JobStatus
 from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.liveness import forget_process, liveness
 from alignflow.tasks.logs import run_logger
-from alignflow.tasks.prefect_api import end_task_runs, prefect_client
+from alignflow.tasks.prefect_api import end_task_runs, open_task_runs, prefect_client
 from alignflow.tasks.tracking import close_runs, tracking_uri
 
 _FLOWS = (
@@ -44,6 +44,7 @@ _SETTLE_S = 60.0
 """A worker reports a crash a second time when it has cleared up, 26 s after the first on a busy
 machine, over what was set since; a run that has begun by then loses its place in the queue."""
 _RECENT = timedelta(days=7)
+_ENDED = "The run that it was a part of has completed."
 _DEAD = "No process works on this run any more."
 _PAGE = 200
 
@@ -64,7 +65,12 @@ def sweep(*, silent_s: float, max_runs: int, settle_s: float = _SETTLE_S) -> lis
     """
     with prefect_client() as client:
         janitor = _Janitor(client, silent_s, max_runs, settle_s)
-        done = [*janitor.mark_dead(), *janitor.start_again(), *janitor.end_stray_jobs()]
+        done = [
+            *janitor.mark_dead(),
+            *janitor.start_again(),
+            *janitor.end_stray_jobs(),
+            *janitor.end_stray_tasks(),
+        ]
     for sentence in done:
         run_logger().info(sentence)
     if not done:
@@ -138,6 +144,18 @@ class _Janitor:
         for run in self._runs(StateType.CANCELLED):
             for job in end_jobs(run, but=wanted):
                 yield f"{run.name} was cancelled, and its job {job} still ran: cancelled"
+
+    def end_stray_tasks(self) -> Iterator[str]:
+        """End tasks that completed runs seem to be at.
+
+        Prefect goes by the time that a task's process gives: after its clock was set back, the end
+        of a task lies before its beginning, and is passed over.
+        """
+        state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED]))
+        ours = FlowFilter(name=_any_name())
+        for task in open_task_runs(self._client, FlowRunFilter(state=state), ours):
+            self._client.set_task_run_state(task.id, Completed(message=_ENDED), force=True)
+            yield f"{task.name} was at work in a run that has completed: completed"
 
     def _can_start(self, run: FlowRun) -> bool:
         return run.deployment_id is not None and self._flows[run.flow_id] not in _NOT_STARTED_AGAIN

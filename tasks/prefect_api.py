@@ -9,13 +9,14 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.orchestration.routes import ServerRoutes
 from prefect.client.schemas.filters import (
+    FlowFilter,
     FlowRunFilter,
     FlowRunFilterId,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
@@ -82,12 +83,19 @@ def end_task_runs(client: SyncPrefectClient, flow_run_id: UUID, state: State[Any
         flow_run_id: The run whose process is dead.
         state: What they are shown as.
     """
-    # The server gives 200 at once; no run has as many open.
+    for task_run in open_task_runs(client, FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))):
+        client.set_task_run_state(task_run.id, state, force=True)
+
+
+def open_task_runs(
+    client: SyncPrefectClient, flow_runs: FlowRunFilter, flows: FlowFilter | None = None
+) -> list[TaskRun]:
+    """Return task runs of some flow runs that Prefect doesn't show as ended, 200 at most."""
     is_open = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.PAUSED]
-    for task_run in client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+    return client.read_task_runs(
+        flow_filter=flows,
+        flow_run_filter=flow_runs,
         task_run_filter=TaskRunFilter(
             state=TaskRunFilterState(type=TaskRunFilterStateType(any_=is_open))
         ),
-    ):
-        client.set_task_run_state(task_run.id, state, force=True)
+    )

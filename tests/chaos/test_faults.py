@@ -33,7 +33,7 @@ def test_the_end_is_that_of_an_undisturbed_run(
             scene.start()
         moment = fault.strike(scene, Random(f"{chaos_seed} {fault.slug}"))
         struck_at = time.monotonic()
-        put_right(scene, fault.helper)
+        put_right(scene, fault)
         seconds = time.monotonic() - struck_at
         assert scene.end() == undisturbed
         assert scene.attempts() == fault.attempts

@@ -27,7 +27,7 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Crashed, Running
+from prefect.states import Completed, Crashed, Running
 from prefect_server import server_of_this_process, wait_for
 from server_process import free_port
 
@@ -593,6 +593,22 @@ def test_janitor_has_a_deployed_run_go_on(recipe: Recipe, client: SyncPrefectCli
     state = client.read_flow_run(run.id).state
     assert state is not None
     assert state.is_crashed()
+
+
+def test_janitor_ends_tasks_that_a_completed_run_seems_to_be_at(
+    recipe: Recipe, client: SyncPrefectClient
+) -> None:
+    scheduled_retrain(recipe)
+    (run,) = started(client, recipe)
+    task_run = client.create_task_run(
+        train_stage, run.id, dynamic_key="0", name="dpo", state=Running()
+    )
+    client.set_flow_run_state(run.id, Completed(), force=True)
+    told = sweep(silent_s=600, max_runs=5, settle_s=0)
+    assert "dpo was at work in a run that has completed: completed" in told
+    state = client.read_task_run(task_run.id).state
+    assert state is not None
+    assert state.is_completed()
 
 
 @pytest.mark.slow

@@ -181,6 +181,8 @@ class JudgedAnswers:
     measures: Measures
     weak_judges: Mapping[str, str]
     """Scores that can't gate for its weakness, and why in one sentence."""
+    num_left_out: int = 0
+    """Comparisons that it could not be asked about."""
 
     @classmethod
     def read(cls, duels: Artifact, folder: Path, champion: RegisteredVersion | None) -> Self:
@@ -196,7 +198,8 @@ class JudgedAnswers:
         digest = champion.tags.get("alignflow.evaluation") if champion else None
         if rival is None or rival.digest != digest:
             measures.pop("judged_win_rate/champion", None)
-        return cls(measures, read_scores(folder)["weak_judges"])
+        scores = read_scores(folder)
+        return cls(measures, scores["weak_judges"], sum(scores["num_left_out"].values()))
 
 
 def judge_evaluations(

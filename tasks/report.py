@@ -52,7 +52,12 @@ from alignflow.tasks.items import distributions_of, samples_of, worst_items
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
 from alignflow.tasks.retries import STAGE_TASK
-from alignflow.tasks.scores import answer_judge_summary, score_rows, win_rate_rows
+from alignflow.tasks.scores import (
+    answer_judge_summary,
+    not_as_they_came,
+    score_rows,
+    win_rate_rows,
+)
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
 
@@ -171,11 +176,7 @@ def collect(
         kl_nats_per_token=evaluated["aligned"].scores["scores"].get("kl/parent_nats_per_token"),
         distributions=distributions_of(evaluated),
         worst_items=worst_items(evaluated),
-        num_truncated={
-            suite: count
-            for suite, count in evaluated["aligned"].scores["num_truncated"].items()
-            if count
-        },
+        **not_as_they_came(evaluated["aligned"]),
         judges=_judges(
             pipeline.local(artifacts.evaluations["aligned"]),
             evaluated["aligned"].scores["weak_judges"],
@@ -220,9 +221,7 @@ def _answer_judge(
     if compared is None or judge is None:
         return None
     answers = JudgedAnswers.read(compared, pipeline.local(compared), champion)
-    num_left_out = sum(compared.manifest.details["num_left_out"].values())
-    name = without_credentials(judge.model.source)
-    return answer_judge_summary(name, num_left_out, models, answers)
+    return answer_judge_summary(without_credentials(judge.model.source), models, answers)
 
 
 def _judges(evaluation: Path, objections: Mapping[str, str]) -> list[JudgeSummary]:

@@ -50,12 +50,18 @@ def compare_models(
         scores=score_rows(models),
         win_rates=win_rate_rows(models, tie_margin=0.0),
         distributions=distributions_of(models),
-        num_truncated={
-            suite: count
-            for suite, count in models["aligned"].scores["num_truncated"].items()
-            if count
-        },
+        **not_as_they_came(models["aligned"]),
     )
+
+
+def not_as_they_came(model: Evaluated) -> dict[str, dict[str, int]]:
+    """Return how many sequences were cut and how many items left out, by suite, as fields."""
+    # Evaluations that are older than the second didn't count them.
+    counts = {name: model.scores.get(name, {}) for name in ("num_truncated", "num_left_out")}
+    return {
+        name: {suite: count for suite, count in by_suite.items() if count}
+        for name, by_suite in counts.items()
+    }
 
 
 def score_rows(models: Mapping[ModelRole, Evaluated]) -> list[ScoreRow]:
@@ -169,13 +175,12 @@ def _win_rate_row(against: ModelRole, duel: Duel) -> WinRate:
 
 
 def answer_judge_summary(
-    name: str, num_left_out: int, models: Mapping[ModelRole, Evaluated], answers: JudgedAnswers
+    name: str, models: Mapping[ModelRole, Evaluated], answers: JudgedAnswers
 ) -> AnswerJudgeSummary:
     """Return how good a judge of answers is, and how often the aligned model's win by it.
 
     Args:
         name: Of the judge.
-        num_left_out: Comparisons that it could not be asked about.
         models: What it compared.
         answers: What it said.
     """
@@ -189,7 +194,7 @@ def answer_judge_summary(
         accuracy_interval=_interval(accuracy.estimate()),
         consistency=_value(consistency),
         consistency_interval=_interval(consistency.estimate()),
-        num_left_out=num_left_out,
+        num_left_out=answers.num_left_out,
         objection=answers.weak_judges.get("judged_win_rate", ""),
         win_rates=_win_rate_rows(judged_duels(_measures(models), answers.measures)),
     )

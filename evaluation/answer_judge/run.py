@@ -103,14 +103,8 @@ def judge_answers(job: AnswerJudgeJob, folder: RunFolder) -> JobResult:
     }
     results = Results(folder.output)
     _add_results(results, judged.pop(_HELD_OUT), judged, min_accuracy=job.judge.min_accuracy)
-    results.write({})
-    return JobResult(
-        metrics=results.scores,
-        details={
-            "num_items": results.num_items,
-            "num_left_out": {name: each.num_left_out for name, each in asked.items()},
-        },
-    )
+    results.write({}, {name: each.num_left_out for name, each in asked.items()})
+    return JobResult(metrics=results.scores, details={"num_items": results.num_items})
 
 
 def _add_results(

@@ -175,7 +175,8 @@ def test_scores_are_the_means_of_the_items(finished: tuple[RunFolder, JobResult]
 
 def test_what_is_too_long_is_left_out_and_counted(finished: tuple[RunFolder, JobResult]) -> None:
     folder, result = finished
-    assert result.details["num_left_out"] == {"held_out": 1, "base": 0, "champion": 0}
+    scores = json.loads((folder.output / "scores.json").read_text())
+    assert scores["num_left_out"] == {"held_out": 1, "base": 0, "champion": 0}
     assert LONG not in {item["rejected"] for item in items(folder, "answer_judge")}
     assert result.details["num_items"]["answer_judge"] == len(WORDS) - 1
 

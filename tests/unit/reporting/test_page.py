@@ -190,6 +190,10 @@ def test_cut_sequences_of_an_evaluation_are_told(report: ReportData) -> None:
     told = "Cut at the evaluation's length limit: 3 sequences of toxicity."
     text = " ".join(Page(render_page(report.replaced(num_truncated={"toxicity": 3}))).text.split())
     assert told in text
+    left_out = report.replaced(num_left_out={"hhh": 12})
+    assert "nothing to judge: 12 items of hhh." in " ".join(
+        Page(render_page(left_out)).text.split()
+    )
     assert "length limit:" not in Page(render_page(report)).text
 
 

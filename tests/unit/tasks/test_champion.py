@@ -162,12 +162,15 @@ def test_version_is_found_by_its_key_among_artifacts_of_one_digest(
     assert find_artifact(pipeline.store, tags).digest == first.digest
 
 
+SAID = {"weak_judges": {}, "num_left_out": {"held_out": 2, "sft": 1}}
+
+
 def test_duel_with_another_champion_than_today_s_does_not_count(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     outcomes = Measure.mean(Items.of(["prompt"]), [1.0], is_share=True)
     lengths = {"samples/mean_tokens": Measure.mean(Items.of(["prompt"]), [9.0])}
-    (tmp_path / "scores.json").write_text(json.dumps({"limited": [], "weak_judges": {}}))
+    (tmp_path / "scores.json").write_text(json.dumps({"limited": [], **SAID}))
 
     def published(measures: dict[str, Measure], **parents: Artifact) -> Artifact:
         write_measures(tmp_path / "measures.json", measures)
@@ -179,6 +182,7 @@ def test_duel_with_another_champion_than_today_s_does_not_count(
     folder = pipeline.local(compared)
     kept = JudgedAnswers.read(compared, folder, version_with(evaluation=champion.digest))
     assert kept.measures.keys() == rates.keys()
+    assert kept.num_left_out == 3
     for other in (None, version_with(evaluation="a" * 64)):
         answers = JudgedAnswers.read(compared, folder, other)
         assert answers.measures.keys() == {"judged_win_rate/sft"}

@@ -173,8 +173,9 @@ def test_a_judge_of_answers_stands_beside_whom_it_preferred() -> None:
             "judged_win_rate/sft": Measure.mean(prompts, [1.0] * 20 + [0.5] * 20, is_share=True),
         },
         weak_judges={"judged_win_rate": "The judge is weak."},
+        num_left_out=3,
     )
-    summary = answer_judge_summary("org/judge", 3, models, answers)
+    summary = answer_judge_summary("org/judge", models, answers)
     assert (summary.name, summary.num_left_out) == ("org/judge", 3)
     assert summary.objection == "The judge is weak."
     assert (summary.accuracy, summary.num_pairs) == (None, 0)

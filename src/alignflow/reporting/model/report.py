@@ -32,6 +32,8 @@ class ModelComparison(Config):
     distributions: list[Distribution] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of B, by suite, that were cut at the evaluation's length limit."""
+    num_left_out: dict[str, NonNegativeInt] = {}
+    """Items that could not be judged, by suite."""
     kl_nats_per_token: None = None
     """Neither is the other's parent, as far as is known."""
 
@@ -57,6 +59,8 @@ class ReportData(Config):
     worst_items: list[WorstItem] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
+    num_left_out: dict[str, NonNegativeInt] = {}
+    """Items that could not be judged, by suite."""
     judges: list[JudgeSummary] = []
     curves: list[TrainingCurve] = []
     token_rows: list[TokenRow] = []

@@ -10,11 +10,14 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, mode
 from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
 from alignflow.errors import ConfigError
+from alignflow.evaluation.answer_judge.config import AnswerJudgeConfig
 from alignflow.evaluation.judges.config import JudgeConfig, JudgeTask
 from alignflow.evaluation.suites import check_judges, score_names
 
 _OPPONENTS = ("base", "sft", "champion")
 _OF_ANSWERS = ("samples", "win_rate", "length_controlled_win_rate")
+OF_ANSWER_JUDGE = ("judged_win_rate", "length_controlled_judged_win_rate", "answer_judge")
+"""Scores that only a judge of answers gives."""
 _BUILT_IN_SCORES = {
     "preference": (
         *("logprob_accuracy", "per_token_accuracy"),
@@ -26,6 +29,9 @@ _BUILT_IN_SCORES = {
     "samples": ("mean_reward", "mean_tokens"),
     "win_rate": _OPPONENTS,
     "length_controlled_win_rate": _OPPONENTS,
+    "judged_win_rate": _OPPONENTS,
+    "length_controlled_judged_win_rate": _OPPONENTS,
+    "answer_judge": ("accuracy", "consistency"),
     "steerlm": (),  # one for each of `steered_attributes`
 }
 """What is measured without a benchmark."""
@@ -123,6 +129,9 @@ class EvaluationConfig(Config):
     """Held-out prompts answered by every model, for win rates; the report shows the first dozen."""
     max_new_tokens: PositiveInt = 128
     """Length of a sample answer."""
+    answer_judge: AnswerJudgeConfig | None = None
+    """A language model that compares the sample answers, for win rates by another judge than the
+    reward model."""
     steered_attributes: tuple[AttributeName, ...] = ()
     """Attributes of which a SteerLM model is asked for 4 and for 0; the attribute model says by how
     much its answers differ."""
@@ -140,6 +149,12 @@ class EvaluationConfig(Config):
                 raise ValueError(f"pair_sets.{name}: this name is taken by a suite")
         return self
 
+    @model_validator(mode="after")
+    def _answer_judge_has_answers(self) -> Self:
+        if self.answer_judge is not None and not self.num_samples:
+            raise ValueError("answer_judge compares sample answers; give num_samples")
+        return self
+
     @property
     def benchmarks(self) -> dict[str, SuiteConfig | PairSetConfig]:
         """All that is judged on files of its own, by name."""
@@ -154,8 +169,11 @@ class EvaluationConfig(Config):
         }
         scores |= dict.fromkeys(self.pair_sets, ("reward_accuracy",))
         scores |= _BUILT_IN_SCORES
-        if not self.num_samples:
-            scores = {name: of for name, of in scores.items() if name not in _OF_ANSWERS}
+        absent = {
+            *(_OF_ANSWERS if not self.num_samples else ()),
+            *(OF_ANSWER_JUDGE if self.answer_judge is None else ()),
+        }
+        scores = {name: of for name, of in scores.items() if name not in absent}
         return [f"{suite}/{name}" for suite, names in scores.items() for name in names]
 
 
@@ -215,6 +233,8 @@ class GateRule(Config):
             raise ValueError(
                 "a win rate compares models already; give at_least without compared_with"
             )
+        if self.compared_with is not None and self.score.startswith("answer_judge/"):
+            raise ValueError(f"{self.score} is no model's; give at_least without compared_with")
         return self
 
     @property

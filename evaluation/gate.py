@@ -145,9 +145,10 @@ def _find(
         return _finite_measure(models, "aligned", rule.score)
     rate = win_rates.get(rule.score)
     if rate is None:
+        judge = "the answer judge compared" if "judged" in rule.score else "one reward model scored"
         return None, (
-            f"{rule.score} is missing: the two models have no answers to the same prompts that one "
-            "reward model scored."
+            f"{rule.score} is missing: the two models have no answers to the same prompts that "
+            f"{judge}."
         )
     if not math.isfinite(rate.value):
         return None, f"{rule.score} is {rate.value}, not a finite number."

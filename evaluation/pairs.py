@@ -35,6 +35,8 @@ class Pairs:
     """Rows that were cut at the longest length."""
     refused: list[dict[str, str]]
     """`id` and `reason` of pairs that can't be judged, the first 1000 of them."""
+    num_refused: int
+    """All of them."""
 
 
 def held_out_pairs(
@@ -72,6 +74,7 @@ def encode_pairs(
         records=[pair.record for pair in judged],
         num_truncated=sum(sum(pair.is_cut) for pair in judged),
         refused=refused[:_MAX_NAMED],
+        num_refused=len(refused),
     )
 
 

@@ -62,8 +62,15 @@ class Results:
         """Keep the scores of a suite from gating, for a reason in one sentence."""
         self._weak_judges[name] = reason
 
-    def write(self, num_truncated: Mapping[str, int]) -> None:
-        """Write `scores.json`, and what each item adds to each score: `measures.json`."""
+    def write(
+        self, num_truncated: Mapping[str, int], num_left_out: Mapping[str, int] | None = None
+    ) -> None:
+        """Write `scores.json`, and what each item adds to each score: `measures.json`.
+
+        Args:
+            num_truncated: Sequences that were cut, by suite.
+            num_left_out: Items that could not be judged, by suite.
+        """
         if self._output is None:
             return
         scores = self.scores
@@ -89,6 +96,7 @@ class Results:
                 name: measure.estimate().num_sources for name, measure in self._measures.items()
             },
             "num_truncated": dict(num_truncated),
+            "num_left_out": dict(num_left_out or {}),
             "limited": self._limited,
             "undefined": sorted(self._measures.keys() - scores.keys()),
             "weak_judges": self._weak_judges,

@@ -69,11 +69,13 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
     num_truncated = judge_benchmarks(
         policy, job.model, suites, config, results, work, steering=steering
     )
+    num_left_out: dict[str, int] = {}
     samples: list[SampleAnswer] = []
     steered: dict[str, SteeredAnswers] = {}
     if held_out is not None:
-        num_truncated["preference"] = held_out.pairs.num_truncated
-        num_truncated |= {name: of.num_truncated for name, of in held_out.pair_sets.items()}
+        sets = {"preference": held_out.pairs, **held_out.pair_sets}
+        num_truncated |= {name: of.num_truncated for name, of in sets.items()}
+        num_left_out = {name: of.num_refused for name, of in sets.items()}
         parent = (
             _load(LanguageModel, job.parent, config, folder) if job.parent is not None else None
         )
@@ -93,7 +95,7 @@ def evaluate(job: EvaluationJob, folder: RunFolder) -> JobResult:
 
     if is_main:
         write_jsonl(folder.output / "samples.jsonl", [sample.to_json() for sample in samples])
-    results.write(num_truncated)
+    results.write(num_truncated, num_left_out)
     refused = held_out.pairs.refused if held_out is not None else []
     return JobResult(
         metrics=results.scores,

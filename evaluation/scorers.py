@@ -137,3 +137,18 @@ def is_preferred(margins: ArrayLike) -> NDArray[np.float64]:
     """
     margins_B = np.asarray(margins, dtype=np.float64)
     return np.heaviside(margins_B, 0.5)
+
+
+def outcomes_in_both_orders(margins_N2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 for each first answer that a judge prefers in both orders, 0 for the other's, else 1/2.
+
+    The rule of MT-Bench against a judge's liking for a place (arXiv:2306.05685, section 3.4).
+
+    Args:
+        margins_N2: By how much the first answer is preferred, asked in one order and in the other;
+            NaN gives NaN.
+    """
+    # Signs add up to 2 or -2 where both orders agree, to 0 or a half-hearted 1 or -1 elsewhere.
+    agreed_N = np.trunc(np.sign(margins_N2).sum(axis=-1) / 2)
+    outcomes_N: NDArray[np.float64] = (1 + agreed_N) / 2
+    return outcomes_N

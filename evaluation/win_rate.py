@@ -1,4 +1,6 @@
-"""How often one model's answers beat another's, by a reward model, and what length does to it.
+"""How often one model's answers beat another's, by who judges them, and what length does to it.
+
+A reward model scores each answer by itself; a judge of answers has compared them two by two.
 
 A longer answer may win for its length alone. The length-controlled rate is what a logistic
 regression of the outcome on the difference in length predicts where both answers are equally long.
@@ -19,6 +21,9 @@ _PRIOR_STD = 5.0
 _MAX_STEPS = 50
 _CONVERGED = 1e-9
 
+JUDGED_WIN_RATES = ("judged_win_rate", "length_controlled_judged_win_rate")
+"""What rates by the judge of answers are called; those by the reward model lack the `judged`."""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -35,12 +40,13 @@ class Answers:
         rewards, lengths = measures.get("samples/mean_reward"), measures.get("samples/mean_tokens")
         if rewards is None or lengths is None or not rewards.items.ids:
             return None
-        length_of = dict(zip(lengths.items.ids, lengths.columns_NC[:, 0], strict=True))
-        return cls(
-            rewards.items,
-            rewards.columns_NC[:, 0],
-            np.array([length_of[name] for name in rewards.items.ids]),
-        )
+        return cls(rewards.items, rewards.columns_NC[:, 0], _values_at(rewards.items, lengths))
+
+
+def _values_at(items: Items, measure: Measure) -> Floats:
+    """Return the values of a mean at some of its items."""
+    value_of = dict(zip(measure.items.ids, measure.columns_NC[:, 0], strict=True))
+    return np.array([value_of[name] for name in items.ids])
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,19 @@ class Duel:
             outcomes_N=np.where(np.abs(margins_N) <= tie_margin, 0.5, margins_N > 0),
             lengths_N2=np.stack([first.num_tokens_N[here], other.num_tokens_N[there]], axis=1),
         )
+
+    @classmethod
+    def judged(cls, outcomes: Measure, lengths: Measure, other_lengths: Measure) -> "Duel":
+        """Take what a judge of answers decided.
+
+        Args:
+            outcomes: As in `win_rate`.
+            lengths: Tokens of the first model's answers, to these prompts and perhaps others.
+            other_lengths: The same of the other model's.
+        """
+        items = outcomes.items
+        both = [_values_at(items, each) for each in (lengths, other_lengths)]
+        return cls(items, outcomes.columns_NC[:, 0], np.stack(both, axis=1))
 
     @property
     def ties(self) -> float:
@@ -131,12 +150,35 @@ def duels(models: Mapping[str, Mapping[str, Measure]], *, tie_margin: float) -> 
     return {name: duel for name, duel in found.items() if duel.items.ids}
 
 
-def win_rates(of_duels: Mapping[str, Duel]) -> dict[str, Measure | LengthControlledRate]:
+def judged_duels(
+    models: Mapping[str, Mapping[str, Measure]], judged: Mapping[str, Measure]
+) -> dict[str, Duel]:
+    """Return the aligned model's duels that a judge of answers has decided.
+
+    Args:
+        models: Measures by model, `aligned` among them.
+        judged: The measures of the judge's job.
+    """
+    outcomes = {name: judged.get(f"judged_win_rate/{name}") for name in models}
+    lengths = {name: measures.get("samples/mean_tokens") for name, measures in models.items()}
+    aligned = lengths["aligned"]
+    return {
+        name: Duel.judged(outcome, aligned, other)
+        for name, outcome in outcomes.items()
+        if outcome is not None and aligned is not None and (other := lengths[name]) is not None
+    }
+
+
+def win_rates(
+    of_duels: Mapping[str, Duel],
+    names: tuple[str, str] = ("win_rate", "length_controlled_win_rate"),
+) -> dict[str, Measure | LengthControlledRate]:
     """Return the rates of duels as gate rules name them: `win_rate/sft` and the like."""
+    rate, length_controlled = names
     rates: dict[str, Measure | LengthControlledRate] = {}
     for name, duel in of_duels.items():
-        rates[f"win_rate/{name}"] = duel.win_rate()
-        rates[f"length_controlled_win_rate/{name}"] = duel.length_controlled()
+        rates[f"{rate}/{name}"] = duel.win_rate()
+        rates[f"{length_controlled}/{name}"] = duel.length_controlled()
     return rates
 
 

@@ -6,7 +6,14 @@ from alignflow.errors import SafetyGateError
 from alignflow.flows.config import Recipe
 from alignflow.flows.graph import stage_graph, stages_to_compute
 from alignflow.flows.hooks import on_cancellation, run_name
-from alignflow.flows.stages import Future, align_model, judge, lay_foundation, submit
+from alignflow.flows.stages import (
+    Future,
+    align_model,
+    compare_answers,
+    judge,
+    lay_foundation,
+    submit,
+)
 from alignflow.reporting.model import ModelRole
 from alignflow.tasks.conclusion import conclude, tell_of_refusal, was_suspended
 from alignflow.tasks.evaluate import judge_model
@@ -52,7 +59,10 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
         raise_first_failure([*base.stages, aligned, *evaluations.values()])
 
         champion = find_champion(pipeline)
-        verdict, verdict_artifact = submit(judge_model, pipeline, evaluations, champion).result()
+        compared = compare_answers(pipeline, recipe, base, evaluations, champion)
+        verdict, verdict_artifact = submit(
+            judge_model, pipeline, evaluations, champion, compared
+        ).result()
 
         version = None
         if verdict.passed:
@@ -71,6 +81,7 @@ def align(recipe: Recipe, force: list[str] | None = None, start: str | None = No
             aligned=aligned.result(),
             evaluations={name: future.result() for name, future in evaluations.items()},
             verdict=verdict_artifact,
+            compared=compared,
         )
         outcome = submit(write_report, pipeline, artifacts, verdict, version, champion).result()
         note_last_run(pipeline, artifacts.datasets)

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from alignflow.config import Config
 from alignflow.data_validation.config import AttributeName
-from alignflow.evaluation.config import SCORES_OF_A_CHILD
+from alignflow.evaluation.config import OF_ANSWER_JUDGE, SCORES_OF_A_CHILD
 from alignflow.tasks.config import RunConfig
 from alignflow.training.config import (
     AnnotationConfig,
@@ -104,6 +104,8 @@ class Recipe(RunConfig):
             raise ValueError("gate.rules do nothing with compare, which registers no model")
         if self.compare is not None and self.registry.promotion != "manual":
             raise ValueError("registry.promotion does nothing with compare")
+        if self.compare is not None and self.evaluation.answer_judge is not None:
+            raise ValueError("evaluation.answer_judge does nothing with compare")
         return self
 
     @model_validator(mode="after")
@@ -111,6 +113,8 @@ class Recipe(RunConfig):
         known = self.score_names
         for name, rule in self.gate.rules.items():
             place = f"gate.rules.{name}.score: "
+            if rule.score.partition("/")[0] in OF_ANSWER_JUDGE and not self.evaluation.answer_judge:
+                raise ValueError(f"{place}{rule.score} takes a judge; give evaluation.answer_judge")
             if rule.score not in known:
                 near = difflib.get_close_matches(rule.score, known, n=1)
                 hint = f"the nearest is {near[0]!r}" if near else f"known: {', '.join(known)}"

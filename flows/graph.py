@@ -21,10 +21,22 @@ def stage_graph(recipe: Recipe) -> StageGraph:
         "evaluate-base": ("model", *judged_on),
         "evaluate-sft": ("sft", "model", *judged_on),
         "evaluate-aligned": (method, "sft", *judged_on),
-        "gate": ("evaluate-base", "evaluate-sft", "evaluate-aligned"),
+        **_duels(recipe),
+        "gate": (
+            *("evaluate-base", "evaluate-sft", "evaluate-aligned"),
+            *(("duels",) if recipe.evaluation.answer_judge else ()),
+        ),
         "register": ("gate", method),
         "report": ("register",),
     }
+
+
+def _duels(recipe: Recipe) -> StageGraph:
+    """Return the stages of a judge that compares the models' answers, where there is one."""
+    if recipe.evaluation.answer_judge is None:
+        return {}
+    models = ("evaluate-base", "evaluate-sft", "evaluate-aligned")
+    return {"answer-judge": (), "duels": ("answer-judge", *models, "preferences")}
 
 
 def trial_name(method: Method, seed: int) -> str:

@@ -23,6 +23,10 @@ def render_stage(recipe: Recipe, stage: str) -> str:
         return render_job(
             recipe, stage, "alignflow.training.annotate", num_processes=1, on_cpu=False
         )
+    if stage == "duels":
+        return render_job(
+            recipe, stage, "alignflow.evaluation.answer_judge", num_processes=1, on_cpu=False
+        )
     if stage.startswith("evaluate-"):
         return render_job(
             recipe,
@@ -42,7 +46,7 @@ def render_stage(recipe: Recipe, stage: str) -> str:
 
 
 def _is_job(stage: str) -> bool:
-    is_other = stage in ("token_audit", "annotated") or stage.startswith("evaluate-")
+    is_other = stage in ("token_audit", "annotated", "duels") or stage.startswith("evaluate-")
     return is_other or _method(stage) in _TRAINING
 
 

@@ -10,13 +10,16 @@ from prefect.tasks import Task
 from alignflow.artifacts import Artifact
 from alignflow.flows.config import STEERED_METHODS, Method, Recipe
 from alignflow.flows.graph import audited_stages, audited_steered_stages, training_stages
+from alignflow.reporting.model import ModelRole
 from alignflow.tasks.annotate import annotate_demonstrations
 from alignflow.tasks.audit import AUDIT_STAGE, MADE_ROWS_AUDIT_STAGE, audit_tokens
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
+from alignflow.tasks.duels import judge_answers
 from alignflow.tasks.evaluate import evaluate_model
 from alignflow.tasks.judges import JudgeName, provide_judge
-from alignflow.tasks.model import import_model
+from alignflow.tasks.model import import_answer_judge, import_model
 from alignflow.tasks.pipeline import Pipeline
+from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.tasks.train import train_stage
 from alignflow.training.config import DPOConfig, PPOConfig, SteerLM2Config, SteerLMConfig
 
@@ -45,20 +48,23 @@ class Foundation:
     annotated_audit: Future | None = None
     steerlm: Future | None = None
     """The model that SteerLM 2.0 starts from."""
+    answer_judge: Future | None = None
+    """The language model that compares the models' answers."""
 
     @property
     def stages(self) -> list[Future]:
         """All of them."""
-        rating = (
+        further = (
             *(self.attributes, self.attribute_model),
             *(self.annotated, self.annotated_audit, self.steerlm),
+            self.answer_judge,
         )
         return [
             *(self.model, *self.benchmarks.values(), *self.judges.values()),
             *(self.demonstrations, self.preferences),
             *([self.unpaired] if self.unpaired else []),
             *(self.token_audit, self.sft, self.reward_model),
-            *(stage for stage in rating if stage is not None),
+            *(stage for stage in further if stage is not None),
         ]
 
     @property
@@ -98,6 +104,11 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         for name, suite in recipe.evaluation.suites.items()
         for task in suite.judges
     }
+    answer_judge = (
+        submit(import_answer_judge, pipeline, recipe.evaluation.answer_judge)
+        if recipe.evaluation.answer_judge
+        else None
+    )
     demonstrations = submit(ingest_dataset, pipeline, "demonstrations", "sft", benchmarks)
     preferences = submit(ingest_dataset, pipeline, "preferences", "preference", benchmarks)
     unpaired = (
@@ -170,6 +181,7 @@ def lay_foundation(pipeline: Pipeline, recipe: Recipe) -> Foundation:
         annotated,
         annotated_audit,
         steerlm,
+        answer_judge,
     )
 
 
@@ -243,3 +255,25 @@ def judge(
         benchmarks=base.benchmarks,
         judges=base.judges,
     )
+
+
+def compare_answers(
+    pipeline: Pipeline,
+    recipe: Recipe,
+    base: Foundation,
+    evaluations: Mapping[ModelRole, Future],
+    champion: RegisteredVersion | None,
+) -> Artifact | None:
+    """Return what the judge of answers says of the models, None in a recipe without one."""
+    if base.answer_judge is None:
+        return None
+    compared: Future = submit(
+        with_retries(judge_answers, recipe),
+        pipeline,
+        recipe.evaluation.answer_judge,
+        base.answer_judge,
+        evaluations=evaluations,
+        champion=champion,
+        preferences=base.preferences,
+    )
+    return compared.result()

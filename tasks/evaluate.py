@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from prefect import task
 
@@ -14,7 +15,7 @@ from alignflow.evaluation.gate import Measures, Verdict, judge
 from alignflow.evaluation.judges.config import JudgeTask
 from alignflow.evaluation.judges.files import JUDGE_KIND
 from alignflow.evaluation.measures import read_measures
-from alignflow.evaluation.win_rate import duels, win_rates
+from alignflow.evaluation.win_rate import JUDGED_WIN_RATES, duels, judged_duels, win_rates
 from alignflow.fingerprints import check_same
 from alignflow.tasks.data import only_file
 from alignflow.tasks.jobs import run_as_job
@@ -60,13 +61,14 @@ def evaluate_model(
         **{judge_stage(name): artifact for name, artifact in judges.items()},
     }
     # Where a benchmark's file came from is no part of the result; its content is, as a parent. Nor
-    # is how many processes share the work.
+    # is how many processes share the work, nor who compares the answers later.
     resolved = config.model_dump(
         mode="json",
         exclude={
             "suites": {"__all__": {"data", "judges"}},
             "pair_sets": {"__all__": {"data"}},
             "data_parallel_size": True,
+            "answer_judge": True,
         },
     )
     resolved["judges"] = asked_of_judges(config)
@@ -121,6 +123,7 @@ def judge_model(
     pipeline: Pipeline,
     evaluations: Mapping[str, Artifact],
     champion: RegisteredVersion | None,
+    compared: Artifact | None = None,
 ) -> tuple[Verdict, Artifact]:
     """Turn the scores of the models, and the champion's, into a verdict.
 
@@ -128,8 +131,9 @@ def judge_model(
         pipeline: The run.
         evaluations: Evaluation artifacts of `base`, `sft` and `aligned`.
         champion: The version that serves now, if there is one.
+        compared: What the judge of answers said, where the recipe has one.
     """
-    parents = dict(evaluations)
+    parents = {**evaluations, **({"duels": compared} if compared is not None else {})}
     config = pipeline.recipe.gate
     determines = config.model_dump(mode="json")
     # A champion whose scores can't be had compares with nothing: rules about it fail.
@@ -156,7 +160,12 @@ def judge_model(
 
     def compute(_run: StageRun, scratch: Path) -> StageOutput:
         folders = {role: pipeline.local(artifact) for role, artifact in evaluations.items()}
-        verdict = judge_evaluations(config, folders, of_champion)
+        answers = (
+            JudgedAnswers.read(compared, pipeline.local(compared), champion)
+            if compared is not None
+            else None
+        )
+        verdict = judge_evaluations(config, folders, of_champion, answers)
         (scratch / "verdict.json").write_text(verdict.to_json())
         return StageOutput(scratch, metrics={"gate/passed": float(verdict.passed)})
 
@@ -165,8 +174,39 @@ def judge_model(
     return Verdict.from_json(text), artifact
 
 
+@dataclass(frozen=True)
+class JudgedAnswers:
+    """What the judge of answers said of the models of a run, and how good it is."""
+
+    measures: Measures
+    weak_judges: Mapping[str, str]
+    """Scores that can't gate for its weakness, and why in one sentence."""
+    num_left_out: int = 0
+    """Comparisons that it could not be asked about."""
+
+    @classmethod
+    def read(cls, duels: Artifact, folder: Path, champion: RegisteredVersion | None) -> Self:
+        """Read what its job made, less a duel with another champion than this one.
+
+        Args:
+            duels: What the job made.
+            folder: Its files.
+            champion: The version that serves now, if there is one.
+        """
+        measures = dict(measures_of(folder))
+        rival = duels.manifest.parents.get("champion")
+        digest = champion.tags.get("alignflow.evaluation") if champion else None
+        if rival is None or rival.digest != digest:
+            measures.pop("judged_win_rate/champion", None)
+        scores = read_scores(folder)
+        return cls(measures, scores["weak_judges"], sum(scores["num_left_out"].values()))
+
+
 def judge_evaluations(
-    config: GateConfig, folders: Mapping[str, Path], of_champion: Measures | None
+    config: GateConfig,
+    folders: Mapping[str, Path],
+    of_champion: Measures | None,
+    answers: JudgedAnswers | None = None,
 ) -> Verdict:
     """Return the gate's verdict on evaluation artifacts.
 
@@ -174,17 +214,24 @@ def judge_evaluations(
         config: The rules.
         folders: Of `base`, `sft` and `aligned`.
         of_champion: None without a champion, empty where its measures can't be had.
+        answers: What a judge of answers said of them.
     """
     models = {role: measures_of(folder) for role, folder in folders.items()}
     of_aligned = read_scores(folders["aligned"])
-    found = duels({**models, "champion": of_champion or {}}, tie_margin=config.tie_margin)
+    rivals = {**models, "champion": of_champion or {}}
+    rates = win_rates(duels(rivals, tie_margin=config.tie_margin))
+    # Evaluations that are older than the judges had none.
+    weak_judges = dict(of_aligned.get("weak_judges", {}))
+    if answers is not None:
+        rates |= win_rates(judged_duels(rivals, answers.measures), JUDGED_WIN_RATES)
+        weak_judges |= answers.weak_judges
+        models["aligned"] = {**models["aligned"], **answers.measures}
     return judge(
         config,
         {**models, "champion": of_champion},
-        win_rates=win_rates(found),
+        win_rates=rates,
         limited=of_aligned["limited"],
-        # Evaluations that are older than the judges had none.
-        weak_judges=of_aligned.get("weak_judges"),
+        weak_judges=weak_judges,
     )
 
 

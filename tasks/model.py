@@ -1,4 +1,4 @@
-"""The base model as a task: whatever its source, a Hugging Face folder in the store."""
+"""Models from elsewhere as tasks: whatever the source, a Hugging Face folder in the store."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,11 @@ from prefect import task
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import DataError
+from alignflow.evaluation.answer_judge.config import AnswerJudgeConfig
 from alignflow.fingerprints import folder_fingerprints
 from alignflow.jobs.run_folder import write_atomically
 from alignflow.model_source import (
+    ModelConfig,
     ModelSource,
     check_copy,
     copy_model,
@@ -17,7 +19,6 @@ from alignflow.model_source import (
     read_template,
     resolve_model,
 )
-from alignflow.tasks.config import ModelConfig
 from alignflow.tasks.jobs import run_job
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.retries import STAGE_TASK
@@ -34,12 +35,29 @@ def import_model(pipeline: Pipeline) -> Artifact:
     Raises:
         DataError: The source is no model that alignflow can read.
     """
-    config = pipeline.recipe.model
+    return _import(pipeline, "model", "model", pipeline.recipe.model, place="model")
+
+
+@task(task_run_name="answer-judge", **STAGE_TASK)
+def import_answer_judge(pipeline: Pipeline, config: AnswerJudgeConfig) -> Artifact:
+    """Return the judge of answers as a Hugging Face folder in the store.
+
+    Raises:
+        DataError: The source is no model that alignflow can read.
+    """
+    place = "evaluation.answer_judge.model"
+    return _import(pipeline, "answer-judge", "answer_judge", config.model, place=place)
+
+
+def _import(
+    pipeline: Pipeline, name: str, kind: str, config: ModelConfig, *, place: str
+) -> Artifact:
+    """Return a model as an artifact of this kind; `place` is where the recipe names it."""
     source = resolve_model(config.source, revision=config.revision, cache=pipeline.cache)
     template = read_template(config.chat_template)
     stage = Stage(
-        name="model",
-        kind="model",
+        name=name,
+        kind=kind,
         config={"files": dict(source.identity), "chat_template": template},
         revision=_REVISION,
     )
@@ -48,10 +66,10 @@ def import_model(pipeline: Pipeline) -> Artifact:
         if not source.is_gguf:
             copied = copy_model(source.path, scratch / "model")
             check_copy(source, copied)
-            return _described(StageOutput(copied), template, config, source)
+            return _described(StageOutput(copied), template, config, source, place)
         output = run_job(
             pipeline,
-            stage="model",
+            stage=name,
             key=stage.key,
             module="alignflow.training.import_gguf",
             config={"file": str(source.path)},
@@ -59,13 +77,17 @@ def import_model(pipeline: Pipeline) -> Artifact:
             run=run,
         )
         check_copy(source, source.path.parent)
-        return _described(output, template, config, source)
+        return _described(output, template, config, source, place)
 
     return run_stage(pipeline, stage, compute)
 
 
 def _described(
-    output: StageOutput, template: str | None, config: ModelConfig, source: ModelSource
+    output: StageOutput,
+    template: str | None,
+    config: ModelConfig,
+    source: ModelSource,
+    place: str,
 ) -> StageOutput:
     """Add the chat template that the recipe names, and the fingerprints."""
     if template is not None:
@@ -74,7 +96,8 @@ def _described(
     prints = folder_fingerprints(output.folder)
     if prints.chat_template is None:
         raise DataError(
-            f"model.source: {config.source} has no chat template; name one in model.chat_template."
+            f"{place}.source: {config.source} has no chat template; name one in "
+            f"{place}.chat_template."
         )
     return replace(
         output,

@@ -43,8 +43,10 @@ def check_inputs(recipe: RunConfig) -> None:
             for uri in judge.uris:
                 if "://" not in uri:
                     expand(uri)
-    find_local_model(recipe.model.source)
-    read_template(recipe.model.chat_template)
+    answer_judge = recipe.evaluation.answer_judge
+    for model in (recipe.model, *([answer_judge.model] if answer_judge else [])):
+        find_local_model(model.source)
+        read_template(model.chat_template)
     workspace = Path(recipe.workspace).absolute()
     if recipe.cluster.kubernetes is not None:
         check_is_mounted(workspace.resolve(), recipe.cluster.kubernetes)

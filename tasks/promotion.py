@@ -22,7 +22,12 @@ from alignflow.tasks.decisions import (
     decide,
     make_decision,
 )
-from alignflow.tasks.evaluate import champion_evaluation, comparable_measures, judge_evaluations
+from alignflow.tasks.evaluate import (
+    JudgedAnswers,
+    champion_evaluation,
+    comparable_measures,
+    judge_evaluations,
+)
 from alignflow.tasks.logs import run_logger
 from alignflow.tasks.tracking import RegisteredVersion, Registry
 
@@ -169,16 +174,20 @@ def judge_anew(
     if "alignflow.verdict_key" in version.tags:
         tags["alignflow.key"] = version.tags["alignflow.verdict_key"]
     judged = find_artifact(store, tags).manifest
-    folders = {
-        role: store.fetch(store.get(parent.digest), cache)
+    parents = {
+        role: store.get(parent.digest)
         for role, parent in judged.parents.items()
         if role != CHAMPION
     }
+    folders = {role: store.fetch(parent, cache) for role, parent in parents.items()}
+    answers = None
+    if "duels" in parents:
+        answers = JudgedAnswers.read(parents["duels"], folders.pop("duels"), champion)
     # Beside the rules it names the champion of that day, where that one's scores couldn't be had.
     config = {key: value for key, value in judged.config.items() if key in GateConfig.model_fields}
-    rules, aligned = GateConfig.model_validate(config), store.get(judged.parents["aligned"].digest)
-    of_champion = _measures_of(champion, rules, aligned, cache, url)
-    return judge_evaluations(rules, folders, of_champion)
+    rules = GateConfig.model_validate(config)
+    of_champion = _measures_of(champion, rules, parents["aligned"], cache, url)
+    return judge_evaluations(rules, folders, of_champion, answers)
 
 
 def _measures_of(

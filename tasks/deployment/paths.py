@@ -29,9 +29,7 @@ def with_absolute_paths(recipe: RecipeT, folder: Path) -> RecipeT:
     data["workspace"] = _path(recipe.workspace, folder)
     if recipe.store is not None:
         data["store"] = _path(recipe.store, folder)
-    data["model"]["source"] = _model(recipe.model.source, folder)
-    if recipe.model.chat_template is not None:
-        data["model"]["chat_template"] = _path(recipe.model.chat_template, folder)
+    _place_model(data["model"], folder)
     for name, config in recipe.data.sets.items():
         data["data"][name]["sources"] = [_source(source, folder) for source in config.sources]
     evaluation = data["evaluation"]
@@ -40,6 +38,8 @@ def with_absolute_paths(recipe: RecipeT, folder: Path) -> RecipeT:
     for suite in evaluation["suites"].values():
         for judge in suite["judges"].values():
             _place_judge(judge, folder)
+    if evaluation["answer_judge"] is not None:
+        _place_model(evaluation["answer_judge"]["model"], folder)
     return type(recipe).model_validate(data)
 
 
@@ -57,6 +57,12 @@ def _source(source: str, folder: Path) -> str:
 def _model(source: str, folder: Path) -> str:
     is_elsewhere = source.startswith("package:") or is_hub_id(source)
     return source if is_elsewhere and not (folder / source).exists() else _path(source, folder)
+
+
+def _place_model(model: dict[str, Any], folder: Path) -> None:
+    model["source"] = _model(model["source"], folder)
+    if model["chat_template"] is not None:
+        model["chat_template"] = _path(model["chat_template"], folder)
 
 
 def _place_judge(judge: dict[str, Any], folder: Path) -> None:

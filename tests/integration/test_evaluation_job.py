@@ -314,6 +314,7 @@ def test_every_score_of_the_contract_is_there(finished: RunFolder, scores: dict[
     assert result is not None
     assert result.metrics == scores["scores"]
     assert result.details["refused_rows"] == [{"id": "pair-4", "reason": "pair_equal_after_cut"}]
+    assert scores["num_left_out"] == {"preference": 1, "hhh": 0}
 
 
 def test_choices_have_the_log_probabilities_of_whole_texts(

@@ -319,6 +319,31 @@ def test_a_judge_that_is_not_good_enough_refuses_and_stands_in_the_report(
     }
 
 
+def test_a_judge_of_answers_compares_them_and_a_weak_one_refuses(
+    first: Outcome, recipe_file: Path, tiny_model: Path
+) -> None:
+    judge = {
+        "model": {"source": str(tiny_model)},
+        "min_accuracy": 1.0,
+        "max_length": 1016,
+    }
+    rule = {"score": "judged_win_rate/sft", "at_least": 0.0}
+    overrides = [
+        f"evaluation.answer_judge={json.dumps(judge)}",
+        f"gate.rules.wins={json.dumps(rule)}",
+    ]
+    with pytest.raises(SafetyGateError) as refusal:
+        align(load_config(Recipe, recipe_file, overrides=overrides))
+    outcome = refusal.value.outcome
+    assert outcome.model_version is None
+    assert "The answer judge is not good enough to gate: its accuracy on" in outcome.reasons[0]
+    page = outcome.report.read_text(encoding="utf-8")
+    assert "By a judge that compares them" in page
+    # The evaluations are what they were without it.
+    computed = {stage for stage, status in outcome.stages.items() if status == "computed"}
+    assert computed == {"answer-judge", "duels", "gate"}
+
+
 def test_changed_learning_rate_of_dpo_runs_dpo_and_what_follows(
     first: Outcome, recipe_file: Path
 ) -> None:

@@ -26,6 +26,8 @@ _FAMILIES = {
     "dataset": "data",
     "benchmark": "data",
     "judge": "judgement",
+    "answer_judge": "judgement",
+    "duels": "judgement",
     "evaluation": "judgement",
     "verdict": "judgement",
     "token_audit": "judgement",

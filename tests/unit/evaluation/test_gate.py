@@ -211,9 +211,21 @@ def test_win_rate_against_a_champion_that_is_not_there_passes() -> None:
     assert "no champion" in verdict.rules[0].reason
 
 
-def test_win_rate_compares_with_one_model_only() -> None:
+def test_judged_win_rate_that_is_missing_names_its_judge() -> None:
+    config = GateConfig(rules={"wins": GateRule(score="judged_win_rate/sft", at_least=0.5)})
+    verdict = judge(config, {"aligned": measures({"s": 1.0})})
+    assert "no answers to the same prompts that the answer judge" in verdict.rules[0].reason
+
+
+@pytest.mark.parametrize("score", ["win_rate/sft", "length_controlled_judged_win_rate/sft"])
+def test_win_rate_compares_with_one_model_only(score: str) -> None:
     with pytest.raises(ValidationError, match="a win rate compares models already"):
-        GateRule(score="win_rate/sft", at_least=0.5, compared_with="base")
+        GateRule(score=score, at_least=0.5, compared_with="base")
+
+
+def test_quality_of_the_answer_judge_is_no_model_s() -> None:
+    with pytest.raises(ValidationError, match="answer_judge/accuracy is no model's"):
+        GateRule(score="answer_judge/accuracy", compared_with="base")
 
 
 def test_model_judged_on_a_part_of_the_items_is_refused() -> None:

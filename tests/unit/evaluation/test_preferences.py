@@ -92,6 +92,7 @@ def test_reward_model_is_judged_on_each_subset() -> None:
         records=[{"id": str(n), "subset": subset} for n, subset in enumerate(subsets)],
         num_truncated=0,
         refused=[],
+        num_refused=0,
     )
     result = pair_set_result([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [2.0, 1.0]], pairs)
     # Right, wrong, even, right: 2.5 of 4.

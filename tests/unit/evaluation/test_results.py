@@ -19,7 +19,7 @@ def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
     )
     results.add("toxicity", toxicity, num_items=4)
     results.distrust("toxicity", "The judge is weak.")
-    results.write({"toxicity": 1})
+    results.write({"toxicity": 1}, {"toxicity": 2})
     content = json.loads((tmp_path / "scores.json").read_text())
     # Two sources, of which a resample holds one twice or both: 2/4, 3/4 or 4/4.
     low, high = content["intervals"].pop("toxicity/accuracy")
@@ -43,6 +43,7 @@ def test_scores_are_written_under_their_suite(tmp_path: Path) -> None:
         "num_items": {"toxicity": 4},
         "num_sources": {"toxicity/accuracy": 2},
         "num_truncated": {"toxicity": 1},
+        "num_left_out": {"toxicity": 2},
         "limited": ["suites.toxicity.limit"],
         "undefined": [],
         "weak_judges": {"toxicity": "The judge is weak."},

@@ -7,7 +7,14 @@ import pytest
 from scipy import optimize
 
 from alignflow.evaluation.measures import Items, Measure
-from alignflow.evaluation.win_rate import Answers, Duel, length_controlled_rate
+from alignflow.evaluation.win_rate import (
+    JUDGED_WIN_RATES,
+    Answers,
+    Duel,
+    judged_duels,
+    length_controlled_rate,
+    win_rates,
+)
 
 
 def answers(prompts: str, rewards: list[float], lengths: list[float]) -> Answers:
@@ -116,3 +123,24 @@ def test_models_without_a_common_prompt_have_no_rate() -> None:
     assert math.isnan(duel.win_rate().value)
     assert math.isnan(duel.ties)
     assert math.isnan(duel.length_controlled().value)
+
+
+def test_duels_that_a_judge_decided_take_the_lengths_from_the_evaluations() -> None:
+    models = {
+        "aligned": {"samples/mean_tokens": Measure.mean(Items.of("abc"), [7, 8, 9])},
+        "sft": {"samples/mean_tokens": Measure.mean(Items.of("cab"), [1, 2, 3])},
+        "champion": {},
+    }
+    judged = {
+        "answer_judge/accuracy": Measure.mean(Items.of("xy"), [1, 1]),
+        # One prompt was too long for the judge.
+        "judged_win_rate/sft": Measure.mean(Items.of("ba"), [0.5, 1.0]),
+        "judged_win_rate/champion": Measure.mean(Items.of("a"), [1.0]),
+    }
+    found = judged_duels(models, judged)
+    assert list(found) == ["sft"]
+    assert found["sft"].outcomes_N.tolist() == [0.5, 1.0]
+    assert found["sft"].lengths_N2.tolist() == [[8, 3], [7, 2]]
+    rates = win_rates(found, JUDGED_WIN_RATES)
+    assert list(rates) == ["judged_win_rate/sft", "length_controlled_judged_win_rate/sft"]
+    assert rates["judged_win_rate/sft"].value == 0.75

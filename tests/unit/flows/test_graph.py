@@ -181,3 +181,18 @@ def test_a_comparison_trains_every_method_with_every_seed_on_shared_stages() -> 
     anew, must_reuse = stages_to_compute(graph, [], "ppo-seed-1")
     assert anew == {"ppo-seed-1", "evaluate-ppo-seed-1", "comparison"}
     assert "sft" in must_reuse
+
+
+def test_a_judge_of_answers_adds_two_stages_before_the_gate(graph: StageGraph) -> None:
+    overrides = ["evaluation.answer_judge={model: {source: org/judge}}"]
+    judged = stage_graph(load_config(Recipe, DEMO, overrides=overrides))
+    test_every_parent_comes_before_its_child(judged)
+    assert judged.keys() - graph.keys() == {"answer-judge", "duels"}
+    assert set(judged["duels"]) == {
+        *("answer-judge", "preferences"),
+        *("evaluate-base", "evaluate-sft", "evaluate-aligned"),
+    }
+    assert set(judged["gate"]) - set(graph["gate"]) == {"duels"}
+    anew, must_reuse = stages_to_compute(judged, [], "duels")
+    assert anew == {"duels", "gate", "register", "report"}
+    assert "answer-judge" in must_reuse

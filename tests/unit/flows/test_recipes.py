@@ -110,3 +110,55 @@ def test_resolving_a_recipe_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "problem"),
+    [
+        ("demo", [], r"judged_win_rate/sft takes a judge; give evaluation\.answer_judge"),
+        (
+            "demo",
+            ["evaluation.answer_judge={model: {source: org/judge}}", "evaluation.num_samples=0"],
+            "answer_judge compares sample answers; give num_samples",
+        ),
+        (
+            "demo",
+            ["evaluation.answer_judge={model: {source: org/judge, revison: main}}"],
+            "did you mean revision",
+        ),
+        (
+            "demo",
+            ["evaluation.answer_judge={model: {source: org/judge}, instructions: '{prompt}'}"],
+            r"answer_judge\.instructions: .*\{answer_a\} is missing",
+        ),
+        (
+            "demo-methods",
+            ["evaluation.answer_judge={model: {source: org/judge}}", "gate.rules={}"],
+            r"evaluation\.answer_judge does nothing with compare",
+        ),
+    ],
+)
+def test_a_judge_of_answers_that_is_not_there_or_has_nothing_to_do_is_refused(
+    recipe: str, overrides: list[str], problem: str
+) -> None:
+    rule = "gate.rules.wins={score: judged_win_rate/sft, at_least: 0.5}"
+    with pytest.raises(ConfigError, match=problem):
+        load_config(Recipe, DEMO.with_name(f"{recipe}.yaml"), overrides=[rule, *overrides])
+
+
+def test_scores_by_a_judge_of_answers_can_gate() -> None:
+    rules = {
+        name: {"score": score, "at_least": 0.5}
+        for name, score in enumerate(
+            (
+                "judged_win_rate/base",
+                "length_controlled_judged_win_rate/champion",
+                "answer_judge/consistency",
+            )
+        )
+    }
+    overrides = [
+        "evaluation.answer_judge={model: {source: org/judge}}",
+        *(f"gate.rules.r{name}={rule}" for name, rule in rules.items()),
+    ]
+    assert len(load_config(Recipe, DEMO, overrides=overrides).gate.rules) > len(rules)

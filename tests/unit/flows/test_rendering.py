@@ -59,6 +59,15 @@ def test_every_kind_of_job_has_a_manifest(name: str, stage: str) -> None:
     assert job["metadata"]["name"].startswith(stage.replace("_", "-"))
 
 
+def test_duels_have_a_manifest() -> None:
+    judged = recipe(cluster=KUBERNETES)
+    judge = {"model": {"source": "org/judge"}}
+    judged = judged.replaced(evaluation=judged.evaluation.replaced(answer_judge=judge))
+    (job,) = yaml.safe_load_all(render_stage(judged, "duels"))
+    (main,) = job["spec"]["template"]["spec"]["containers"]
+    assert main["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+
+
 def test_stage_of_a_trial_has_a_manifest() -> None:
     methods = recipe("demo-methods", cluster=KUBERNETES)
     assert methods.compare is not None

@@ -190,6 +190,10 @@ def test_cut_sequences_of_an_evaluation_are_told(report: ReportData) -> None:
     told = "Cut at the evaluation's length limit: 3 sequences of toxicity."
     text = " ".join(Page(render_page(report.replaced(num_truncated={"toxicity": 3}))).text.split())
     assert told in text
+    left_out = report.replaced(num_left_out={"hhh": 12})
+    assert "nothing to judge: 12 items of hhh." in " ".join(
+        Page(render_page(left_out)).text.split()
+    )
     assert "length limit:" not in Page(render_page(report)).text
 
 
@@ -212,3 +216,17 @@ def test_a_set_s_card_and_ratings_stand_below_it(report: ReportData) -> None:
     assert "quality" + "12304005" in text
     assert "LicenceApache-2.0" in text
     assert "Latin430,Cyrillic8" in text
+
+
+def test_a_judge_of_answers_is_told_with_its_accuracy_and_its_weakness(report: ReportData) -> None:
+    text = " ".join(Page(render_page(report)).text.split())
+    assert "an accuracy of 71.1 % (61.7 to 79.7 %; 50 % is chance)" in text
+    assert "prefers the same answer in both orders for 76.6 % (65.6 to 85.9 %) of 64 pairs" in text
+    assert "Left out, as too long for it or its chat template: 3 comparisons." in text
+    assert "at least 0.75 is asked for" in text
+    assert "66.4 %" in text
+    # Its table needs no rewards.
+    alone = shown(report.replaced(win_rates=[]))
+    assert "Whoseanswerwins" in alone
+    assert "bytheirreward" not in alone
+    assert "66.4%" in alone

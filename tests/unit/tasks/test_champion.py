@@ -7,9 +7,15 @@ import pytest
 
 from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
 from alignflow.artifacts.manifest import ParentRef
+from alignflow.evaluation.config import GateConfig
 from alignflow.evaluation.measures import Items, Measure, write_measures
 from alignflow.lineage import find_artifact
-from alignflow.tasks.evaluate import comparable_measures, judge_model
+from alignflow.tasks.evaluate import (
+    JudgedAnswers,
+    comparable_measures,
+    judge_evaluations,
+    judge_model,
+)
 from alignflow.tasks.pipeline import Pipeline
 from alignflow.tasks.tracking import RegisteredVersion
 
@@ -154,3 +160,40 @@ def test_version_is_found_by_its_key_among_artifacts_of_one_digest(
     unknown = {**tags, "alignflow.key": "0" * 64}
     assert find_artifact(pipeline.store, unknown).digest == first.digest
     assert find_artifact(pipeline.store, tags).digest == first.digest
+
+
+SAID = {"weak_judges": {}, "num_left_out": {"held_out": 2, "sft": 1}}
+
+
+def test_duel_with_another_champion_than_today_s_does_not_count(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    outcomes = Measure.mean(Items.of(["prompt"]), [1.0], is_share=True)
+    lengths = {"samples/mean_tokens": Measure.mean(Items.of(["prompt"]), [9.0])}
+    (tmp_path / "scores.json").write_text(json.dumps({"limited": [], **SAID}))
+
+    def published(measures: dict[str, Measure], **parents: Artifact) -> Artifact:
+        write_measures(tmp_path / "measures.json", measures)
+        return evaluation_by(pipeline, tmp_path, {role: of.ref for role, of in parents.items()})
+
+    champion = published(lengths)
+    rates = {f"judged_win_rate/{name}": outcomes for name in ("sft", "champion")}
+    compared = published(rates, champion=champion)
+    folder = pipeline.local(compared)
+    kept = JudgedAnswers.read(compared, folder, version_with(evaluation=champion.digest))
+    assert kept.measures.keys() == rates.keys()
+    assert kept.num_left_out == 3
+    for other in (None, version_with(evaluation="a" * 64)):
+        answers = JudgedAnswers.read(compared, folder, other)
+        assert answers.measures.keys() == {"judged_win_rate/sft"}
+    # A rule on what is no more fails, and passes where there is no champion at all.
+    config = GateConfig.model_validate(
+        {"rules": {"wins": {"score": "judged_win_rate/champion", "at_least": 0.6}}}
+    )
+    aligned = {"aligned": pipeline.local(champion)}
+    assert judge_evaluations(config, aligned, lengths, kept).passed
+    assert not judge_evaluations(config, aligned, lengths, answers).passed
+    assert judge_evaluations(config, aligned, None, answers).passed
+    weak = JudgedAnswers(kept.measures, {"judged_win_rate": "The judge is weak."})
+    verdict = judge_evaluations(config, aligned, lengths, weak)
+    assert [rule.reason for rule in verdict.rules] == ["The judge is weak."]

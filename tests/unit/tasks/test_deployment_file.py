@@ -96,7 +96,10 @@ def test_what_is_no_path_stays(tmp_path: Path) -> None:
         data=recipe.data.replaced(
             demonstrations={"sources": ["trl-lib/some-set", "sets/own", "hf://datasets/a/b"]}
         ),
-        evaluation=recipe.evaluation.replaced(suites={"s": suite}),
+        evaluation=recipe.evaluation.replaced(
+            suites={"s": suite},
+            answer_judge={"model": {"source": "org/judge", "chat_template": "judge.jinja"}},
+        ),
         gate={},
     )
     placed = with_absolute_paths(changed, tmp_path)
@@ -107,6 +110,10 @@ def test_what_is_no_path_stays(tmp_path: Path) -> None:
         str(tmp_path / "sets/own"),
         "hf://datasets/a/b",
     ]
+    answer_judge = placed.evaluation.answer_judge
+    assert answer_judge is not None
+    assert answer_judge.model.source == "org/judge"
+    assert answer_judge.model.chat_template == str(tmp_path / "judge.jinja")
     placed_suite = placed.evaluation.suites["s"]
     assert placed_suite.data == "s3://b/p.jsonl"
     placed_judge = placed_suite.judges["toxicity"]

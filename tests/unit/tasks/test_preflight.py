@@ -78,6 +78,12 @@ def test_a_judge_without_its_labelled_texts_is_refused(sound: Recipe, tmp_path: 
         check_inputs(sound.replaced(evaluation={"suites": {"continued": suite}}))
 
 
+def test_a_judge_of_answers_that_is_no_model_is_refused(sound: Recipe, tmp_path: Path) -> None:
+    judge = {"model": {"source": str(tmp_path / "nowhere")}}
+    with pytest.raises(DataError, match=r"there is no model .*nowhere"):
+        check_inputs(sound.replaced(evaluation={"answer_judge": judge}))
+
+
 @pytest.mark.parametrize("source", ["OWNER/NAME", "hf://datasets/OWNER/NAME@main"])
 def test_set_of_the_hub_is_left_to_the_run(sound: Recipe, source: str) -> None:
     data = sound.data.model_dump()

@@ -8,11 +8,12 @@ import pytest
 from alignflow.evaluation.gate import Measures
 from alignflow.evaluation.measures import Items, Measure
 from alignflow.reporting.model import Answer, Difference, ModelRole, Sample
+from alignflow.tasks.evaluate import JudgedAnswers
 from alignflow.tasks.evaluated import Evaluated
 from alignflow.tasks.items import distributions_of, samples_of, worst_items
 from alignflow.tasks.pipeline import Pipeline, Stage, StageOutput, run_stage
 from alignflow.tasks.report import sample_table, training_rows
-from alignflow.tasks.scores import differences_of, win_rate_rows
+from alignflow.tasks.scores import answer_judge_summary, differences_of, win_rate_rows
 from alignflow.tasks.tracking import StageRun
 
 
@@ -157,3 +158,28 @@ def test_table_for_review_has_a_row_an_answer_with_nothing_hidden_in_it() -> Non
         "answer": ["so", "[U+0007]"],
         "reward": [None, 1.5],
     }
+
+
+def test_a_judge_of_answers_stands_beside_whom_it_preferred() -> None:
+    prompts = Items.of([[{"role": "user", "content": f"question {n}"}] for n in range(40)])
+    models: dict[ModelRole, Evaluated] = {
+        "sft": evaluated([0.0] * 40, [20] * 40),
+        "aligned": evaluated([0.0] * 40, [30] * 20 + [10] * 20),
+    }
+    answers = JudgedAnswers(
+        {
+            "answer_judge/accuracy": Measure.mean(Items.of([]), []),
+            "answer_judge/consistency": Measure.mean(Items.of(range(20)), [1.0] * 15 + [0.0] * 5),
+            "judged_win_rate/sft": Measure.mean(prompts, [1.0] * 20 + [0.5] * 20, is_share=True),
+        },
+        weak_judges={"judged_win_rate": "The judge is weak."},
+        num_left_out=3,
+    )
+    summary = answer_judge_summary("org/judge", models, answers)
+    assert (summary.name, summary.num_left_out) == ("org/judge", 3)
+    assert summary.objection == "The judge is weak."
+    assert (summary.accuracy, summary.num_pairs) == (None, 0)
+    assert summary.consistency == 0.75
+    (row,) = summary.win_rates
+    assert (row.against, row.rate, row.ties) == ("sft", 0.75, 0.5)
+    assert (row.tokens, row.other_tokens) == (20, 20)

@@ -16,7 +16,7 @@ from alignflow.reporting.model.fields import (
     ModelRole,
     Text,
 )
-from alignflow.reporting.model.judges import JudgeSummary
+from alignflow.reporting.model.judges import AnswerJudgeSummary, JudgeSummary
 from alignflow.reporting.model.lineage import Lineage, LineageEdge, LineageNode
 from alignflow.reporting.model.links import Links
 from alignflow.reporting.model.report import ModelComparison, ReportData
@@ -44,6 +44,7 @@ __all__ = [
     "ROLES",
     "ROLE_LABELS",
     "Answer",
+    "AnswerJudgeSummary",
     "CurvePoint",
     "DataSource",
     "DatasetSummary",

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from alignflow.config import Config
 from alignflow.reporting.model.data import DatasetSummary, LeakRow
 from alignflow.reporting.model.fields import Text
-from alignflow.reporting.model.judges import JudgeSummary
+from alignflow.reporting.model.judges import AnswerJudgeSummary, JudgeSummary
 from alignflow.reporting.model.lineage import Lineage
 from alignflow.reporting.model.links import Links
 from alignflow.reporting.model.samples import Sample
@@ -27,9 +27,13 @@ class ModelComparison(Config):
     made_at: datetime
     scores: list[ScoreRow]
     win_rates: list[WinRate] = []
+    answer_judge: None = None
+    """No job compares the answers of two models that are evaluated already."""
     distributions: list[Distribution] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of B, by suite, that were cut at the evaluation's length limit."""
+    num_left_out: dict[str, NonNegativeInt] = {}
+    """Items that could not be judged, by suite."""
     kl_nats_per_token: None = None
     """Neither is the other's parent, as far as is known."""
 
@@ -48,12 +52,15 @@ class ReportData(Config):
     verdict: VerdictSummary
     scores: list[ScoreRow] = []
     win_rates: list[WinRate] = []
+    answer_judge: AnswerJudgeSummary | None = None
     kl_nats_per_token: float | None = None
     """Divergence of the aligned model from its parent."""
     distributions: list[Distribution] = []
     worst_items: list[WorstItem] = []
     num_truncated: dict[str, NonNegativeInt] = {}
     """Sequences of each suite that were cut at the evaluation's length limit."""
+    num_left_out: dict[str, NonNegativeInt] = {}
+    """Items that could not be judged, by suite."""
     judges: list[JudgeSummary] = []
     curves: list[TrainingCurve] = []
     token_rows: list[TokenRow] = []

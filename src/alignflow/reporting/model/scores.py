@@ -80,7 +80,7 @@ class ScoreRow(Config):
 
 
 class WinRate(Config):
-    """How often the aligned model's answers beat another's to the same prompts, by their reward."""
+    """How often the aligned model's answers beat another's to the same prompts."""
 
     against: ModelRole
     num_prompts: NonNegativeInt

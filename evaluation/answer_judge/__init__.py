@@ -1,0 +1,1 @@
+"""A language model that says which of two answers is better, asked in both orders."""

@@ -215,6 +215,8 @@ def run_stage(pipeline: Pipeline, stage: Stage, compute: Compute) -> Artifact:
             artifact = None if stage.name in pipeline.forced else pipeline.store.find(key)
             if artifact is None:
                 status = "computed"
+                # At once, to be seen while it is computed; of a reused stage with all the rest.
+                run.log_params(stage.config)
                 artifact = _compute(pipeline, stage, key, run, compute)
             else:
                 pipeline.store.records.note_use(key)
@@ -262,8 +264,7 @@ def _compute(
 
 
 def _log_inputs(pipeline: Pipeline, stage: Stage, run: StageRun) -> None:
-    """Record config and parents: data by content, models as edges from who made them."""
-    run.log_params(stage.config)
+    """Record the parents: data by content, models as edges from who made them."""
     datasets = [
         (str(parent.manifest.details.get("name", role)), parent)
         for role, parent in stage.parents.items()
@@ -294,6 +295,7 @@ def _log_artifact(
         {name: value for name, value in manifest.metrics.items() if name not in in_curves},
         time_ms=int(time.time() * 1000),
         lines=curves if status == "reused" or run.has_lost_lines else (),
+        config=stage.config if status == "reused" else None,
         tags={
             "alignflow.digest": artifact.digest,
             "alignflow.uri": artifact.uri,

@@ -7,8 +7,9 @@ because stages log from several threads at once and the fluent API's active run 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 import pandas
@@ -34,10 +35,13 @@ from alignflow.urls import without_credentials
 
 # MLflow's dataset table holds 36 characters: "sha256:" and 29 hex digits.
 _DIGEST_CHARS = 29
-# A request takes a thousand of all kinds together; this leaves room for tags.
-_MAX_METRICS = 900
+# A request takes a hundred parameters, a hundred tags, and a thousand of all kinds together.
+_MAX_PARAMS = 100
+_MAX_METRICS = 800
 _MAX_PARAM_CHARS = 6000
 _NOT_METRICS = frozenset({"step", "num_steps", "time", "phase"})
+
+T = TypeVar("T")
 
 
 class StageRun:
@@ -51,19 +55,14 @@ class StageRun:
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Record a config, its nested keys joined by dots."""
-        params = [
-            Param(key, without_credentials(str(value))[:_MAX_PARAM_CHARS])
-            for key, value in _flatten(config).items()
-        ]
-        for start in range(0, len(params), 100):
-            self._write(self._client.log_batch, self.run_id, params=params[start : start + 100])
+        self._log(params=_params_of(config))
 
     def log_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Record lines of a job's `metrics.jsonl`, under the time that the job gave them.
 
         The same line twice in one run makes one row, as long as step, time and value are the same.
         """
-        self._log(_metrics_of(lines))
+        self._log(metrics=_metrics_of(lines))
 
     def follow_lines(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Record lines while the job runs, whose end must not depend on MLflow.
@@ -88,11 +87,23 @@ class StageRun:
         time_ms: int,
         lines: Iterable[Mapping[str, Any]] = (),
         tags: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record final values, lines as `log_lines` does, and tags, in few requests."""
+        """Record final values in few requests together with the rest.
+
+        Args:
+            metrics: The final values.
+            time_ms: When they were made.
+            lines: As for `log_lines`.
+            tags: Of the run.
+            config: As for `log_params`.
+        """
         final = [Metric(name, value, time_ms, 0) for name, value in metrics.items()]
-        run_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
-        self._log([*_metrics_of(lines), *final], run_tags)
+        self._log(
+            metrics=[*_metrics_of(lines), *final],
+            params=_params_of(config or {}),
+            tags=[RunTag(key, value) for key, value in (tags or {}).items()],
+        )
 
     def log_inputs(
         self, datasets: Sequence[tuple[str, Artifact]], models: Sequence[str], *, context: str
@@ -143,18 +154,23 @@ class StageRun:
         except MlflowException as error:
             run_logger().warning("MLflow can't close its run (%s).", first_line(error))
 
-    def _log(self, metrics: Sequence[Metric], tags: Sequence[RunTag] = ()) -> None:
-        batches = [
-            metrics[start : start + _MAX_METRICS] for start in range(0, len(metrics), _MAX_METRICS)
-        ]
-        if tags and not batches:
-            batches = [[]]
-        for number, batch in enumerate(batches):
+    def _log(
+        self,
+        *,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        requests = zip_longest(
+            _split(metrics, _MAX_METRICS), _split(params, _MAX_PARAMS), [tags], fillvalue=()
+        )
+        for some_metrics, some_params, all_tags in requests:
             self._write(
                 self._client.log_batch,
                 self.run_id,
-                metrics=batch,
-                tags=tags if number == 0 else (),
+                metrics=some_metrics,
+                params=some_params,
+                tags=all_tags,
             )
 
 
@@ -271,6 +287,13 @@ class Tracker:
         return self.registry.add(name, source, run_id=run.run_id, tags=tags, model_id=model_id)
 
 
+def _params_of(config: Mapping[str, Any]) -> list[Param]:
+    return [
+        Param(key, without_credentials(str(value))[:_MAX_PARAM_CHARS])
+        for key, value in _flatten(config).items()
+    ]
+
+
 def _metrics_of(lines: Iterable[Mapping[str, Any]]) -> list[Metric]:
     return [
         Metric(name, float(value), int(float(line.get("time", 0)) * 1000), int(line["step"]))
@@ -279,6 +302,10 @@ def _metrics_of(lines: Iterable[Mapping[str, Any]]) -> list[Metric]:
         for name, value in line.items()
         if name not in _NOT_METRICS and isinstance(value, int | float)
     ]
+
+
+def _split(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _dataset(name: str, artifact: Artifact) -> Dataset:

@@ -36,7 +36,7 @@ def test_damage_is_not_published_again_from_the_output_of_the_job(pipeline: Pipe
 
 
 def make_stage(kind: str, **parents: Artifact) -> Stage:
-    return Stage(name=kind, kind=kind, config={}, revision=1, parents=parents)
+    return Stage(name=kind, kind=kind, config={"seed": 1}, revision=1, parents=parents)
 
 
 def writes(file: str, **facts: object) -> Callable[[StageRun, Path], StageOutput]:
@@ -62,6 +62,7 @@ def test_reused_stage_is_recorded_like_a_computed_one(pipeline: Pipeline) -> Non
             [experiment.experiment_id],
             f"tags.`alignflow.status` = '{status}' and tags.`alignflow.key` = '{stage.key}'",
         )
+        assert found.data.params == {"seed": "1"}
         assert found.inputs is not None
         assert [item.dataset.name for item in found.inputs.dataset_inputs] == ["pairs"]
         assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["manifest.json"]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -170,6 +171,38 @@ def test_more_values_than_a_request_takes_are_all_recorded(
     run = client.get_run(stage.run_id).data
     assert (run.metrics["dpo/accuracy"], run.tags["alignflow.digest"]) == (0.5, "d")
     assert len(client.get_metric_history(stage.run_id, "dpo/loss")) == 1001
+
+
+def test_config_and_values_of_a_stage_go_in_one_request(
+    tracker: Tracker, stage: StageRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        requests.append(kwargs)
+        return log_batch(client, *args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    stage.log(
+        {"dpo/accuracy": 0.5},
+        time_ms=1,
+        lines=[{"step": 1, "dpo/loss": 0.7}],
+        tags={"alignflow.digest": "d"},
+        config={"beta": 0.1},
+    )
+    assert len(requests) == 1
+    data = MlflowClient(tracker.uri).get_run(stage.run_id).data
+    assert data.metrics == {"dpo/accuracy": 0.5, "dpo/loss": 0.7}
+    assert (data.params, data.tags["alignflow.digest"]) == ({"beta": "0.1"}, "d")
+
+
+def test_config_of_more_keys_than_a_request_takes_is_recorded_whole(
+    tracker: Tracker, stage: StageRun
+) -> None:
+    config = {f"key_{number}": number for number in range(201)}
+    stage.log({}, time_ms=1, config=config)
+    assert len(MlflowClient(tracker.uri).get_run(stage.run_id).data.params) == 201
 
 
 def test_tags_are_recorded_without_values(tracker: Tracker, stage: StageRun) -> None:

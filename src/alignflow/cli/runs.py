@@ -35,6 +35,9 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Run a recipe; stages whose result is in the store are reused."""
+    # What is imported stays. Looking for garbage among it while it is loaded takes most of a
+    # second, and half a second once more as the interpreter ends.
+    gc.disable()
     from rich.console import Console
 
     from alignflow.config import load_config
@@ -56,9 +59,8 @@ def run(
             server = start_prefect()
             # Takes as long to import as the server to start: both go on at once.
             pipeline = _pipeline(config)
-            # What was imported stays: without this the interpreter walks all of it again as it
-            # ends, which takes more than half a second.
             gc.freeze()
+            gc.enable()
             if server is not None:
                 server.use()
             outcome = pipeline(config, force=force, start=start)

@@ -27,6 +27,7 @@ from prefect.states import AwaitingRetry, Cancelled, Completed, Crashed
 from alignflow.jobs.finding import find_job
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
+from alignflow.tasks.heartbeat import HEARTBEAT
 from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.liveness import forget_process, liveness
 from alignflow.tasks.logs import run_logger
@@ -196,7 +197,7 @@ class _Janitor:
     def _last_heartbeat(self, flow_run_id: UUID) -> datetime | None:
         since = datetime.now(UTC) - timedelta(seconds=self._silent_s)
         wanted = {
-            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "event": {"name": [HEARTBEAT]},
             "resource": {"id": [f"prefect.flow-run.{flow_run_id}"]},
             "occurred": {"since": since.isoformat()},
             "order": "DESC",

@@ -22,6 +22,11 @@ from alignflow.jobs.local import LocalLauncher
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.slurm.launcher import SlurmLauncher
 from alignflow.tasks.config import ClusterConfig, RunConfig
+from alignflow.tasks.heartbeat import (
+    HEARTBEAT_INTERVAL_S,
+    send_heartbeat,
+    sends_its_own_heartbeat,
+)
 from alignflow.tasks.interrupts import restore_interrupts
 from alignflow.tasks.jobs import flow_run_index
 from alignflow.tasks.liveness import marked_process
@@ -106,7 +111,9 @@ def _running(pipeline: Pipeline) -> Iterator[None]:
         {"alignflow.recipe": recipe.name, "prefect.flow_run_id": pipeline.flow_run_id},
         recipe.model_dump(mode="json"),
     )
-    watcher = threading.Thread(target=_watch_over, args=(pipeline,), daemon=True)
+    watcher = threading.Thread(
+        target=_watch_over, args=(pipeline, sends_its_own_heartbeat()), daemon=True
+    )
     watcher.start()
     status = "FAILED"
     try:
@@ -144,13 +151,13 @@ def raise_first_failure(stages: Sequence[PrefectFuture[Any]]) -> None:
             stage.result()
 
 
-def _watch_over(pipeline: Pipeline) -> None:
+def _watch_over(pipeline: Pipeline, has_own_heartbeat: bool) -> None:
     """Set `stop` when somebody cancels the flow run on Prefect's page; keep what the run needs.
 
     A run that no worker owns is told by nobody: its process has to look. What its first stages made
-    must not count as unused before the last one has read it.
+    must not count as unused before the last one has read it, nor the run as dead.
     """
-    noted_at = time.monotonic()
+    noted_at = told_at = time.monotonic()
     with get_client(sync_client=True) as client:
         while not pipeline.stop.wait(_CANCELLATION_POLL_S):
             if time.monotonic() - noted_at > _NOTE_USES_EVERY_S:
@@ -163,6 +170,9 @@ def _watch_over(pipeline: Pipeline) -> None:
                 continue
             if state is not None and (state.is_cancelling() or state.is_cancelled()):
                 pipeline.stop.set()
+            elif has_own_heartbeat and time.monotonic() - told_at > HEARTBEAT_INTERVAL_S:
+                told_at = time.monotonic()
+                send_heartbeat(pipeline.flow_run_id)
 
 
 def _note_uses(pipeline: Pipeline) -> None:

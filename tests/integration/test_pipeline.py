@@ -52,9 +52,11 @@ from alignflow.jobs.processes import read_process
 from alignflow.jobs.run_folder import RunFolder
 from alignflow.jobs.spec import JobStatus
 from alignflow.lineage import trace
+from alignflow.tasks import lifecycle
 from alignflow.tasks.approval import find_request, let_go_on
 from alignflow.tasks.data import fetch_benchmark, ingest_dataset
 from alignflow.tasks.decisions import Author
+from alignflow.tasks.heartbeat import HEARTBEAT, without_prefects_heartbeat
 from alignflow.tasks.janitor import sweep
 from alignflow.tasks.last_run import read_last_run, what_changed
 from alignflow.tasks.lifecycle import open_pipeline, raise_first_failure
@@ -111,6 +113,32 @@ def test_first_failure_is_told_at_once_and_not_what_followed_from_it(
         failing()
     # The flow ends with its slowest task, but the failure is known before.
     assert time.monotonic() - began < 60
+
+
+def test_a_run_sends_its_heartbeat_where_prefect_does_not(
+    prefect_server: None, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_CANCELLATION_POLL_S", 0.1)
+    monkeypatch.setattr(lifecycle, "HEARTBEAT_INTERVAL_S", 0.0)
+    recipe = load_config(Recipe, recipe_file, overrides=[f"workspace={tmp_path}"])
+
+    def is_heard(flow_run_id: str) -> bool:
+        wanted = {
+            "event": {"name": [HEARTBEAT]},
+            "resource": {"id": [f"prefect.flow-run.{flow_run_id}"]},
+        }
+        with get_client(sync_client=True) as prefect:
+            answer = prefect.request("POST", "/events/filter", json={"filter": wanted})
+        return bool(answer.json()["events"])
+
+    @flow
+    def live() -> None:
+        nothing: frozenset[str] = frozenset()
+        with open_pipeline(recipe, stages=[], forced=nothing, must_reuse=nothing) as pipeline:
+            wait_for(lambda: is_heard(pipeline.flow_run_id), 60)
+
+    with without_prefects_heartbeat():
+        live()
 
 
 @pytest.fixture(scope="module")

@@ -59,11 +59,14 @@ def run(
             server = start_prefect()
             # Takes as long to import as the server to start: both go on at once.
             pipeline = _pipeline(config)
+            from alignflow.tasks.heartbeat import without_prefects_heartbeat
+
             gc.freeze()
             gc.enable()
             if server is not None:
                 server.use()
-            outcome = pipeline(config, force=force, start=start)
+            with without_prefects_heartbeat():
+                outcome = pipeline(config, force=force, start=start)
     except SafetyGateError as refusal:
         _show(refusal.outcome, console, json)
         raise
@@ -86,8 +89,6 @@ def _quieten() -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    # What the janitor hears of a run on another machine.
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")
 
 
 def _show(outcome: "Outcome | ComparisonOutcome", console: "Console", json: bool) -> None:

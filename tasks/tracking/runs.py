@@ -7,8 +7,10 @@ because stages log from several threads at once and the fluent API's active run 
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import mlflow
@@ -22,9 +24,12 @@ from mlflow.entities import (
     LoggedModelOutput,
     Metric,
     Param,
+    Run,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from alignflow.artifacts import Artifact
 from alignflow.errors import ConfigError
@@ -47,11 +52,17 @@ T = TypeVar("T")
 class StageRun:
     """The nested run of one stage."""
 
-    def __init__(self, client: MlflowClient, write: Writer, run_id: str) -> None:
+    def __init__(self, client: MlflowClient, write: Writer, run: Run) -> None:
         self._client = client
         self._write = write
-        self.run_id = run_id
+        self._artifact_uri: str = run.info.artifact_uri
+        self.run_id: str = run.info.run_id
         self.has_lost_lines = False
+
+    @cached_property
+    def _artifacts(self) -> ArtifactRepository:
+        """Where its artifacts go; the client would ask the server for the run to know."""
+        return get_artifact_repository(self._artifact_uri, tracking_uri=self._client.tracking_uri)
 
     def log_params(self, config: Mapping[str, Any]) -> None:
         """Record a config, its nested keys joined by dots."""
@@ -127,15 +138,18 @@ class StageRun:
 
     def log_folder(self, folder: Path, name: str) -> None:
         """Upload a folder, such as Data Docs, as artifacts of the run."""
-        self._write(self._client.log_artifacts, self.run_id, str(folder), name)
+        self._write(self._artifacts.log_artifacts, str(folder), name)
 
     def log_file(self, path: Path) -> None:
         """Upload one file as an artifact of the run."""
-        self._write(self._client.log_artifact, self.run_id, str(path))
+        self._write(self._artifacts.log_artifact, str(path))
 
     def log_text(self, text: str, name: str) -> None:
         """Upload a text as an artifact of the run."""
-        self._write(self._client.log_text, self.run_id, text, name)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_text(text, encoding="utf-8")
+            self.log_file(path)
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
         """Upload a table, which MLflow's evaluation page shows row by row."""
@@ -228,7 +242,7 @@ class Tracker:
         run = self._write(
             self._client.create_run, self._experiment_id, run_name=name, tags=dict(tags)
         )
-        self._parent = StageRun(self._client, self._write, run.info.run_id)
+        self._parent = StageRun(self._client, self._write, run)
         self._parent.log_params(recipe or {})
         return self._parent
 
@@ -236,7 +250,7 @@ class Tracker:
         """Open the nested run of a stage."""
         nested = {"mlflow.parentRunId": self.run.run_id, "alignflow.stage": name, **tags}
         run = self._write(self._client.create_run, self._experiment_id, run_name=name, tags=nested)
-        return StageRun(self._client, self._write, run.info.run_id)
+        return StageRun(self._client, self._write, run)
 
     def log_model(self, run: StageRun, name: str, artifact: Artifact) -> str:
         """Record a model-bearing artifact as the run's output; return MLflow's model id.

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from alignflow.artifacts import Artifact, ArtifactStore, code_version, stage_key
 from alignflow.errors import ConfigError
@@ -86,6 +87,25 @@ def test_table_is_read_back_as_it_was_logged(tracker: Tracker, stage: StageRun) 
     table = client.load_table(experiment.experiment_id, "samples.json", [stage.run_id])
     assert table["prompt"].tolist() == ["why?", "how?"]
     assert table["reward"].isna().tolist() == [False, True]
+
+
+def test_artifacts_are_uploaded_without_asking_for_the_run(
+    tracker: Tracker, stage: StageRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page.html").write_text("page")
+    with monkeypatch.context() as patch:
+        patch.delattr(SqlAlchemyStore, "get_run")
+        stage.log_text("naïve", "manifest.json")
+        stage.log_file(tmp_path / "page.html")
+        stage.log_folder(tmp_path, "docs")
+    client = MlflowClient(tracker.uri)
+    top, docs = (client.list_artifacts(stage.run_id, path) for path in (None, "docs"))
+    assert [file.path for file in (*top, *docs)] == [
+        *("docs", "manifest.json", "page.html"),
+        "docs/page.html",
+    ]
+    manifest = client.download_artifacts(stage.run_id, "manifest.json", str(tmp_path))
+    assert Path(manifest).read_text(encoding="utf-8") == "naïve"
 
 
 def test_nested_config_becomes_dotted_parameters(tracker: Tracker, stage: StageRun) -> None:

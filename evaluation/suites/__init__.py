@@ -111,12 +111,16 @@ def load_suite(
     return _class(name).read(path, limit=limit, judges=judges)
 
 
+def _added() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
 def _class(name: str) -> type[FileSuite[Any]]:
-    known = {entry.name: entry for entry in entry_points(group=GROUP)} | _OWN
-    if name not in known:
-        names = ", ".join(sorted(known))
+    # One of the project's own needs no look at every installed package, which takes its time.
+    entry = _OWN.get(name) or _added().get(name)
+    if entry is None:
+        names = ", ".join(sorted({**_added(), **_OWN}))
         raise ConfigError(f"there is no suite {name!r}; known are {names}, and lm_eval:TASK.")
-    entry = known[name]
     try:
         found = entry.load()
     except (ImportError, AttributeError) as error:

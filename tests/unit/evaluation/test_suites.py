@@ -265,6 +265,13 @@ def test_a_suite_of_another_package_that_cannot_be_used_is_named(
     assert problem in str(caught.value)
 
 
+def test_installed_packages_are_not_looked_at_for_an_own_suite(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("alignflow.evaluation.suites.entry_points")
+    assert "mc2" in score_names("truthfulqa")
+
+
 def test_suites_import_without_torch() -> None:
     code = "import alignflow.evaluation.suites, sys; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

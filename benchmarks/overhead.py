@@ -160,7 +160,9 @@ registry: {{model_name: overhead}}
 def servers(folder: Path) -> Iterator[dict[str, str]]:
     """Start a Prefect and an MLflow server; yield the environment that names them."""
     with prefect_server(folder) as prefect, mlflow_server(folder) as mlflow:
-        yield {**os.environ, "PREFECT_API_URL": prefect.url, "MLFLOW_TRACKING_URI": mlflow.url}
+        # What pip installs lies there compiled; so does this, as long as Python may keep it.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        yield {**environment, "PREFECT_API_URL": prefect.url, "MLFLOW_TRACKING_URI": mlflow.url}
 
 
 def run(recipe: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, str]]:

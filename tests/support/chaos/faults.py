@@ -266,7 +266,8 @@ def set_clock(seconds: int) -> Strike:
 
 def _is_off(scene: Scene, seconds: int) -> bool:
     """Whether the clock that the job tells the time by is off by about so much."""
-    return abs(scene.training_rows("dpo")[-1]["time"] - time.time() - seconds) < 600
+    told: float = scene.training_rows("dpo")[-1]["time"]
+    return abs(told - time.time() - seconds) < 600
 
 
 def trigger_at_once(scene: Scene, random: Random) -> str:

@@ -46,9 +46,11 @@ format: $(INSTALLED)  ## mend formatting and what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The faults, few tests that take long, are begun first: at the end one process would wait for them.
 test: $(INSTALLED)  ## all tests but the slow ones
 	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/unit
-	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile tests/integration tests/chaos
+	$(PYTEST) -m "not slow" --numprocesses=2 --dist=loadfile --no-loadscope-reorder tests/chaos \
+		tests/integration
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(PYTEST) -m "slow and not chaos"

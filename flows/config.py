@@ -103,9 +103,9 @@ class Recipe(RunConfig):
         if self.compare is not None and self.gate.rules:
             raise ValueError("gate.rules do nothing with compare, which registers no model")
         if self.compare is not None and self.registry.promotion != "manual":
-            raise ValueError("registry.promotion does nothing with compare")
+            raise ValueError("registry.promotion does nothing with compare; leave it out")
         if self.compare is not None and self.evaluation.answer_judge is not None:
-            raise ValueError("evaluation.answer_judge does nothing with compare")
+            raise ValueError("evaluation.answer_judge does nothing with compare; leave it out")
         return self
 
     @model_validator(mode="after")

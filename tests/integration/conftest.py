@@ -1,6 +1,7 @@
 """Parts that several integration tests share."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,6 +29,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of random weights in a Hugging Face folder, with a tokenizer of its own."""
     folder = tmp_path_factory.mktemp("tiny-model")
     write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def varied_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with weights so large that it writes more than the last token repeated."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("varied-model")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    config = AutoConfig.from_pretrained(tiny_model)
+    config.tie_word_embeddings = False
+    config.initializer_range = 0.2
+    torch.manual_seed(2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 

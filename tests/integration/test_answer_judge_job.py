@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from job_runs import make_job
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError
@@ -31,16 +31,9 @@ LONG = "a river and a garden " * 30
 
 
 @pytest.fixture(scope="module")
-def judge(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights large enough that its verdict depends on the answers."""
-    folder = tmp_path_factory.mktemp("judge")
-    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
-    config = AutoConfig.from_pretrained(tiny_model)
-    config.tie_word_embeddings = False
-    config.initializer_range = 0.2
-    torch.manual_seed(2)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+def judge(varied_model: Path) -> Path:
+    """Its verdict depends on the answers."""
+    return varied_model
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import torch
 from job_runs import make_job
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from alignflow.data_validation.canonical import SCHEMAS
 from alignflow.errors import ConfigError, DataError
@@ -58,16 +58,9 @@ BETA = 0.2
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights large enough that its answers are more than the last token repeated."""
-    folder = tmp_path_factory.mktemp("model")
-    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
-    config = AutoConfig.from_pretrained(tiny_model)
-    config.tie_word_embeddings = False
-    config.initializer_range = 0.2
-    torch.manual_seed(2)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+def model(varied_model: Path) -> Path:
+    """The model that is judged."""
+    return varied_model
 
 
 @pytest.fixture(scope="module")

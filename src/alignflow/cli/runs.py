@@ -38,6 +38,16 @@ def run(
     # What is imported stays. Looking for garbage among it while it is loaded takes most of a
     # second, and half a second once more as the interpreter ends.
     gc.disable()
+    try:
+        _run(recipe, overrides or [], start=start, force=force or [], json=json)
+    finally:
+        gc.enable()
+
+
+def _run(
+    recipe: Path, overrides: list[str], *, start: str | None, force: list[str], json: bool
+) -> None:
+    """Import, check and run; garbage is looked for again once all is imported."""
     from rich.console import Console
 
     from alignflow.config import load_config
@@ -46,8 +56,8 @@ def run(
     from alignflow.tasks.preflight import check_inputs
     from alignflow.terminal import make_display
 
-    config = load_config(Recipe, recipe, overrides=overrides or [])
-    stages_to_compute(stage_graph(config), force or [], start)
+    config = load_config(Recipe, recipe, overrides=overrides)
+    stages_to_compute(stage_graph(config), force, start)
     check_inputs(config)
     console = Console()
     _quieten()
